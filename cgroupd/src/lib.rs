@@ -1,0 +1,1 @@
+//! Kubernetes requests and limits on cgroup v2.

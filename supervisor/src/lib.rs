@@ -1,0 +1,17 @@
+//! Runs Kubernetes Pods on one machine.
+//!
+//! The parts that decide ([`pod`], [`convert`], [`admission`], [`manifest`]) do no I/O; the parts that act ([`engine`],
+//! [`node`], [`monitor`], [`runtime`], [`image`], [`volume`]) are thin. See `docs/architecture.md` for the map.
+
+pub mod admission;
+pub mod cli;
+pub mod convert;
+pub mod engine;
+pub mod image;
+pub mod manifest;
+pub mod monitor;
+pub mod node;
+pub mod pod;
+pub mod runtime;
+pub mod sys;
+pub mod volume;

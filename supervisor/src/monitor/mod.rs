@@ -1,0 +1,10 @@
+//! The parent of all processes of one pod.
+
+pub mod protocol;
+
+use std::process::ExitCode;
+
+/// Entry of the `monitor` binary.
+pub fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

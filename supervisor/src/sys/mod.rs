@@ -1,0 +1,1 @@
+//! Every system call that no library wraps, and all `unsafe` of this crate.

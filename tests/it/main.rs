@@ -1,0 +1,3 @@
+//! All tests against real processes, in one binary.
+
+fn main() {}
