@@ -5,13 +5,14 @@
 
 pub mod admission;
 pub mod cli;
-pub mod convert;
+// pub mod convert;
 pub mod engine;
 pub mod image;
+pub mod logs;
 pub mod manifest;
 pub mod monitor;
 pub mod node;
 pub mod pod;
 pub mod runtime;
 pub mod sys;
-pub mod volume;
+// pub mod volume;
