@@ -229,7 +229,7 @@ mod tests {
             allocatable_memory_bytes: 1 << 30,
             allocatable_ephemeral_bytes: 1 << 30,
             nofile: (1024, 4096),
-            capability_count: 41,
+            capabilities: 1,
         };
         (pod, node)
     }

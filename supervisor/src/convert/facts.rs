@@ -15,8 +15,8 @@ pub struct NodeFacts {
     pub allocatable_ephemeral_bytes: i64,
     /// `RLIMIT_NOFILE` that containers get, soft and hard.
     pub nofile: (u64, u64),
-    /// One above the highest capability that the kernel knows.
-    pub capability_count: u32,
+    /// Every capability that the kernel knows, as a bit set.
+    pub capabilities: u64,
 }
 
 /// A pod after its sandbox has been made.

@@ -39,6 +39,7 @@ pub fn launch(
     container: &Container,
     image: &ImageProcess,
     volumes: &Volumes,
+    container_id: &str,
     oom_score_adj: Option<i32>,
 ) -> Result<LaunchPlan, ConfigError> {
     let spec = spec_of(sources)?;
@@ -47,7 +48,7 @@ pub fn launch(
     let layers = (0..image.layer_count).map(|layer| slots.add(Needed::Layer(layer))).collect();
     let scratch = slots.add(Needed::Scratch);
     let environment = manifest_environment(sources, container)?;
-    let mounts = mounts(spec, container, &environment, volumes, &mut slots)?;
+    let mounts = mounts(spec, container, &environment, volumes, container_id, &mut slots)?;
     let process = process(sources, container, image, &environment, oom_score_adj, &mut slots)?;
     let (masked_paths, read_only_paths) =
         if security.unmasked() { (Vec::new(), Vec::new()) } else { (owned(&MASKED_PATHS), owned(&READ_ONLY_PATHS)) };
@@ -95,7 +96,7 @@ fn process(
         cwd: working_dir(container, image),
         terminal,
         user: security.user(&image.user, &container.name, &pod_description(sources))?,
-        capabilities: capability_sets(security, sources.node.capability_count)?,
+        capabilities: capability_sets(security, sources.node.capabilities)?,
         no_new_privs: security.no_new_privs(),
         rlimits: vec![Rlimit { resource: RLIMIT_NOFILE, soft: nofile.0, hard: nofile.1 }],
         oom_score_adj,
@@ -129,15 +130,15 @@ fn working_dir(container: &Container, image: &ImageProcess) -> String {
     if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") }
 }
 
-/// Rules CP1-CP4: bounding, permitted and effective hold the set; nothing is inherited.
-fn capability_sets(security: Security<'_>, count: u32) -> Result<Capabilities, ConfigError> {
+/// Rules CP1-CP4: bounding, permitted and effective hold the set; nothing is inherited. `all` is what the kernel knows.
+fn capability_sets(security: Security<'_>, all: u64) -> Result<Capabilities, ConfigError> {
     let (add, drop) = security.capabilities();
     let set = if security.privileged() {
-        capabilities::all(count)
+        all
     } else {
-        capabilities::with_changes(add, drop, count).map_err(|error| ConfigError(error.to_string()))?
+        capabilities::change(add, drop, all).map_err(|error| ConfigError(error.to_string()))?
     };
-    Ok(Capabilities { bounding: set, permitted: set, effective: set, inheritable: 0, ambient: 0 })
+    Ok(capabilities::for_process(set))
 }
 
 /// `<name>_<namespace>(<uid>)`

@@ -8,7 +8,7 @@ use super::ConfigError;
 use super::env::Environment;
 use super::expand::{expand, references};
 use super::security::Security;
-use super::slots::{Needed, PodFile, Slots};
+use super::slots::{Needed, Slots};
 use crate::monitor::protocol::SHM_VOLUME;
 use crate::runtime::launch::{Mount, MountOptions, MountSource, Propagation};
 
@@ -31,8 +31,49 @@ pub struct VolumePlace {
 
 pub type Volumes = BTreeMap<String, VolumePlace>;
 
+/// The volume, kept by the monitor, that holds the pod's own files: one size-limited tmpfs (D37).
+pub const FILES_VOLUME: &str = "pod-files";
+
+/// Files that every container of a pod sees (sections 8.1 to 8.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodFile {
+    Hosts,
+    Hostname,
+    ResolvConf,
+}
+
+impl PodFile {
+    pub const ALL: [Self; 3] = [Self::Hosts, Self::Hostname, Self::ResolvConf];
+
+    /// Where a container sees it.
+    pub fn target(self) -> &'static str {
+        match self {
+            Self::Hosts => "/etc/hosts",
+            Self::Hostname => "/etc/hostname",
+            Self::ResolvConf => "/etc/resolv.conf",
+        }
+    }
+
+    /// Its name in [`FILES_VOLUME`].
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Hosts => "hosts",
+            Self::Hostname => "hostname",
+            Self::ResolvConf => "resolv.conf",
+        }
+    }
+}
+
+/// Name in [`FILES_VOLUME`] of the termination message of one instance of a container (rule VO58).
+pub fn termination_log(container_id: &str) -> String {
+    format!("termination-{container_id}")
+}
+
 /// The `/dev` tmpfs of a container.
 const DEV_BYTES: u64 = 65_536 * 1024;
+
+/// Rule VO58.
+const DEFAULT_TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// All mounts of a container, a parent before what lies below it. The manifest's win over ours at the same target.
 pub fn mounts(
@@ -40,6 +81,7 @@ pub fn mounts(
     container: &Container,
     environment: &Environment,
     volumes: &Volumes,
+    container_id: &str,
     slots: &mut Slots,
 ) -> Result<Vec<Mount>, ConfigError> {
     let security = Security::of(spec, container);
@@ -48,7 +90,11 @@ pub fn mounts(
         given.push(volume_mount(mount, environment, volumes, security, slots)?);
     }
     let taken: BTreeSet<String> = given.iter().map(|mount| mount.target.clone()).collect();
-    let mut all = system_mounts(spec, container, security, &taken, slots);
+    let mut all = system_mounts(spec, security, &taken, slots);
+    let log = container.termination_message_path.as_deref().unwrap_or(DEFAULT_TERMINATION_LOG);
+    if !log.is_empty() && !taken.contains(log) {
+        all.push(pod_file(&normal(log), termination_log(container_id), false));
+    }
     all.extend(given);
     all.sort_by_key(|mount| depth(&mount.target));
     Ok(all)
@@ -118,7 +164,6 @@ fn check_sub_path(path: &str) -> Result<(), ConfigError> {
 
 fn system_mounts(
     spec: &PodSpec,
-    container: &Container,
     security: Security<'_>,
     taken: &BTreeSet<String>,
     slots: &mut Slots,
@@ -146,22 +191,20 @@ fn system_mounts(
         .collect();
     if spec.host_ipc.unwrap_or(false) && !taken.contains("/dev/shm") {
         let slot = slots.add(Needed::HostShm);
-        mounts.push(file_mount("/dev/shm", slot, false));
+        let options = MountOptions { nosuid: true, nodev: true, noexec: true, ..MountOptions::default() };
+        mounts.push(Mount { target: "/dev/shm".to_owned(), source: MountSource::Detached(slot), options });
     }
     for file in PodFile::ALL.into_iter().filter(|file| !taken.contains(file.target())) {
         let read_only = file != PodFile::Hosts && security.read_only_root();
-        mounts.push(file_mount(file.target(), slots.add(Needed::PodFile(file)), read_only));
-    }
-    let log = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
-    if !log.is_empty() && !taken.contains(log) {
-        mounts.push(file_mount(&normal(log), slots.add(Needed::TerminationLog), false));
+        mounts.push(pod_file(file.target(), file.file_name().to_owned(), read_only));
     }
     mounts
 }
 
-fn file_mount(target: &str, slot: crate::runtime::launch::FdSlot, read_only: bool) -> Mount {
+fn pod_file(target: &str, file_name: String, read_only: bool) -> Mount {
+    let source = MountSource::Kept { name: FILES_VOLUME.to_owned(), sub_path: Some(file_name) };
     let options = MountOptions { read_only, nosuid: true, nodev: true, noexec: true, ..MountOptions::default() };
-    Mount { target: target.to_owned(), source: MountSource::Detached(slot), options }
+    Mount { target: target.to_owned(), source, options }
 }
 
 /// Absolute, without doubled or trailing slashes (rule VO3: a relative path is meant from the root).
@@ -183,7 +226,7 @@ mod tests {
         let container: Container = serde_json::from_str(container).unwrap();
         let volumes = volumes.iter().map(|(name, place)| ((*name).to_owned(), *place)).collect();
         let environment = Environment::from([("A".to_owned(), "a".to_owned())]);
-        mounts(&spec, &container, &environment, &volumes, &mut Slots::default())
+        mounts(&spec, &container, &environment, &volumes, "id", &mut Slots::default())
     }
 
     const HOST: VolumePlace = VolumePlace { home: VolumeHome::Host, read_only: false };

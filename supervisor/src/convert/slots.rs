@@ -11,43 +11,10 @@ pub enum Needed {
     Scratch,
     /// A detached copy of a volume's mount, or of what lies at `sub_path` in it.
     Volume { name: String, sub_path: Option<String>, recursive: bool },
-    /// A detached mount of one of the pod's own files.
-    PodFile(PodFile),
-    /// A detached mount of the file that becomes the termination message (rule VO58).
-    TerminationLog,
     /// The host's `/dev/shm`, with its IPC namespace (`hostIPC`).
     HostShm,
     /// The compiled seccomp program.
     Seccomp(SeccompProfile),
-}
-
-/// Files that every container of a pod sees (sections 8.1 to 8.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PodFile {
-    Hosts,
-    Hostname,
-    ResolvConf,
-}
-
-impl PodFile {
-    pub const ALL: [Self; 3] = [Self::Hosts, Self::Hostname, Self::ResolvConf];
-
-    /// Where a container sees it.
-    pub fn target(self) -> &'static str {
-        match self {
-            Self::Hosts => "/etc/hosts",
-            Self::Hostname => "/etc/hostname",
-            Self::ResolvConf => "/etc/resolv.conf",
-        }
-    }
-
-    pub fn file_name(self) -> &'static str {
-        match self {
-            Self::Hosts => "hosts",
-            Self::Hostname => "hostname",
-            Self::ResolvConf => "resolv.conf",
-        }
-    }
 }
 
 /// `seccompProfile` as a container gets it (rule PV6, D21).
