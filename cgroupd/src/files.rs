@@ -72,6 +72,7 @@ impl fmt::Display for Controller {
 pub enum File {
     CpuWeight,
     CpuMax,
+    MemoryHigh,
     MemoryMax,
     MemorySwapMax,
     MemoryOomGroup,
@@ -84,7 +85,9 @@ impl File {
     pub fn controller(self) -> Controller {
         match self {
             Self::CpuWeight | Self::CpuMax => Controller::Cpu,
-            Self::MemoryMax | Self::MemorySwapMax | Self::MemoryOomGroup => Controller::Memory,
+            Self::MemoryHigh | Self::MemoryMax | Self::MemorySwapMax | Self::MemoryOomGroup => {
+                Controller::Memory
+            }
             Self::PidsMax => Controller::Pids,
             Self::HugetlbMax(_) => Controller::Hugetlb,
         }
@@ -96,9 +99,11 @@ impl File {
         match self {
             Self::CpuWeight => Value::Number(100),
             Self::CpuMax => Value::Bandwidth(Limit::Max),
-            Self::MemoryMax | Self::MemorySwapMax | Self::PidsMax | Self::HugetlbMax(_) => {
-                Value::Limit(Limit::Max)
-            }
+            Self::MemoryHigh
+            | Self::MemoryMax
+            | Self::MemorySwapMax
+            | Self::PidsMax
+            | Self::HugetlbMax(_) => Value::Limit(Limit::Max),
             Self::MemoryOomGroup => Value::Number(0),
         }
     }
@@ -109,6 +114,7 @@ impl fmt::Display for File {
         match self {
             Self::CpuWeight => f.write_str("cpu.weight"),
             Self::CpuMax => f.write_str("cpu.max"),
+            Self::MemoryHigh => f.write_str("memory.high"),
             Self::MemoryMax => f.write_str("memory.max"),
             Self::MemorySwapMax => f.write_str("memory.swap.max"),
             Self::MemoryOomGroup => f.write_str("memory.oom.group"),
@@ -278,12 +284,14 @@ pub fn qos_level(qos: QosClass, cpu_requests: MilliCpu, policy: &Policy) -> Vec<
     settings
 }
 
-/// The files of `kubepods` (CG12): what the node gives to all pods together.
+/// The files of `kubepods` (CG12, D23): what the node gives to all pods together. At `memory_high` bytes the kernel starts
+/// to reclaim, before it kills at `memory_max`.
 #[must_use]
-pub fn kubepods(allocatable_cpu: MilliCpu, allocatable_memory: Limit) -> Vec<Setting> {
+pub fn kubepods(allocatable_cpu: MilliCpu, memory_high: Limit, memory_max: Limit) -> Vec<Setting> {
     vec![
         ours(File::CpuWeight, Value::Number(weight(allocatable_cpu))),
-        ours(File::MemoryMax, Value::Limit(allocatable_memory)),
+        ours(File::MemoryHigh, Value::Limit(memory_high)),
+        ours(File::MemoryMax, Value::Limit(memory_max)),
     ]
 }
 
@@ -489,9 +497,10 @@ mod tests {
         );
         assert_eq!(qos_level(QosClass::Guaranteed, 1500, &policy()), []);
         check(
-            &kubepods(2000, Limit::Value(4096)),
+            &kubepods(2000, Limit::Value(4000), Limit::Value(4096)),
             &expect![[r#"
             cpu.weight: 174
+            memory.high: 4000
             memory.max: 4096
         "#]],
         );

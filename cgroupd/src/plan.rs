@@ -233,17 +233,22 @@ impl fmt::Display for Step {
     }
 }
 
-/// Makes a pod's directory and the levels above it, each with the controllers that its children need.
+/// Makes a pod's directory and the levels above it.
 #[must_use]
 pub fn create_pod(pod: &PodCgroup, settings: &[Setting]) -> Vec<Step> {
-    let path = pod.path();
+    create_level(&pod.path(), settings)
+}
+
+/// Makes a directory that has children and the levels above it, each with the controllers that the children need.
+#[must_use]
+pub fn create_level(path: &CgroupPath, settings: &[Setting]) -> Vec<Step> {
     let mut steps = vec![enable(None)];
     for depth in 1..=path.0.len() {
         let dir = CgroupPath(path.0.iter().take(depth).cloned().collect());
         steps.push(Step::Mkdir(dir.clone()));
         steps.push(enable(Some(dir)));
     }
-    steps.extend(writes(&path, settings));
+    steps.extend(writes(path, settings));
     steps
 }
 

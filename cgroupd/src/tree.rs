@@ -33,6 +33,9 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 /// How long freezing may take.
 const FROZEN_WITHIN: Duration = Duration::from_secs(2);
 
+/// Where the daemon itself sits, beside `kubepods`.
+pub const DAEMON_LEAF: &str = "daemon";
+
 /// A failed operation with its object.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
@@ -195,20 +198,32 @@ impl Tree {
         &self.usable
     }
 
-    /// Moves the calling process into the leaf `name` of the root, since cgroup v2 enables controllers only below
+    /// Moves the calling process into [`DAEMON_LEAF`] of the root, since cgroup v2 enables controllers only below
     /// directories without processes.
     ///
     /// # Errors
     /// When the leaf cannot be made or entered.
-    pub fn enter_leaf(&self, name: &str) -> Result<(), TreeError> {
-        let path = self.label.join(name).display().to_string();
-        mkdir(self.root.as_fd(), name, &path)?;
-        let dir = rustix::fs::openat(&self.root, name, DIRECTORY, Mode::empty());
+    pub fn enter_daemon_leaf(&self) -> Result<(), TreeError> {
+        let path = self.label.join(DAEMON_LEAF).display().to_string();
+        mkdir(self.root.as_fd(), DAEMON_LEAF, &path)?;
+        let dir = rustix::fs::openat(&self.root, DAEMON_LEAF, DIRECTORY, Mode::empty());
         let dir = dir.map_err(|source| TreeError::Open {
             path: path.clone(),
             source,
         })?;
         self.write_file(dir.as_fd(), &path, "cgroup.procs", "0")
+    }
+
+    /// Makes `kubepods` or a QoS level below it, or brings the settings of one that exists up to date (CG11, CG12).
+    ///
+    /// # Errors
+    /// As [`Tree::create_pod`].
+    pub fn create_level(
+        &self,
+        level: &CgroupPath,
+        settings: &[Setting],
+    ) -> Result<Vec<Unenforced>, TreeError> {
+        self.execute(&plan::create_level(level, settings))
     }
 
     /// Makes a pod's cgroup, or brings the settings of one that exists up to date.

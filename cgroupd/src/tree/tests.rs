@@ -1,6 +1,7 @@
 //! Against the kernel's own cgroup2 (needs root and a mounted cgroup2), and against a lookalike for the values.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -42,12 +43,16 @@ impl Drop for Fixture {
     }
 }
 
+/// Children are born in the cgroup of the test process, so none is started while that one moves around.
+static OWN_CGROUP: RwLock<()> = RwLock::new(());
+
 /// A process that is ended with the test.
 struct Sleeper(Child);
 
 impl Sleeper {
     #[expect(clippy::disallowed_methods, reason = "a test needs a process")]
     fn inside(tree: &Tree, path: &CgroupPath) -> Self {
+        let _stays = OWN_CGROUP.read().expect("no test failed while moving");
         let child = Command::new("sleep")
             .arg("600")
             .stdout(Stdio::null())
@@ -372,4 +377,82 @@ fn another_filesystem_is_refused() {
         Tree::open(dir.path()),
         Err(TreeError::NotCgroup2 { .. })
     ));
+}
+
+/// A directory with processes cannot give controllers to its children.
+#[test]
+fn a_controller_that_the_kernel_refuses_is_named() {
+    let fixture = Fixture::new();
+    if !fixture.tree.usable().contains(&Controller::Hugetlb) {
+        eprintln!("precondition missing: no hugetlb controller on this host's cgroup2");
+        return;
+    }
+    let size = crate::host::page_sizes()
+        .expect("page sizes")
+        .first()
+        .copied()
+        .expect("a size");
+    let _moves = OWN_CGROUP.write().expect("no test failed while moving");
+    let home = crate::host::own_cgroup_dir()
+        .expect("own cgroup")
+        .expect("cgroup2");
+    fixture.tree.enter_daemon_leaf().expect("enter");
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("own cgroup");
+    assert!(
+        crate::host::own_cgroup(&own).is_some_and(|path| path.ends_with("/daemon")),
+        "{own}"
+    );
+    fixture
+        .tree
+        .write_file(fixture.tree.root.as_fd(), "root", "cgroup.procs", "0")
+        .expect("into the root");
+    let pod = pod("a", QosClass::Burstable);
+    let limit = setting(File::HugetlbMax(size), Value::Limit(Limit::Value(0)));
+    let unenforced = fixture.tree.create_pod(&pod, &[limit]);
+    std::fs::write(home.join("cgroup.procs"), "0").expect("home again");
+    std::fs::remove_dir(fixture.parent.join(DAEMON_LEAF)).expect("remove the leaf");
+    let whys: Vec<_> = unenforced
+        .expect("pod")
+        .into_iter()
+        .map(|unenforced| unenforced.why)
+        .collect();
+    assert_eq!(whys, [Why::NotEnabled(Controller::Hugetlb, Errno::BUSY)]);
+}
+
+#[test]
+fn large_files_and_deep_trees_are_refused() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let tree = Tree::open_lookalike(dir.path(), Controllers::new()).expect("tree");
+    let full = " ".repeat(FILE_BYTES_MAX);
+    for (content, fits) in [(full.clone(), true), (full + " ", false)] {
+        std::fs::write(dir.path().join("large"), content).expect("write");
+        let result = read_file(tree.root.as_fd(), "root", "large");
+        assert_eq!(matches!(result, Err(TreeError::Content { .. })), !fits);
+    }
+    let deepest = |depth: usize| dir.path().join(vec!["d"; depth].join("/"));
+    for (depth, fits) in [(DEPTH_MAX - 1, true), (DEPTH_MAX, false)] {
+        std::fs::create_dir_all(deepest(depth)).expect("nested");
+        let result = remove_children(tree.root.as_fd(), "root", DEPTH_MAX);
+        assert_eq!(
+            matches!(result, Err(TreeError::TooDeep { .. })),
+            !fits,
+            "{result:?}"
+        );
+    }
+}
+
+#[test]
+fn levels_can_be_made_before_their_pods() {
+    let fixture = Fixture::new();
+    for qos in QosClass::ALL {
+        fixture
+            .tree
+            .create_level(&CgroupPath::qos(qos), &[])
+            .expect("level");
+        fixture
+            .tree
+            .open_dir(&CgroupPath::qos(qos))
+            .expect("exists");
+    }
+    assert_eq!(fixture.tree.list().expect("list"), []);
 }
