@@ -4,10 +4,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::dir::remove_children;
 use super::*;
 use crate::convert::Limit;
 use crate::files::{File, Origin, Value};
 use crate::host::Host;
+use crate::parse::CgroupEvents;
 use crate::qos::QosClass;
 use crate::watch::{Change, EventFile, Watch};
 
