@@ -1,1 +1,5 @@
 //! Every system call that no library wraps, and all `unsafe` of this crate.
+
+pub mod process;
+
+pub use process::exit_now;
