@@ -1,5 +1,6 @@
 //! The parent of all processes of one pod.
 
+pub mod channel;
 pub mod protocol;
 
 use std::process::ExitCode;
