@@ -51,11 +51,7 @@ pub fn weight(cpu: MilliCpu) -> u64 {
 
 /// The curve through (2, 1), (1024, 100) and (262144, 10000). Written over one divisor, it is exact at those points.
 #[expect(clippy::cast_precision_loss, reason = "shares end at 2^18")]
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the result lies within 1..=10000"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the result lies within 1..=10000")]
 fn weight_of_shares(shares: u64) -> u64 {
     if shares <= SHARES_MIN {
         return WEIGHT_MIN;
@@ -145,8 +141,7 @@ mod tests {
         assert_eq!(quota_us(Some(u64::MAX)), Limit::Value(u64::MAX));
         assert_eq!(quota_us(None), Limit::Max);
         assert!(
-            (0..300_000).all(|cpu| (WEIGHT_MIN..=WEIGHT_MAX).contains(&weight(cpu))
-                && weight(cpu) <= weight(cpu + 1))
+            (0..300_000).all(|cpu| (WEIGHT_MIN..=WEIGHT_MAX).contains(&weight(cpu)) && weight(cpu) <= weight(cpu + 1))
         );
     }
 
@@ -158,10 +153,7 @@ mod tests {
             assert!(back <= cpu, "{cpu}m came back as {back}m");
             assert_eq!(weight(back), expected_weight, "{cpu}m");
         }
-        assert_eq!(
-            milli_cpu_of_quota(Limit::Value(50_000), CPU_PERIOD_US),
-            Some(500)
-        );
+        assert_eq!(milli_cpu_of_quota(Limit::Value(50_000), CPU_PERIOD_US), Some(500));
         assert_eq!(milli_cpu_of_quota(Limit::Max, CPU_PERIOD_US), None);
         assert_eq!(milli_cpu_of_quota(Limit::Value(1), 0), None);
     }

@@ -29,13 +29,7 @@ pub enum Controller {
 pub type Controllers = BTreeSet<Controller>;
 
 impl Controller {
-    pub const ALL: [Self; 5] = [
-        Self::Cpu,
-        Self::Cpuset,
-        Self::Memory,
-        Self::Pids,
-        Self::Hugetlb,
-    ];
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::Cpuset, Self::Memory, Self::Pids, Self::Hugetlb];
 
     /// The kernel's name.
     #[must_use]
@@ -52,11 +46,7 @@ impl Controller {
     /// Reads `cgroup.controllers` or `cgroup.subtree_control`; controllers that Monopod does not use are left out.
     #[must_use]
     pub fn parse_list(text: &str) -> Controllers {
-        let named = |name: &str| {
-            Self::ALL
-                .into_iter()
-                .find(|controller| controller.name() == name)
-        };
+        let named = |name: &str| Self::ALL.into_iter().find(|controller| controller.name() == name);
         text.split_whitespace().filter_map(named).collect()
     }
 }
@@ -85,9 +75,7 @@ impl File {
     pub fn controller(self) -> Controller {
         match self {
             Self::CpuWeight | Self::CpuMax => Controller::Cpu,
-            Self::MemoryHigh | Self::MemoryMax | Self::MemorySwapMax | Self::MemoryOomGroup => {
-                Controller::Memory
-            }
+            Self::MemoryHigh | Self::MemoryMax | Self::MemorySwapMax | Self::MemoryOomGroup => Controller::Memory,
             Self::PidsMax => Controller::Pids,
             Self::HugetlbMax(_) => Controller::Hugetlb,
         }
@@ -99,11 +87,9 @@ impl File {
         match self {
             Self::CpuWeight => Value::Number(100),
             Self::CpuMax => Value::Bandwidth(Limit::Max),
-            Self::MemoryHigh
-            | Self::MemoryMax
-            | Self::MemorySwapMax
-            | Self::PidsMax
-            | Self::HugetlbMax(_) => Value::Limit(Limit::Max),
+            Self::MemoryHigh | Self::MemoryMax | Self::MemorySwapMax | Self::PidsMax | Self::HugetlbMax(_) => {
+                Value::Limit(Limit::Max)
+            }
             Self::MemoryOomGroup => Value::Number(0),
         }
     }
@@ -207,29 +193,14 @@ impl Default for Policy {
 /// The files of one container of `pod` (CG1, CG3-CG7, CG9, PL5).
 #[must_use]
 pub fn container(pod: &PodResources, own: &Requirements, policy: &Policy) -> Vec<Setting> {
-    let limit = |resource| {
-        pod.container_limit(own, resource)
-            .filter(|limit| limit.is_positive())
-    };
+    let limit = |resource| pod.container_limit(own, resource).filter(|limit| limit.is_positive());
     let cpu_limit = limit(&Resource::Cpu).map(|limit| limit.millis());
     let share = own.requests.cpu().or_else(|| own.limits.cpu());
     let mut settings = cpu(share, cpu_limit);
-    settings.push(memory_max(
-        limit(&Resource::Memory).map(|limit| limit.units()),
-    ));
-    settings.push(ours(
-        File::MemorySwapMax,
-        Value::Limit(Limit::Value(swap_max(own, policy.swap))),
-    ));
-    settings.push(ours(
-        File::MemoryOomGroup,
-        Value::Number(u64::from(!policy.single_process_oom_kill)),
-    ));
-    settings.extend(hugetlb(policy, |size| {
-        own.limits
-            .get(&Resource::HugePages(size))
-            .map(|limit| limit.units())
-    }));
+    settings.push(memory_max(limit(&Resource::Memory).map(|limit| limit.units())));
+    settings.push(ours(File::MemorySwapMax, Value::Limit(Limit::Value(swap_max(own, policy.swap)))));
+    settings.push(ours(File::MemoryOomGroup, Value::Number(u64::from(!policy.single_process_oom_kill))));
+    settings.extend(hugetlb(policy, |size| own.limits.get(&Resource::HugePages(size)).map(|limit| limit.units())));
     settings
 }
 
@@ -252,15 +223,9 @@ pub fn pod(pod: &PodResources, qos: QosClass, policy: &Policy) -> Vec<Setting> {
         QosClass::BestEffort => None,
     };
     let mut settings = cpu(share, limit(&Resource::Cpu).map(|limit| limit.millis()));
-    settings.push(memory_max(
-        limit(&Resource::Memory).map(|limit| limit.units()),
-    ));
+    settings.push(memory_max(limit(&Resource::Memory).map(|limit| limit.units())));
     settings.push(ours(File::PidsMax, Value::Limit(policy.pids_per_pod)));
-    settings.extend(hugetlb(policy, |size| {
-        requests
-            .get(&Resource::HugePages(size))
-            .map(|request| request.units())
-    }));
+    settings.extend(hugetlb(policy, |size| requests.get(&Resource::HugePages(size)).map(|request| request.units())));
     settings
 }
 
@@ -275,12 +240,7 @@ pub fn qos_level(qos: QosClass, cpu_requests: MilliCpu, policy: &Policy) -> Vec<
     };
     let mut settings = vec![ours(File::CpuWeight, Value::Number(weight(share)))];
     let unbound = Value::Limit(Limit::Value(HUGETLB_UNBOUND));
-    settings.extend(
-        policy
-            .page_sizes
-            .iter()
-            .map(|size| ours(File::HugetlbMax(*size), unbound)),
-    );
+    settings.extend(policy.page_sizes.iter().map(|size| ours(File::HugetlbMax(*size), unbound)));
     settings
 }
 
@@ -296,57 +256,29 @@ pub fn kubepods(allocatable_cpu: MilliCpu, memory_high: Limit, memory_max: Limit
 }
 
 fn ours(file: File, value: Value) -> Setting {
-    Setting {
-        file,
-        value,
-        origin: Origin::Policy,
-    }
+    Setting { file, value, origin: Origin::Policy }
 }
 
 fn asked(file: File, value: Value, by_manifest: bool) -> Setting {
-    Setting {
-        file,
-        value,
-        origin: if by_manifest {
-            Origin::Manifest
-        } else {
-            Origin::Policy
-        },
-    }
+    Setting { file, value, origin: if by_manifest { Origin::Manifest } else { Origin::Policy } }
 }
 
 fn cpu(share: Option<MilliCpu>, limit: Option<MilliCpu>) -> Vec<Setting> {
     vec![
-        asked(
-            File::CpuWeight,
-            Value::Number(weight(share.unwrap_or(0))),
-            share.is_some(),
-        ),
-        asked(
-            File::CpuMax,
-            Value::Bandwidth(quota_us(limit)),
-            limit.is_some(),
-        ),
+        asked(File::CpuWeight, Value::Number(weight(share.unwrap_or(0))), share.is_some()),
+        asked(File::CpuMax, Value::Bandwidth(quota_us(limit)), limit.is_some()),
     ]
 }
 
 fn memory_max(limit: Option<u64>) -> Setting {
-    asked(
-        File::MemoryMax,
-        Value::Limit(limit.map_or(Limit::Max, Limit::Value)),
-        limit.is_some(),
-    )
+    asked(File::MemoryMax, Value::Limit(limit.map_or(Limit::Max, Limit::Value)), limit.is_some())
 }
 
 /// Every size of the host: nothing where nothing was asked for (CG9).
 fn hugetlb(policy: &Policy, asked_bytes: impl Fn(PageSize) -> Option<u64>) -> Vec<Setting> {
     let setting = |size: &PageSize| {
         let bytes = asked_bytes(*size);
-        asked(
-            File::HugetlbMax(*size),
-            Value::Limit(Limit::Value(bytes.unwrap_or(0))),
-            bytes.is_some(),
-        )
+        asked(File::HugetlbMax(*size), Value::Limit(Limit::Value(bytes.unwrap_or(0))), bytes.is_some())
     };
     policy.page_sizes.iter().map(setting).collect()
 }
@@ -354,13 +286,7 @@ fn hugetlb(policy: &Policy, asked_bytes: impl Fn(PageSize) -> Option<u64>) -> Ve
 /// CG7, in bytes.
 fn swap_max(own: &Requirements, swap: Swap) -> u64 {
     match (swap, own.requests.memory()) {
-        (
-            Swap::LimitedSwap {
-                node_memory,
-                node_swap,
-            },
-            Some(request),
-        ) if own.limits.memory() != Some(request) => {
+        (Swap::LimitedSwap { node_memory, node_swap }, Some(request)) if own.limits.memory() != Some(request) => {
             let product = u128::from(request) * u128::from(node_swap);
             let share = product.checked_div(u128::from(node_memory)).unwrap_or(0);
             u64::try_from(share).unwrap_or(u64::MAX).min(node_swap)
@@ -378,23 +304,13 @@ mod tests {
 
     fn policy() -> Policy {
         let page_sizes = ["hugepages-2048kB", "hugepages-1048576kB"];
-        let page_sizes = page_sizes
-            .into_iter()
-            .filter_map(PageSize::from_sysfs_name)
-            .collect();
-        Policy {
-            page_sizes,
-            ..Policy::default()
-        }
+        let page_sizes = page_sizes.into_iter().filter_map(PageSize::from_sysfs_name).collect();
+        Policy { page_sizes, ..Policy::default() }
     }
 
     fn check(settings: &[Setting], expected: &Expect) {
         let line = |setting: &Setting| {
-            let mark = if setting.origin == Origin::Manifest {
-                "  # manifest"
-            } else {
-                ""
-            };
+            let mark = if setting.origin == Origin::Manifest { "  # manifest" } else { "" };
             format!("{}: {}{mark}\n", setting.file, setting.value)
         };
         expected.assert_eq(&settings.iter().map(line).collect::<String>());
@@ -403,10 +319,7 @@ mod tests {
     /// Section 11.2: cpu 250m/500m.
     #[test]
     fn a_burstable_container_and_its_pod() {
-        let asked = pod_of(vec![app(
-            "cpu=250m memory=64Mi",
-            "cpu=500m memory=128Mi hugepages-2Mi=4Mi",
-        )]);
+        let asked = pod_of(vec![app("cpu=250m memory=64Mi", "cpu=500m memory=128Mi hugepages-2Mi=4Mi")]);
         check(
             &container(&asked, &asked.containers[0].resources, &policy()),
             &expect![[r#"
@@ -462,20 +375,12 @@ mod tests {
     fn a_pods_own_limit_reaches_its_containers() {
         let mut asked = pod_of(vec![app("", ""), app("cpu=1", "")]);
         asked.pod = Some(requirements("cpu=2", "cpu=3 memory=1Gi"));
-        let text = |settings: Vec<Setting>| {
-            settings[..3]
-                .iter()
-                .map(|s| s.value.to_string())
-                .collect::<Vec<_>>()
-        };
+        let text = |settings: Vec<Setting>| settings[..3].iter().map(|s| s.value.to_string()).collect::<Vec<_>>();
         assert_eq!(
             text(container(&asked, &asked.containers[0].resources, &policy())),
             ["1", "300000 100000", "1073741824"]
         );
-        assert_eq!(
-            text(pod(&asked, QosClass::Burstable, &policy())),
-            ["174", "300000 100000", "1073741824"]
-        );
+        assert_eq!(text(pod(&asked, QosClass::Burstable, &policy())), ["174", "300000 100000", "1073741824"]);
     }
 
     /// CG11, CG12.
@@ -509,14 +414,8 @@ mod tests {
     /// CG7.
     #[test]
     fn swap_is_shared_by_memory_request() {
-        let swap = Swap::LimitedSwap {
-            node_memory: 16 << 30,
-            node_swap: 4 << 30,
-        };
-        assert_eq!(
-            swap_max(&requirements("memory=4Gi", "memory=8Gi"), swap),
-            1 << 30
-        );
+        let swap = Swap::LimitedSwap { node_memory: 16 << 30, node_swap: 4 << 30 };
+        assert_eq!(swap_max(&requirements("memory=4Gi", "memory=8Gi"), swap), 1 << 30);
         assert_eq!(swap_max(&requirements("memory=4Gi", "memory=4Gi"), swap), 0);
         assert_eq!(swap_max(&requirements("cpu=1", ""), swap), 0);
         assert_eq!(swap_max(&requirements("memory=4Gi", ""), Swap::NoSwap), 0);

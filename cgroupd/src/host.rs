@@ -82,18 +82,12 @@ impl<'a> Mount<'a> {
         let (before, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
         let filesystem = after.next()?;
-        Some(Self {
-            point: before.split(' ').nth(4)?,
-            filesystem,
-            super_options: after.nth(1)?,
-        })
+        Some(Self { point: before.split(' ').nth(4)?, filesystem, super_options: after.nth(1)? })
     }
 }
 
 fn is_v1_controller(option: &str) -> bool {
-    let ours = Controller::ALL
-        .iter()
-        .any(|controller| controller.name() == option);
+    let ours = Controller::ALL.iter().any(|controller| controller.name() == option);
     ours || ["cpuacct", "blkio", "devices", "freezer"].contains(&option)
 }
 
@@ -104,9 +98,7 @@ fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let code = tail
-            .get(..3)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
         match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) if *first == b'\\' => {
                 bytes.push(byte);
@@ -124,9 +116,7 @@ fn unescape(text: &str) -> PathBuf {
 /// This process's cgroup2 path, relative to the mount's root, from the text of `/proc/self/cgroup`.
 #[must_use]
 pub fn own_cgroup(text: &str) -> Option<&str> {
-    text.lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .map(|path| path.trim_start_matches('/'))
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_start_matches('/'))
 }
 
 /// The directory of this process's own cgroup below the cgroup2 mount.
@@ -136,10 +126,7 @@ pub fn own_cgroup(text: &str) -> Option<&str> {
 pub fn own_cgroup_dir() -> Result<Option<PathBuf>, HostError> {
     let host = Host::detect()?;
     let text = read(SELF_CGROUP)?;
-    Ok(host
-        .mount_point
-        .zip(own_cgroup(&text))
-        .map(|(mount, path)| mount.join(path)))
+    Ok(host.mount_point.zip(own_cgroup(&text)).map(|(mount, path)| mount.join(path)))
 }
 
 /// The huge page sizes of this host, smallest first; none when the kernel was built without.
@@ -147,10 +134,7 @@ pub fn own_cgroup_dir() -> Result<Option<PathBuf>, HostError> {
 /// # Errors
 /// When the directory is there and cannot be read.
 pub fn page_sizes() -> Result<Vec<PageSize>, HostError> {
-    let failed = |source| HostError {
-        path: HUGEPAGES,
-        source,
-    };
+    let failed = |source| HostError { path: HUGEPAGES, source };
     let entries = match std::fs::read_dir(HUGEPAGES) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -168,54 +152,35 @@ pub fn page_sizes() -> Result<Vec<PageSize>, HostError> {
 /// The controllers that a directory whose `cgroup.controllers` reads so can use; the rest cannot be enforced there.
 #[must_use]
 pub fn missing_controllers(usable: &Controllers) -> Controllers {
-    Controller::ALL
-        .into_iter()
-        .filter(|controller| !usable.contains(controller))
-        .collect()
+    Controller::ALL.into_iter().filter(|controller| !usable.contains(controller)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const V2: &str =
-        "41 31 0:38 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const V2: &str = "41 31 0:38 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
     const V2_BESIDE: &str = "41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw\n";
     const V1_CPU: &str = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n";
-    const V1_SYSTEMD: &str =
-        "37 31 0:34 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+    const V1_SYSTEMD: &str = "37 31 0:34 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
 
     #[test]
     fn the_mounts_tell_the_mode() {
         for (mounts, mode, point) in [
             (V2.to_owned(), Mode::Unified, Some("/sys/fs/cgroup")),
-            (
-                format!("{V1_CPU}{V1_SYSTEMD}{V2_BESIDE}"),
-                Mode::Hybrid,
-                Some("/sys/fs/cgroup/uni fied"),
-            ),
-            (
-                format!("{V1_SYSTEMD}{V2}"),
-                Mode::Unified,
-                Some("/sys/fs/cgroup"),
-            ),
+            (format!("{V1_CPU}{V1_SYSTEMD}{V2_BESIDE}"), Mode::Hybrid, Some("/sys/fs/cgroup/uni fied")),
+            (format!("{V1_SYSTEMD}{V2}"), Mode::Unified, Some("/sys/fs/cgroup")),
             (V1_CPU.to_owned(), Mode::Legacy, None),
             ("damaged\n\n - cgroup2\n".to_owned(), Mode::Legacy, None),
         ] {
-            let expected = Host {
-                mode,
-                mount_point: point.map(PathBuf::from),
-            };
+            let expected = Host { mode, mount_point: point.map(PathBuf::from) };
             assert_eq!(Host::from_mountinfo(&mounts), expected, "{mounts}");
         }
     }
 
     #[test]
     fn the_own_cgroup_is_the_line_of_hierarchy_0() {
-        assert_eq!(
-            own_cgroup("8:pids:/x\n0::/system.slice/monopod.service\n"),
-            Some("system.slice/monopod.service")
-        );
+        assert_eq!(own_cgroup("8:pids:/x\n0::/system.slice/monopod.service\n"), Some("system.slice/monopod.service"));
         assert_eq!(own_cgroup("0::/\n"), Some(""));
         assert_eq!(own_cgroup("8:pids:/x\n"), None);
     }

@@ -21,7 +21,5 @@ pub use files::{Controller, Controllers, File, Origin, Policy, Setting, Value};
 pub use plan::{CgroupPath, ContainerCgroup, PodCgroup, PodUid};
 pub use qos::QosClass;
 pub use quantity::Quantity;
-pub use resources::{
-    ContainerKind, ContainerResources, PodResources, Requirements, Resource, ResourceList,
-};
+pub use resources::{ContainerKind, ContainerResources, PodResources, Requirements, Resource, ResourceList};
 pub use tree::{Created, Tree, Unenforced};

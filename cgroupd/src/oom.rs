@@ -39,10 +39,7 @@ fn burstable(pod: &PodResources, container: &ContainerResources, node_memory: u6
     match container.kind {
         ContainerKind::App | ContainerKind::Init => own,
         ContainerKind::Sidecar => {
-            let apps = pod
-                .containers
-                .iter()
-                .filter(|other| other.kind == ContainerKind::App);
+            let apps = pod.containers.iter().filter(|other| other.kind == ContainerKind::App);
             let least = apps.map(|app| memory_request(pod, app)).min().unwrap_or(0);
             own.min(by_request(least, node_memory))
         }
@@ -51,29 +48,17 @@ fn burstable(pod: &PodResources, container: &ContainerResources, node_memory: u6
 
 /// OO2.
 fn by_request(request: u64, node_memory: u64) -> i32 {
-    let share = (1000 * i128::from(request))
-        .checked_div(i128::from(node_memory))
-        .unwrap_or(0);
+    let share = (1000 * i128::from(request)).checked_div(i128::from(node_memory)).unwrap_or(0);
     i32::try_from((1000 - share).clamp(BURSTABLE_MIN, BURSTABLE_MAX)).unwrap_or(BEST_EFFORT_ADJ)
 }
 
 /// The container's request in bytes, with its part of what the pod as a whole asks for on top of its containers (OO4).
 fn memory_request(pod: &PodResources, container: &ContainerResources) -> u64 {
-    let own = container
-        .resources
-        .requests
-        .amount(&Resource::Memory)
-        .units();
-    let Some(of_pod) = pod
-        .pod
-        .as_ref()
-        .and_then(|pod| pod.requests.get(&Resource::Memory))
-    else {
+    let own = container.resources.requests.amount(&Resource::Memory).units();
+    let Some(of_pod) = pod.pod.as_ref().and_then(|pod| pod.requests.get(&Resource::Memory)) else {
         return own;
     };
-    let spare = of_pod
-        .units()
-        .saturating_sub(pod.aggregate_requests().amount(&Resource::Memory).units());
+    let spare = of_pod.units().saturating_sub(pod.aggregate_requests().amount(&Resource::Memory).units());
     let sharers = u64::try_from(pod.containers.len()).unwrap_or(u64::MAX);
     own.saturating_add(spare.checked_div(sharers).unwrap_or(0))
 }
@@ -86,13 +71,7 @@ mod tests {
     const NODE: u64 = 16 << 30;
 
     fn adj(pod: &PodResources, index: usize) -> i32 {
-        oom_score_adj(
-            pod,
-            QosClass::Burstable,
-            false,
-            &pod.containers[index],
-            NODE,
-        )
+        oom_score_adj(pod, QosClass::Burstable, false, &pod.containers[index], NODE)
     }
 
     /// OO2, OO6.
@@ -142,9 +121,6 @@ mod tests {
     #[test]
     fn an_unknown_node_size_counts_as_no_request() {
         let asked = pod(vec![app("memory=1Gi", "")]);
-        assert_eq!(
-            oom_score_adj(&asked, QosClass::Burstable, false, &asked.containers[0], 0),
-            999
-        );
+        assert_eq!(oom_score_adj(&asked, QosClass::Burstable, false, &asked.containers[0], 0), 999);
     }
 }

@@ -6,26 +6,17 @@ use crate::convert::Limit;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     #[error("{file}: no key {key}")]
-    MissingKey {
-        file: &'static str,
-        key: &'static str,
-    },
+    MissingKey { file: &'static str, key: &'static str },
     #[error("{file}: unexpected line {line:?}")]
     UnexpectedLine { file: &'static str, line: String },
 }
 
 /// Value of `key` in a file of `key value` lines; keys that this kernel does not have are None.
 fn keyed(file: &'static str, text: &str, key: &str) -> Result<Option<u64>, ParseError> {
-    let mut values = text
-        .lines()
-        .filter_map(|line| line.split_once(' ').filter(|(name, _)| *name == key));
+    let mut values = text.lines().filter_map(|line| line.split_once(' ').filter(|(name, _)| *name == key));
     match values.next() {
         None => Ok(None),
-        Some((_, value)) => value
-            .trim()
-            .parse()
-            .map(Some)
-            .map_err(|_| unexpected(file, &format!("{key} {value}"))),
+        Some((_, value)) => value.trim().parse().map(Some).map_err(|_| unexpected(file, &format!("{key} {value}"))),
     }
 }
 
@@ -37,10 +28,7 @@ fn required(file: &'static str, text: &str, key: &'static str) -> Result<u64, Pa
 const SHOWN_LINE_MAX: usize = 80;
 
 fn unexpected(file: &'static str, line: &str) -> ParseError {
-    ParseError::UnexpectedLine {
-        file,
-        line: line.chars().take(SHOWN_LINE_MAX).collect(),
-    }
+    ParseError::UnexpectedLine { file, line: line.chars().take(SHOWN_LINE_MAX).collect() }
 }
 
 /// `memory.events`: counters since the cgroup was made, its children included.
@@ -186,10 +174,7 @@ pub fn limit(file: &'static str, text: &str) -> Result<Limit, ParseError> {
 /// When it is not two words of that kind.
 pub fn cpu_max(text: &str) -> Result<(Limit, u64), ParseError> {
     const FILE: &str = "cpu.max";
-    let (quota, period) = text
-        .trim()
-        .split_once(' ')
-        .ok_or_else(|| unexpected(FILE, text))?;
+    let (quota, period) = text.trim().split_once(' ').ok_or_else(|| unexpected(FILE, text))?;
     Ok((limit(FILE, quota)?, number(FILE, period)?))
 }
 
@@ -198,9 +183,7 @@ pub fn cpu_max(text: &str) -> Result<(Limit, u64), ParseError> {
 /// # Errors
 /// When a line is no number.
 pub fn procs(text: &str) -> Result<Vec<i32>, ParseError> {
-    text.lines()
-        .map(|line| line.parse().map_err(|_| unexpected("cgroup.procs", line)))
-        .collect()
+    text.lines().map(|line| line.parse().map_err(|_| unexpected("cgroup.procs", line))).collect()
 }
 
 /// One line of a pressure file.
@@ -228,22 +211,15 @@ impl Pressure {
     pub fn parse(file: &'static str, text: &str) -> Result<Self, ParseError> {
         let stall = |kind: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(kind));
-            line.map(|line| parse_stall(line).ok_or_else(|| unexpected(file, line)))
-                .transpose()
+            line.map(|line| parse_stall(line).ok_or_else(|| unexpected(file, line))).transpose()
         };
         let some = stall("some ")?.ok_or(ParseError::MissingKey { file, key: "some" })?;
-        Ok(Self {
-            some,
-            full: stall("full ")?,
-        })
+        Ok(Self { some, full: stall("full ")? })
     }
 }
 
 fn parse_stall(line: &str) -> Option<Stall> {
-    let value = |key: &str| {
-        line.split(' ')
-            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-    };
+    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
     Some(Stall {
         avg10: value("avg10")?.parse().ok()?,
         avg60: value("avg60")?.parse().ok()?,
@@ -261,35 +237,14 @@ mod tests {
     #[test]
     fn memory_events_are_read_with_and_without_new_keys() {
         let events = MemoryEvents::parse(EVENTS).expect("new kernel");
-        let expected = MemoryEvents {
-            low: 0,
-            high: 1,
-            max: 2,
-            oom: 3,
-            oom_kill: 4,
-            oom_group_kill: 1,
-        };
+        let expected = MemoryEvents { low: 0, high: 1, max: 2, oom: 3, oom_kill: 4, oom_group_kill: 1 };
         assert_eq!(events, expected);
         let old = EVENTS.replace("oom_group_kill 1\n", "");
-        assert_eq!(
-            MemoryEvents::parse(&old)
-                .expect("old kernel")
-                .oom_group_kill,
-            0
-        );
-        let missing = ParseError::MissingKey {
-            file: "memory.events",
-            key: "oom",
-        };
-        assert_eq!(
-            MemoryEvents::parse("low 0\nhigh 1\nmax 2\noom_kill 4"),
-            Err(missing)
-        );
+        assert_eq!(MemoryEvents::parse(&old).expect("old kernel").oom_group_kill, 0);
+        let missing = ParseError::MissingKey { file: "memory.events", key: "oom" };
+        assert_eq!(MemoryEvents::parse("low 0\nhigh 1\nmax 2\noom_kill 4"), Err(missing));
         let bad = MemoryEvents::parse("low many").expect_err("no number");
-        assert_eq!(
-            bad.to_string(),
-            r#"memory.events: unexpected line "low many""#
-        );
+        assert_eq!(bad.to_string(), r#"memory.events: unexpected line "low many""#);
     }
 
     /// OM1: hitting the limit is no kill.
@@ -313,11 +268,7 @@ mod tests {
         let text = "anon 10\nfile 20\nshmem 3\ninactive_file 15\npgfault 7\npgmajfault 1\n";
         let stat = MemoryStat::parse(text).expect("stat");
         assert_eq!(working_set(40, &stat), 25);
-        assert_eq!(
-            working_set(10, &stat),
-            0,
-            "two files are never read at the same moment"
-        );
+        assert_eq!(working_set(10, &stat), 0, "two files are never read at the same moment");
     }
 
     #[test]
@@ -333,21 +284,12 @@ mod tests {
     #[test]
     fn single_values_are_read() {
         let events = CgroupEvents::parse("populated 1\nfrozen 0\n");
-        assert_eq!(
-            events,
-            Ok(CgroupEvents {
-                populated: true,
-                frozen: false
-            })
-        );
+        assert_eq!(events, Ok(CgroupEvents { populated: true, frozen: false }));
         assert_eq!(number("pids.current", "12\n"), Ok(12));
         assert_eq!(limit("memory.max", "max\n"), Ok(Limit::Max));
         assert_eq!(limit("memory.max", "4096\n"), Ok(Limit::Value(4096)));
         assert!(limit("memory.max", "most\n").is_err());
-        assert_eq!(
-            cpu_max("50000 100000\n"),
-            Ok((Limit::Value(50_000), 100_000))
-        );
+        assert_eq!(cpu_max("50000 100000\n"), Ok((Limit::Value(50_000), 100_000)));
         assert!(cpu_max("max\n").is_err());
         assert_eq!(procs("1\n22\n"), Ok(vec![1, 22]));
     }

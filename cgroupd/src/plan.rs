@@ -80,13 +80,7 @@ impl CgroupPath {
     }
 
     fn child_unchecked(&self, name: String) -> Self {
-        Self(
-            self.0
-                .iter()
-                .cloned()
-                .chain(std::iter::once(name))
-                .collect(),
-        )
+        Self(self.0.iter().cloned().chain(std::iter::once(name)).collect())
     }
 
     /// The pod and, for a leaf, the id that this directory belongs to; None for the levels above pods and for names that
@@ -133,10 +127,7 @@ impl PodCgroup {
     /// When `id` is not fit for a directory.
     pub fn leaf(&self, id: &str) -> Result<ContainerCgroup, NameError> {
         check_name(id)?;
-        Ok(ContainerCgroup {
-            pod: self.clone(),
-            id: id.to_owned(),
-        })
+        Ok(ContainerCgroup { pod: self.clone(), id: id.to_owned() })
     }
 }
 
@@ -190,14 +181,12 @@ impl Step {
         match self {
             Self::Mkdir(dir) => Some(Self::Rmdir(dir.clone())),
             Self::Rmdir(dir) => Some(Self::Mkdir(dir.clone())),
-            Self::Enable { dir, controllers } => Some(Self::Disable {
-                dir: dir.clone(),
-                controllers: controllers.clone(),
-            }),
-            Self::Disable { dir, controllers } => Some(Self::Enable {
-                dir: dir.clone(),
-                controllers: controllers.clone(),
-            }),
+            Self::Enable { dir, controllers } => {
+                Some(Self::Disable { dir: dir.clone(), controllers: controllers.clone() })
+            }
+            Self::Disable { dir, controllers } => {
+                Some(Self::Enable { dir: dir.clone(), controllers: controllers.clone() })
+            }
             Self::Write { .. } | Self::Kill(_) => None,
         }
     }
@@ -205,20 +194,10 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let control = |f: &mut fmt::Formatter<'_>,
-                       dir: &Option<CgroupPath>,
-                       sign: char,
-                       controllers: &Controllers| {
-            let words: Vec<_> = controllers
-                .iter()
-                .map(|controller| format!("{sign}{controller}"))
-                .collect();
+        let control = |f: &mut fmt::Formatter<'_>, dir: &Option<CgroupPath>, sign: char, controllers: &Controllers| {
+            let words: Vec<_> = controllers.iter().map(|controller| format!("{sign}{controller}")).collect();
             let prefix = dir.as_ref().map_or(String::new(), |dir| format!("{dir}/"));
-            write!(
-                f,
-                "write {prefix}cgroup.subtree_control {}",
-                words.join(" ")
-            )
+            write!(f, "write {prefix}cgroup.subtree_control {}", words.join(" "))
         };
         match self {
             Self::Mkdir(dir) => write!(f, "mkdir {dir}"),
@@ -279,22 +258,14 @@ pub struct Change {
 /// no moment is a container promised what its pod does not have. Files that stay as they are are not written.
 #[must_use]
 pub fn update(pod: &Change, containers: &[Change]) -> Vec<Step> {
-    let down = containers
-        .iter()
-        .chain(std::iter::once(pod))
-        .flat_map(|change| changed(change, true));
-    let up = std::iter::once(pod)
-        .chain(containers)
-        .flat_map(|change| changed(change, false));
+    let down = containers.iter().chain(std::iter::once(pod)).flat_map(|change| changed(change, true));
+    let up = std::iter::once(pod).chain(containers).flat_map(|change| changed(change, false));
     down.chain(up).collect()
 }
 
 fn changed(change: &Change, decreases: bool) -> Vec<Step> {
-    let wanted = |setting: &&Setting| match change.from.iter().find(|old| old.file == setting.file)
-    {
-        Some(old) => {
-            old.value != setting.value && old.value.decreases_to(setting.value) == decreases
-        }
+    let wanted = |setting: &&Setting| match change.from.iter().find(|old| old.file == setting.file) {
+        Some(old) => old.value != setting.value && old.value.decreases_to(setting.value) == decreases,
         None => setting.file.initial().decreases_to(setting.value) == decreases,
     };
     let settings: Vec<Setting> = change.to.iter().filter(wanted).copied().collect();
@@ -302,22 +273,13 @@ fn changed(change: &Change, decreases: bool) -> Vec<Step> {
 }
 
 fn enable(dir: Option<CgroupPath>) -> Step {
-    Step::Enable {
-        dir,
-        controllers: Controller::ALL.into_iter().collect(),
-    }
+    Step::Enable { dir, controllers: Controller::ALL.into_iter().collect() }
 }
 
 /// The writes of a list of settings in one directory.
 #[must_use]
 pub fn writes(dir: &CgroupPath, settings: &[Setting]) -> Vec<Step> {
-    settings
-        .iter()
-        .map(|setting| Step::Write {
-            dir: dir.clone(),
-            setting: *setting,
-        })
-        .collect()
+    settings.iter().map(|setting| Step::Write { dir: dir.clone(), setting: *setting }).collect()
 }
 
 #[cfg(test)]
@@ -329,27 +291,15 @@ mod tests {
     use crate::files::{File, Origin, Value};
 
     fn pod(qos: QosClass) -> PodCgroup {
-        PodCgroup {
-            uid: PodUid::new("1-2").expect("uid"),
-            qos,
-        }
+        PodCgroup { uid: PodUid::new("1-2").expect("uid"), qos }
     }
 
     fn memory_max(bytes: u64) -> Setting {
-        Setting {
-            file: File::MemoryMax,
-            value: Value::Limit(Limit::Value(bytes)),
-            origin: Origin::Manifest,
-        }
+        Setting { file: File::MemoryMax, value: Value::Limit(Limit::Value(bytes)), origin: Origin::Manifest }
     }
 
     fn check(steps: &[Step], expected: &Expect) {
-        expected.assert_eq(
-            &steps
-                .iter()
-                .map(|step| format!("{step}\n"))
-                .collect::<String>(),
-        );
+        expected.assert_eq(&steps.iter().map(|step| format!("{step}\n")).collect::<String>());
     }
 
     #[test]
@@ -397,16 +347,8 @@ mod tests {
             from: vec![memory_max(from)],
             to: vec![memory_max(to)],
         };
-        let containers = [
-            change("up", 1, 4),
-            change("same", 1, 1),
-            change("down", 5, 3),
-        ];
-        let whole = |from, to| Change {
-            dir: pod.path(),
-            from: vec![memory_max(from)],
-            to: vec![memory_max(to)],
-        };
+        let containers = [change("up", 1, 4), change("same", 1, 1), change("down", 5, 3)];
+        let whole = |from, to| Change { dir: pod.path(), from: vec![memory_max(from)], to: vec![memory_max(to)] };
         check(
             &update(&whole(7, 8), &containers),
             &expect![[r#"
@@ -438,18 +380,8 @@ mod tests {
     /// D20.
     #[test]
     fn names_cannot_leave_their_directory_or_hit_a_kernel_file() {
-        for name in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "cpu.max",
-            "cgroup.procs",
-            "a\0",
-            "a b",
-            "\u{e4}",
-            &"a".repeat(NAME_MAX + 1),
-        ] {
+        for name in ["", ".", "..", "a/b", "cpu.max", "cgroup.procs", "a\0", "a b", "\u{e4}", &"a".repeat(NAME_MAX + 1)]
+        {
             assert!(PodUid::new(name).is_err(), "{name:?}");
             assert!(pod(QosClass::Guaranteed).leaf(name).is_err(), "{name:?}");
         }

@@ -44,38 +44,19 @@ const COUNTED: [Resource; 2] = [Resource::Cpu, Resource::Memory];
 pub fn qos_class(pod: &PodResources) -> QosClass {
     let asking: Vec<&Requirements> = match &pod.pod {
         Some(own) => vec![own],
-        None => pod
-            .containers
-            .iter()
-            .map(|container| &container.resources)
-            .collect(),
+        None => pod.containers.iter().map(|container| &container.resources).collect(),
     };
-    let asked = |list: &ResourceList| {
-        COUNTED
-            .iter()
-            .any(|resource| list.amount(resource).is_positive())
-    };
-    if !asking
-        .iter()
-        .any(|own| asked(&own.requests) || asked(&own.limits))
-    {
+    let asked = |list: &ResourceList| COUNTED.iter().any(|resource| list.amount(resource).is_positive());
+    if !asking.iter().any(|own| asked(&own.requests) || asked(&own.limits)) {
         return QosClass::BestEffort;
     }
-    let limited = |own: &Requirements| {
-        COUNTED
-            .iter()
-            .all(|resource| own.limits.amount(resource).is_positive())
-    };
+    let limited = |own: &Requirements| COUNTED.iter().all(|resource| own.limits.amount(resource).is_positive());
     let equal = COUNTED.iter().all(|resource| {
         let requests = asking.iter().map(|own| own.requests.amount(resource));
         let limits = asking.iter().map(|own| own.limits.amount(resource));
         requests.reduce(|sum, next| sum.plus(next)) == limits.reduce(|sum, next| sum.plus(next))
     });
-    if equal && asking.iter().all(|own| limited(own)) {
-        QosClass::Guaranteed
-    } else {
-        QosClass::Burstable
-    }
+    if equal && asking.iter().all(|own| limited(own)) { QosClass::Guaranteed } else { QosClass::Burstable }
 }
 
 #[cfg(test)]
@@ -94,42 +75,15 @@ mod tests {
                 pod(vec![app("vendor.com/x=1 ephemeral-storage=1Gi", "")]),
                 QosClass::BestEffort,
             ),
-            (
-                "QS1: zero does not count",
-                pod(vec![app("cpu=0", "memory=0")]),
-                QosClass::BestEffort,
-            ),
-            (
-                "QS3",
-                pod(vec![app(full, full), app(full, full)]),
-                QosClass::Guaranteed,
-            ),
-            (
-                "one without limits",
-                pod(vec![app(full, full), app("", "")]),
-                QosClass::Burstable,
-            ),
-            (
-                "request below limit",
-                pod(vec![app("cpu=500m memory=1Gi", full)]),
-                QosClass::Burstable,
-            ),
-            (
-                "no memory limit",
-                pod(vec![app(full, "cpu=1")]),
-                QosClass::Burstable,
-            ),
-            (
-                "request alone",
-                pod(vec![app("cpu=1m", "")]),
-                QosClass::Burstable,
-            ),
+            ("QS1: zero does not count", pod(vec![app("cpu=0", "memory=0")]), QosClass::BestEffort),
+            ("QS3", pod(vec![app(full, full), app(full, full)]), QosClass::Guaranteed),
+            ("one without limits", pod(vec![app(full, full), app("", "")]), QosClass::Burstable),
+            ("request below limit", pod(vec![app("cpu=500m memory=1Gi", full)]), QosClass::Burstable),
+            ("no memory limit", pod(vec![app(full, "cpu=1")]), QosClass::Burstable),
+            ("request alone", pod(vec![app("cpu=1m", "")]), QosClass::Burstable),
             (
                 "QS1: init containers count",
-                pod(vec![
-                    container(ContainerKind::Init, "", ""),
-                    app(full, full),
-                ]),
+                pod(vec![container(ContainerKind::Init, "", ""), app(full, full)]),
                 QosClass::Burstable,
             ),
         ];

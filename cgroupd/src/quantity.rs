@@ -44,9 +44,7 @@ pub struct Quantity {
 /// Kubernetes' own texts (QT2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseQuantityError {
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     #[error("unable to parse numeric part of quantity")]
     Numeric,
@@ -55,10 +53,7 @@ pub enum ParseQuantityError {
 }
 
 impl Quantity {
-    pub const ZERO: Self = Self {
-        nanos: 0,
-        format: Format::DecimalSi,
-    };
+    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
 
     /// Whole units without a suffix, at most 2^63-1.
     #[must_use]
@@ -69,19 +64,13 @@ impl Quantity {
     /// Bytes, shown with binary suffixes.
     #[must_use]
     pub fn from_bytes(bytes: u64) -> Self {
-        Self {
-            format: Format::BinarySi,
-            ..Self::from_units(bytes)
-        }
+        Self { format: Format::BinarySi, ..Self::from_units(bytes) }
     }
 
     /// Thousandths of a unit, such as milli-CPU.
     #[must_use]
     pub fn from_millis(millis: u64) -> Self {
-        Self::capped(
-            i128::from(millis).saturating_mul(NANOS_PER_MILLI),
-            Format::DecimalSi,
-        )
+        Self::capped(i128::from(millis).saturating_mul(NANOS_PER_MILLI), Format::DecimalSi)
     }
 
     /// Whole units, rounded away from zero (QT5).
@@ -144,39 +133,25 @@ impl Quantity {
     /// The sum; an empty left side takes the right side's suffix family.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
+        let format = if self.is_zero() { other.format } else { self.format };
         Self::capped(self.nanos + other.nanos, format)
     }
 
     /// The difference, with the same rule for the suffix family.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
-        self.plus(Self {
-            nanos: -other.nanos,
-            ..other
-        })
+        self.plus(Self { nanos: -other.nanos, ..other })
     }
 
     fn capped(nanos: i128, format: Format) -> Self {
         let cap = MAX_UNITS * NANOS;
-        Self {
-            nanos: nanos.clamp(-cap, cap),
-            format,
-        }
+        Self { nanos: nanos.clamp(-cap, cap), format }
     }
 }
 
 fn divide_away_from_zero(dividend: i128, divisor: i128) -> i128 {
     let quotient = dividend / divisor;
-    if dividend % divisor == 0 {
-        quotient
-    } else {
-        quotient + dividend.signum()
-    }
+    if dividend % divisor == 0 { quotient } else { quotient + dividend.signum() }
 }
 
 fn narrow(value: i128) -> i64 {
@@ -225,14 +200,7 @@ impl FromStr for Quantity {
             return Err(ParseQuantityError::Numeric);
         }
         let magnitude = parts.magnitude(scale);
-        Ok(Self::capped(
-            if parts.negative {
-                -magnitude
-            } else {
-                magnitude
-            },
-            format,
-        ))
+        Ok(Self::capped(if parts.negative { -magnitude } else { magnitude }, format))
     }
 }
 
@@ -258,29 +226,18 @@ impl<'a> Parts<'a> {
         if !tail.is_empty() {
             return Err(ParseQuantityError::Format);
         }
-        Ok(Self {
-            negative: text.starts_with('-'),
-            integer,
-            fraction,
-            suffix,
-        })
+        Ok(Self { negative: text.starts_with('-'), integer, fraction, suffix })
     }
 
     /// Nano units, rounded up; anything beyond the cap comes out as some value beyond the cap.
     fn magnitude(&self, scale: Scale) -> i128 {
         let integer = self.integer.trim_start_matches('0');
-        let digits: Vec<u8> = integer
-            .bytes()
-            .chain(self.fraction.bytes())
-            .map(|byte| byte - b'0')
-            .collect();
+        let digits: Vec<u8> = integer.bytes().chain(self.fraction.bytes()).map(|byte| byte - b'0').collect();
         let shift = match scale {
             Scale::Ten(power) => power,
             Scale::Kibi(_) => 0,
         };
-        let point = i64::try_from(integer.len())
-            .unwrap_or(i64::MAX)
-            .saturating_add(shift);
+        let point = i64::try_from(integer.len()).unwrap_or(i64::MAX).saturating_add(shift);
         let Some(mut fixed) = Fixed::from_digits(&digits, point) else {
             return MAX_UNITS * NANOS;
         };
@@ -305,30 +262,16 @@ fn parse_suffix(suffix: &str) -> Result<(Scale, Format), ParseQuantityError> {
     if let Some((power, _)) = DECIMAL_SUFFIXES.iter().find(|(_, known)| *known == suffix) {
         return Ok((Scale::Ten(i64::from(*power)), Format::DecimalSi));
     }
-    let exponent = suffix
-        .strip_prefix(['e', 'E'])
-        .ok_or(ParseQuantityError::Suffix)?;
-    let power = exponent
-        .parse::<i64>()
-        .map_err(|_| ParseQuantityError::Suffix)?;
+    let exponent = suffix.strip_prefix(['e', 'E']).ok_or(ParseQuantityError::Suffix)?;
+    let power = exponent.parse::<i64>().map_err(|_| ParseQuantityError::Suffix)?;
     Ok((Scale::Ten(power), Format::DecimalExponent))
 }
 
 /// Index is the power of 1024.
 const BINARY_SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 /// Power of ten and its suffix.
-const DECIMAL_SUFFIXES: [(i32, &str); 10] = [
-    (-9, "n"),
-    (-6, "u"),
-    (-3, "m"),
-    (0, ""),
-    (3, "k"),
-    (6, "M"),
-    (9, "G"),
-    (12, "T"),
-    (15, "P"),
-    (18, "E"),
-];
+const DECIMAL_SUFFIXES: [(i32, &str); 10] =
+    [(-9, "n"), (-6, "u"), (-3, "m"), (0, ""), (3, "k"), (6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E")];
 
 /// A non-negative number with [`FRACTION_DIGITS`] digits after the point.
 struct Fixed {
@@ -343,36 +286,18 @@ impl Fixed {
     fn from_digits(digits: &[u8], point: i64) -> Option<Self> {
         let first = digits.iter().position(|digit| *digit != 0);
         let Some(first) = first.and_then(|first| i64::try_from(first).ok()) else {
-            return Some(Self {
-                integer: 0,
-                fraction: 0,
-                inexact: false,
-            });
+            return Some(Self { integer: 0, fraction: 0, inexact: false });
         };
         if point.saturating_sub(first) > INTEGER_DIGITS_MAX {
             return None;
         }
-        let digit = |index: i64| {
-            usize::try_from(index)
-                .ok()
-                .and_then(|i| digits.get(i))
-                .map_or(0, |d| i128::from(*d))
-        };
-        let collect =
-            |from: i64, to: i64| (from..to).fold(0_i128, |sum, index| sum * 10 + digit(index));
+        let digit = |index: i64| usize::try_from(index).ok().and_then(|i| digits.get(i)).map_or(0, |d| i128::from(*d));
+        let collect = |from: i64, to: i64| (from..to).fold(0_i128, |sum, index| sum * 10 + digit(index));
         let end = point.saturating_add(FRACTION_DIGITS);
         let lost = usize::try_from(end.max(0)).unwrap_or(usize::MAX);
         Some(Self {
-            integer: if point > first {
-                collect(first, point)
-            } else {
-                0
-            },
-            fraction: if end > first {
-                collect(point.max(first), end)
-            } else {
-                0
-            },
+            integer: if point > first { collect(first, point) } else { 0 },
+            fraction: if end > first { collect(point.max(first), end) } else { 0 },
             inexact: digits.iter().skip(lost).any(|digit| *digit != 0),
         })
     }
@@ -380,19 +305,14 @@ impl Fixed {
     /// Carries the fraction at each step, so that no product leaves `i128`.
     fn times_1024(&mut self) {
         let fraction = self.fraction * 1024;
-        self.integer = self
-            .integer
-            .saturating_mul(1024)
-            .saturating_add(fraction / FRACTION_ONE);
+        self.integer = self.integer.saturating_mul(1024).saturating_add(fraction / FRACTION_ONE);
         self.fraction = fraction % FRACTION_ONE;
     }
 
     fn nanos(&self) -> i128 {
         let fraction = self.fraction * NANOS;
         let round_up = fraction % FRACTION_ONE != 0 || self.inexact;
-        self.integer
-            .saturating_mul(NANOS)
-            .saturating_add(fraction / FRACTION_ONE + i128::from(round_up))
+        self.integer.saturating_mul(NANOS).saturating_add(fraction / FRACTION_ONE + i128::from(round_up))
     }
 }
 
@@ -403,15 +323,10 @@ impl fmt::Display for Quantity {
             return f.write_str("0");
         }
         match self.format {
-            Format::BinarySi if self.is_integer() && self.nanos.abs() >= 1024 * NANOS => {
-                self.fmt_binary(f)
-            }
+            Format::BinarySi if self.is_integer() && self.nanos.abs() >= 1024 * NANOS => self.fmt_binary(f),
             Format::BinarySi | Format::DecimalSi => {
                 let (number, power) = self.decimal();
-                let suffix = DECIMAL_SUFFIXES
-                    .iter()
-                    .find(|(known, _)| *known == power)
-                    .map_or("", |(_, text)| text);
+                let suffix = DECIMAL_SUFFIXES.iter().find(|(known, _)| *known == power).map_or("", |(_, text)| text);
                 write!(f, "{number}{suffix}")
             }
             Format::DecimalExponent => match self.decimal() {
@@ -468,8 +383,7 @@ mod tests {
     use super::*;
 
     fn quantity(text: &str) -> Quantity {
-        text.parse()
-            .unwrap_or_else(|error| panic!("{text}: {error}"))
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     /// QT1, QT3.
@@ -547,11 +461,7 @@ mod tests {
             ("0.1n", 1, 1),
             ("64Mi", 67_108_864, 67_108_864_000),
         ] {
-            assert_eq!(
-                (quantity(input).value(), quantity(input).milli_value()),
-                (value, milli),
-                "{input}"
-            );
+            assert_eq!((quantity(input).value(), quantity(input).milli_value()), (value, milli), "{input}");
         }
         assert_eq!(quantity("0.1m").rounded_to_milli().to_string(), "1m");
     }
@@ -560,14 +470,7 @@ mod tests {
     #[test]
     fn magnitudes_end_at_the_largest_i64() {
         let long = "9".repeat(10_000);
-        for input in [
-            "9223372036854775808",
-            "8Ei",
-            "10E",
-            "1e30",
-            "1e9223372036854775807",
-            &long,
-        ] {
+        for input in ["9223372036854775808", "8Ei", "10E", "1e30", "1e9223372036854775807", &long] {
             assert_eq!(quantity(input).value(), i64::MAX, "{input:.30}");
         }
         assert_eq!(quantity("-8Ei").value(), -i64::MAX);
@@ -583,19 +486,13 @@ mod tests {
         assert_eq!(quantity(&format!("1{zeros}e-10000")).value(), 1);
         assert_eq!(quantity("0e9223372036854775807").value(), 0);
         assert_eq!(quantity("1e-9223372036854775807").to_string(), "1e-9");
-        assert_eq!(
-            quantity("1.000000000000000000000000001Ei").value(),
-            (1 << 60) + 1
-        );
+        assert_eq!(quantity("1.000000000000000000000000001Ei").value(), (1 << 60) + 1);
     }
 
     #[test]
     fn an_empty_sum_takes_the_family_of_what_is_added() {
         assert_eq!(Quantity::ZERO.plus(quantity("1Gi")).to_string(), "1Gi");
-        assert_eq!(
-            quantity("1Gi").plus(quantity("1073741824")).to_string(),
-            "2Gi"
-        );
+        assert_eq!(quantity("1Gi").plus(quantity("1073741824")).to_string(), "2Gi");
         assert_eq!(quantity("1").minus(quantity("300m")).to_string(), "700m");
         assert!(quantity("1Ki") > quantity("1k"));
         assert_eq!(quantity("1Ki"), quantity("1024"));

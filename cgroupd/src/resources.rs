@@ -26,10 +26,7 @@ impl PageSize {
     #[must_use]
     pub fn from_sysfs_name(name: &str) -> Option<Self> {
         let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
-        kib.parse::<u64>()
-            .ok()?
-            .checked_mul(1024)
-            .and_then(Self::from_bytes)
+        kib.parse::<u64>().ok()?.checked_mul(1024).and_then(Self::from_bytes)
     }
 }
 
@@ -73,9 +70,7 @@ impl FromStr for Resource {
             "memory" => Ok(Self::Memory),
             "ephemeral-storage" => Ok(Self::EphemeralStorage),
             name => match name.strip_prefix("hugepages-") {
-                Some(size) => parse_page_size(size)
-                    .map(Self::HugePages)
-                    .ok_or(ResourceNameError::NotStandard),
+                Some(size) => parse_page_size(size).map(Self::HugePages).ok_or(ResourceNameError::NotStandard),
                 None => parse_extended(name),
             },
         }
@@ -84,9 +79,7 @@ impl FromStr for Resource {
 
 fn parse_page_size(size: &str) -> Option<PageSize> {
     let size: Quantity = size.parse().ok()?;
-    size.is_integer()
-        .then(|| PageSize::from_bytes(size.units()))
-        .flatten()
+    size.is_integer().then(|| PageSize::from_bytes(size.units())).flatten()
 }
 
 fn parse_extended(name: &str) -> Result<Resource, ResourceNameError> {
@@ -94,12 +87,7 @@ fn parse_extended(name: &str) -> Result<Resource, ResourceNameError> {
         return Err(ResourceNameError::NotStandard);
     };
     let native = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
-    if native
-        || domain.is_empty()
-        || local.is_empty()
-        || local.contains('/')
-        || name.starts_with("requests.")
-    {
+    if native || domain.is_empty() || local.is_empty() || local.contains('/') || name.starts_with("requests.") {
         return Err(ResourceNameError::NotExtended);
     }
     Ok(Resource::Extended(name.into()))
@@ -197,9 +185,7 @@ impl ResourceList {
     }
 
     fn round(&mut self) {
-        self.0
-            .values_mut()
-            .for_each(|amount| *amount = amount.rounded_to_milli());
+        self.0.values_mut().for_each(|amount| *amount = amount.rounded_to_milli());
     }
 }
 
@@ -280,9 +266,7 @@ impl PodResources {
             pod.requests.round();
             pod.limits.round();
             for (resource, limit) in &pod.limits.0 {
-                let asked = aggregate
-                    .get(resource)
-                    .filter(|_| resource.is_overcommittable());
+                let asked = aggregate.get(resource).filter(|_| resource.is_overcommittable());
                 pod.requests.set_missing(resource, asked.unwrap_or(*limit));
             }
         }
@@ -324,25 +308,15 @@ impl PodResources {
     /// containers too, has a limit (CG4, CG5).
     #[must_use]
     pub fn enforced_limit(&self, resource: &Resource) -> Option<Quantity> {
-        let limited =
-            |requirements: &Requirements| requirements.limits.amount(resource).is_positive();
+        let limited = |requirements: &Requirements| requirements.limits.amount(resource).is_positive();
         let by_pod = self.pod.as_ref().is_some_and(limited);
-        let by_all =
-            !self.containers.is_empty() && self.containers.iter().all(|c| limited(&c.resources));
-        if by_pod || by_all {
-            self.limits().get(resource)
-        } else {
-            None
-        }
+        let by_all = !self.containers.is_empty() && self.containers.iter().all(|c| limited(&c.resources));
+        if by_pod || by_all { self.limits().get(resource) } else { None }
     }
 
     /// A container's own limit or else the pod's (PL5).
     #[must_use]
-    pub fn container_limit(
-        &self,
-        container: &Requirements,
-        resource: &Resource,
-    ) -> Option<Quantity> {
+    pub fn container_limit(&self, container: &Requirements, resource: &Resource) -> Option<Quantity> {
         let pod_limit = || self.pod.as_ref().and_then(|pod| pod.limits.get(resource));
         container.limits.get(resource).or_else(pod_limit)
     }
@@ -398,21 +372,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn requirements(requests: &str, limits: &str) -> Requirements {
-        Requirements {
-            requests: list(requests),
-            limits: list(limits),
-        }
+        Requirements { requests: list(requests), limits: list(limits) }
     }
 
-    pub(crate) fn container(
-        kind: ContainerKind,
-        requests: &str,
-        limits: &str,
-    ) -> ContainerResources {
-        ContainerResources {
-            kind,
-            resources: requirements(requests, limits),
-        }
+    pub(crate) fn container(kind: ContainerKind, requests: &str, limits: &str) -> ContainerResources {
+        ContainerResources { kind, resources: requirements(requests, limits) }
     }
 
     pub(crate) fn app(requests: &str, limits: &str) -> ContainerResources {
@@ -420,29 +384,15 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn pod(containers: Vec<ContainerResources>) -> PodResources {
-        PodResources {
-            containers,
-            ..PodResources::default()
-        }
+        PodResources { containers, ..PodResources::default() }
     }
 
     /// RL3.
     #[test]
     fn names_are_standard_or_extended() {
         use ResourceNameError::{NotExtended, NotStandard};
-        for name in [
-            "cpu",
-            "memory",
-            "ephemeral-storage",
-            "hugepages-2Mi",
-            "hugepages-1Gi",
-            "nvidia.com/gpu",
-        ] {
-            assert_eq!(
-                name.parse::<Resource>()
-                    .map(|resource| resource.to_string()),
-                Ok(name.to_owned())
-            );
+        for name in ["cpu", "memory", "ephemeral-storage", "hugepages-2Mi", "hugepages-1Gi", "nvidia.com/gpu"] {
+            assert_eq!(name.parse::<Resource>().map(|resource| resource.to_string()), Ok(name.to_owned()));
         }
         for (name, expected) in [
             ("gpu", NotStandard),
@@ -462,12 +412,7 @@ pub(crate) mod tests {
     /// CG9.
     #[test]
     fn page_sizes_have_the_kernels_names() {
-        for (sysfs, kernel) in [
-            ("2048kB", "2MB"),
-            ("1048576kB", "1GB"),
-            ("64kB", "64KB"),
-            ("524288kB", "512MB"),
-        ] {
+        for (sysfs, kernel) in [("2048kB", "2MB"), ("1048576kB", "1GB"), ("64kB", "64KB"), ("524288kB", "512MB")] {
             let size = PageSize::from_sysfs_name(&format!("hugepages-{sysfs}"));
             assert_eq!(size.map(|size| size.to_string()), Some(kernel.to_owned()));
         }
@@ -480,19 +425,13 @@ pub(crate) mod tests {
     fn a_limit_without_a_request_becomes_the_request() {
         let mut asked = requirements("cpu=0.1m", "cpu=1 memory=64Mi");
         asked.set_defaults();
-        assert_eq!(
-            asked,
-            requirements("cpu=1m memory=64Mi", "cpu=1 memory=64Mi")
-        );
+        assert_eq!(asked, requirements("cpu=1m memory=64Mi", "cpu=1 memory=64Mi"));
     }
 
     /// PL2.
     #[test]
     fn a_pods_missing_request_is_the_containers_or_else_its_limit() {
-        let mut asked = pod(vec![
-            app("cpu=100m", ""),
-            app("cpu=200m hugepages-2Mi=2Mi", ""),
-        ]);
+        let mut asked = pod(vec![app("cpu=100m", ""), app("cpu=200m hugepages-2Mi=2Mi", "")]);
         asked.pod = Some(requirements("", "cpu=1 memory=64Mi hugepages-2Mi=4Mi"));
         asked.set_defaults();
         let expected = list("cpu=300m memory=64Mi hugepages-2Mi=4Mi");
@@ -511,34 +450,18 @@ pub(crate) mod tests {
             (vec![], 0),
         ];
         for (containers, expected) in cases {
-            let all = containers
-                .iter()
-                .map(|(kind, cpu)| container(*kind, &format!("cpu={cpu}m"), ""))
-                .collect();
-            assert_eq!(
-                pod(all).requests().cpu().unwrap_or(0),
-                expected,
-                "{containers:?}"
-            );
+            let all = containers.iter().map(|(kind, cpu)| container(*kind, &format!("cpu={cpu}m"), "")).collect();
+            assert_eq!(pod(all).requests().cpu().unwrap_or(0), expected, "{containers:?}");
         }
     }
 
     /// PL4, 5.4.
     #[test]
     fn the_pods_own_amounts_win_and_overhead_comes_on_top() {
-        let mut asked = pod(vec![app(
-            "cpu=100m memory=1Mi ephemeral-storage=1Gi",
-            "cpu=0",
-        )]);
-        asked.pod = Some(requirements(
-            "cpu=500m ephemeral-storage=9Gi",
-            "memory=10Mi",
-        ));
+        let mut asked = pod(vec![app("cpu=100m memory=1Mi ephemeral-storage=1Gi", "cpu=0")]);
+        asked.pod = Some(requirements("cpu=500m ephemeral-storage=9Gi", "memory=10Mi"));
         asked.overhead = list("cpu=50m memory=1Mi");
-        assert_eq!(
-            asked.requests(),
-            list("cpu=550m memory=2Mi ephemeral-storage=1Gi")
-        );
+        assert_eq!(asked.requests(), list("cpu=550m memory=2Mi ephemeral-storage=1Gi"));
         assert_eq!(asked.limits(), list("cpu=0 memory=11Mi"));
     }
 
@@ -546,17 +469,8 @@ pub(crate) mod tests {
     #[test]
     fn a_pod_is_limited_when_every_container_is() {
         let cpu = |pod: &PodResources| pod.enforced_limit(&Resource::Cpu).map(Quantity::millis);
-        assert_eq!(
-            cpu(&pod(vec![app("", "cpu=1"), app("", "cpu=500m")])),
-            Some(1500)
-        );
-        assert_eq!(
-            cpu(&pod(vec![
-                app("", "cpu=1"),
-                container(ContainerKind::Init, "", "")
-            ])),
-            None
-        );
+        assert_eq!(cpu(&pod(vec![app("", "cpu=1"), app("", "cpu=500m")])), Some(1500));
+        assert_eq!(cpu(&pod(vec![app("", "cpu=1"), container(ContainerKind::Init, "", "")])), None);
         assert_eq!(cpu(&pod(vec![])), None);
         let mut asked = pod(vec![app("", "")]);
         asked.pod = Some(requirements("", "cpu=2"));

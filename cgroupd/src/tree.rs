@@ -16,9 +16,7 @@ use rustix::io::Errno;
 mod dir;
 mod run;
 
-use self::dir::{
-    DEPTH_MAX, DIRECTORY, FILE_BYTES_MAX, mkdir, read_file, signal_tree, subdirectories, wait_for,
-};
+use self::dir::{DEPTH_MAX, DIRECTORY, FILE_BYTES_MAX, mkdir, read_file, signal_tree, subdirectories, wait_for};
 use self::run::Run;
 use crate::files::{self, Controller, Controllers, Setting};
 use crate::parse::ParseError;
@@ -48,11 +46,7 @@ pub enum TreeError {
     #[error("mkdir({path})")]
     Mkdir { path: String, source: Errno },
     #[error("write({path}, {value:?})")]
-    Write {
-        path: String,
-        value: String,
-        source: Errno,
-    },
+    Write { path: String, value: String, source: Errno },
     #[error("read({path})")]
     Read { path: String, source: Errno },
     #[error("{path}: larger than {FILE_BYTES_MAX} bytes or not text")]
@@ -88,10 +82,9 @@ impl fmt::Display for Why {
             Self::ControllerMissing(controller) => {
                 write!(f, "cgroup2 has no {controller} controller here")
             }
-            Self::NotEnabled(controller, errno) => write!(
-                f,
-                "the {controller} controller could not be enabled: {errno}"
-            ),
+            Self::NotEnabled(controller, errno) => {
+                write!(f, "the {controller} controller could not be enabled: {errno}")
+            }
             Self::FileMissing => f.write_str("this kernel does not have the file"),
         }
     }
@@ -107,11 +100,7 @@ pub struct Unenforced {
 
 impl fmt::Display for Unenforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} = {} is not enforced: {}",
-            self.setting.file, self.setting.value, self.why
-        )
+        write!(f, "{} = {} is not enforced: {}", self.setting.file, self.setting.value, self.why)
     }
 }
 
@@ -146,10 +135,7 @@ impl Tree {
     /// # Errors
     /// When it cannot be opened or is on another filesystem.
     pub fn open(parent: &Path) -> Result<Self, TreeError> {
-        let open = |source| TreeError::Open {
-            path: parent.display().to_string(),
-            source,
-        };
+        let open = |source| TreeError::Open { path: parent.display().to_string(), source };
         let root = rustix::fs::open(parent, DIRECTORY, Mode::empty()).map_err(open)?;
         Self::from_dir(root, parent)
     }
@@ -160,20 +146,12 @@ impl Tree {
     /// When it is not on cgroup2.
     pub fn from_dir(root: OwnedFd, label: &Path) -> Result<Self, TreeError> {
         let path = label.display().to_string();
-        let statfs = rustix::fs::fstatfs(&root).map_err(|source| TreeError::Open {
-            path: path.clone(),
-            source,
-        })?;
+        let statfs = rustix::fs::fstatfs(&root).map_err(|source| TreeError::Open { path: path.clone(), source })?;
         if u64::try_from(statfs.f_type) != Ok(CGROUP2_SUPER_MAGIC) {
             return Err(TreeError::NotCgroup2 { path });
         }
         let usable = Controller::parse_list(&read_file(root.as_fd(), &path, "cgroup.controllers")?);
-        Ok(Self {
-            root,
-            label: label.to_owned(),
-            usable,
-            lookalike: false,
-        })
+        Ok(Self { root, label: label.to_owned(), usable, lookalike: false })
     }
 
     /// A tree of ordinary directories and files with the same names, for tests of what would be written.
@@ -181,17 +159,9 @@ impl Tree {
     /// # Errors
     /// When `parent` cannot be opened.
     pub fn open_lookalike(parent: &Path, usable: Controllers) -> Result<Self, TreeError> {
-        let open = |source| TreeError::Open {
-            path: parent.display().to_string(),
-            source,
-        };
+        let open = |source| TreeError::Open { path: parent.display().to_string(), source };
         let root = rustix::fs::open(parent, DIRECTORY, Mode::empty()).map_err(open)?;
-        Ok(Self {
-            root,
-            label: parent.to_owned(),
-            usable,
-            lookalike: true,
-        })
+        Ok(Self { root, label: parent.to_owned(), usable, lookalike: true })
     }
 
     /// The controllers that can be enforced below this tree.
@@ -209,10 +179,7 @@ impl Tree {
         let path = self.label.join(DAEMON_LEAF).display().to_string();
         mkdir(self.root.as_fd(), DAEMON_LEAF, &path)?;
         let dir = rustix::fs::openat(&self.root, DAEMON_LEAF, DIRECTORY, Mode::empty());
-        let dir = dir.map_err(|source| TreeError::Open {
-            path: path.clone(),
-            source,
-        })?;
+        let dir = dir.map_err(|source| TreeError::Open { path: path.clone(), source })?;
         self.write_file(dir.as_fd(), &path, "cgroup.procs", "0")
     }
 
@@ -220,11 +187,7 @@ impl Tree {
     ///
     /// # Errors
     /// As [`Tree::create_pod`].
-    pub fn create_level(
-        &self,
-        level: &CgroupPath,
-        settings: &[Setting],
-    ) -> Result<Vec<Unenforced>, TreeError> {
+    pub fn create_level(&self, level: &CgroupPath, settings: &[Setting]) -> Result<Vec<Unenforced>, TreeError> {
         self.execute(&plan::create_level(level, settings))
     }
 
@@ -232,11 +195,7 @@ impl Tree {
     ///
     /// # Errors
     /// When the kernel refuses a directory or a value; directories made until then are removed again.
-    pub fn create_pod(
-        &self,
-        pod: &PodCgroup,
-        settings: &[Setting],
-    ) -> Result<Vec<Unenforced>, TreeError> {
+    pub fn create_pod(&self, pod: &PodCgroup, settings: &[Setting]) -> Result<Vec<Unenforced>, TreeError> {
         self.execute(&plan::create_pod(pod, settings))
     }
 
@@ -244,16 +203,9 @@ impl Tree {
     ///
     /// # Errors
     /// As [`Tree::create_pod`].
-    pub fn create_container(
-        &self,
-        leaf: &ContainerCgroup,
-        settings: &[Setting],
-    ) -> Result<Created, TreeError> {
+    pub fn create_container(&self, leaf: &ContainerCgroup, settings: &[Setting]) -> Result<Created, TreeError> {
         let unenforced = self.execute(&plan::create_container(leaf, settings))?;
-        Ok(Created {
-            dir: self.open_dir(&leaf.path())?,
-            unenforced,
-        })
+        Ok(Created { dir: self.open_dir(&leaf.path())?, unenforced })
     }
 
     /// Makes the leaf of a pod's sandbox (CG17).
@@ -268,11 +220,7 @@ impl Tree {
     ///
     /// # Errors
     /// When it does not exist or the kernel refuses a value.
-    pub fn apply(
-        &self,
-        dir: &CgroupPath,
-        settings: &[Setting],
-    ) -> Result<Vec<Unenforced>, TreeError> {
+    pub fn apply(&self, dir: &CgroupPath, settings: &[Setting]) -> Result<Vec<Unenforced>, TreeError> {
         self.execute(&plan::writes(dir, settings))
     }
 
@@ -281,12 +229,7 @@ impl Tree {
     /// # Errors
     /// The first step that failed. Directories that this plan made are removed, in reverse, as far as they are empty.
     pub fn execute(&self, steps: &[Step]) -> Result<Vec<Unenforced>, TreeError> {
-        let mut run = Run {
-            tree: self,
-            refused: BTreeMap::new(),
-            made: Vec::new(),
-            unenforced: Vec::new(),
-        };
+        let mut run = Run { tree: self, refused: BTreeMap::new(), made: Vec::new(), unenforced: Vec::new() };
         match steps.iter().try_for_each(|step| run.step(step)) {
             Ok(()) => Ok(run.unenforced),
             Err(error) => {
@@ -305,15 +248,9 @@ impl Tree {
             return Ok(());
         };
         match self.write_file(dir.as_fd(), &self.show(path), "cgroup.kill", "1") {
-            Err(TreeError::Write {
-                source: Errno::NOENT,
-                ..
-            }) => self.kill_by_signals(dir.as_fd(), &self.show(path)),
+            Err(TreeError::Write { source: Errno::NOENT, .. }) => self.kill_by_signals(dir.as_fd(), &self.show(path)),
             // Removed between the open and the write.
-            Err(TreeError::Write {
-                source: Errno::NODEV,
-                ..
-            }) => Ok(()),
+            Err(TreeError::Write { source: Errno::NODEV, .. }) => Ok(()),
             result => result,
         }
     }
@@ -326,11 +263,7 @@ impl Tree {
         let (dir, label) = (self.open_dir(path)?, self.show(path));
         self.write_file(dir.as_fd(), &label, "cgroup.freeze", "1")?;
         let frozen = wait_for(dir.as_fd(), &label, FROZEN_WITHIN, |events| events.frozen)?;
-        if frozen {
-            Ok(())
-        } else {
-            Err(TreeError::NotFrozen { path: label })
-        }
+        if frozen { Ok(()) } else { Err(TreeError::NotFrozen { path: label }) }
     }
 
     /// Lets them run again.
@@ -338,12 +271,7 @@ impl Tree {
     /// # Errors
     /// When it does not exist or the kernel refuses.
     pub fn thaw(&self, path: &CgroupPath) -> Result<(), TreeError> {
-        self.write_file(
-            self.open_dir(path)?.as_fd(),
-            &self.show(path),
-            "cgroup.freeze",
-            "0",
-        )
+        self.write_file(self.open_dir(path)?.as_fd(), &self.show(path), "cgroup.freeze", "0")
     }
 
     /// Kills what lives in it and removes it with everything below.
@@ -355,13 +283,7 @@ impl Tree {
         for _ in 0..REMOVE_PASSES_MAX {
             result = self.execute(&plan::remove(path)).map(drop);
             // A process or directory that came between the wait and the rmdir.
-            if !matches!(
-                result,
-                Err(TreeError::Rmdir {
-                    source: Errno::BUSY | Errno::NOTEMPTY,
-                    ..
-                })
-            ) {
+            if !matches!(result, Err(TreeError::Rmdir { source: Errno::BUSY | Errno::NOTEMPTY, .. })) {
                 break;
             }
         }
@@ -415,10 +337,7 @@ impl Tree {
     /// When it cannot be opened.
     pub fn open_dir(&self, path: &CgroupPath) -> Result<OwnedFd, TreeError> {
         let dir = rustix::fs::openat(&self.root, path.to_string(), DIRECTORY, Mode::empty());
-        dir.map_err(|source| TreeError::Open {
-            path: self.show(path),
-            source,
-        })
+        dir.map_err(|source| TreeError::Open { path: self.show(path), source })
     }
 
     /// Content of one of the kernel's files, for [`crate::parse`].
@@ -432,10 +351,7 @@ impl Tree {
     fn open_if_there(&self, path: &CgroupPath) -> Result<Option<OwnedFd>, TreeError> {
         match self.open_dir(path) {
             Ok(dir) => Ok(Some(dir)),
-            Err(TreeError::Open {
-                source: Errno::NOENT | Errno::NODEV,
-                ..
-            }) => Ok(None),
+            Err(TreeError::Open { source: Errno::NOENT | Errno::NODEV, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -444,27 +360,13 @@ impl Tree {
         self.label.join(path.to_string()).display().to_string()
     }
 
-    fn write_file(
-        &self,
-        dir: BorrowedFd<'_>,
-        label: &str,
-        name: &str,
-        value: &str,
-    ) -> Result<(), TreeError> {
-        let create = if self.lookalike {
-            OFlags::CREATE | OFlags::TRUNC
-        } else {
-            OFlags::empty()
-        };
+    fn write_file(&self, dir: BorrowedFd<'_>, label: &str, name: &str, value: &str) -> Result<(), TreeError> {
+        let create = if self.lookalike { OFlags::CREATE | OFlags::TRUNC } else { OFlags::empty() };
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | create;
         rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
             .and_then(|file| rustix::io::write(&file, value.as_bytes()))
             .map(drop)
-            .map_err(|source| TreeError::Write {
-                path: format!("{label}/{name}"),
-                value: value.to_owned(),
-                source,
-            })
+            .map_err(|source| TreeError::Write { path: format!("{label}/{name}"), value: value.to_owned(), source })
     }
 
     /// For kernels without `cgroup.kill`. Frozen first, so that no fork gets away; SIGKILL reaches frozen processes.

@@ -63,10 +63,7 @@ impl<K: Copy> Watch<K> {
     /// When the user has too many inotify instances.
     pub fn new() -> Result<Self, WatchError> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
-        Ok(Self {
-            inotify: inotify.map_err(|source| WatchError::Init { source })?,
-            watched: BTreeMap::new(),
-        })
+        Ok(Self { inotify: inotify.map_err(|source| WatchError::Init { source })?, watched: BTreeMap::new() })
     }
 
     /// Watches a file of the cgroup directory `dir`; adding it again changes its key. The path goes through our own
@@ -77,10 +74,7 @@ impl<K: Copy> Watch<K> {
     pub fn add(&mut self, dir: BorrowedFd<'_>, file: EventFile, key: K) -> Result<(), WatchError> {
         let path = format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), file.name());
         let watch = inotify::add_watch(&self.inotify, path, WatchFlags::MODIFY);
-        let watch = watch.map_err(|source| WatchError::Add {
-            file: file.name(),
-            source,
-        })?;
+        let watch = watch.map_err(|source| WatchError::Add { file: file.name(), source })?;
         self.watched.insert(watch, (key, file));
         Ok(())
     }
@@ -122,10 +116,7 @@ impl<K: Copy> Watch<K> {
                 let gone = self.watched.remove(&watch);
                 changes.extend(gone.map(|(key, file)| Change::Gone { key, file }));
             } else if let Some((key, file)) = self.watched.get(&watch) {
-                changes.push(Change::Changed {
-                    key: *key,
-                    file: *file,
-                });
+                changes.push(Change::Changed { key: *key, file: *file });
             }
         }
     }

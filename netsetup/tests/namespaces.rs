@@ -194,7 +194,7 @@ fn attaching_twice_changes_nothing() {
 fn a_sweep_removes_exactly_what_is_ours() {
     on_a_host(|network| async move {
         ip("link add foreign0 type bridge");
-        ip("link add mp0 type dummy");
+        ip("link add mp0 type bridge");
         run("nft", "add table inet foreign");
         let before = (ip("-o link show"), run("nft", "list ruleset"));
         let (a, b) = (namespace(), namespace());

@@ -5,7 +5,7 @@
 
 pub mod admission;
 pub mod cli;
-// pub mod convert;
+pub mod convert;
 pub mod engine;
 pub mod image;
 pub mod logs;
@@ -15,4 +15,4 @@ pub mod node;
 pub mod pod;
 pub mod runtime;
 pub mod sys;
-// pub mod volume;
+pub mod volume;

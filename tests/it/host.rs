@@ -38,7 +38,7 @@ fn enter() -> Result<()> {
     }
     run("ip", &["link", "set", "lo", "up"])?;
     // A way out, as every machine has one: names are routed there and nothing answers.
-    run("ip", &["link", "add", "uplink", "type", "dummy"])?;
+    run("ip", &["link", "add", "uplink", "type", "bridge"])?;
     run("ip", &["address", "add", "192.0.2.2/24", "dev", "uplink"])?;
     run("ip", &["link", "set", "uplink", "up"])?;
     run("ip", &["route", "add", "default", "via", "192.0.2.1"])?;

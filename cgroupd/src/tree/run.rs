@@ -33,55 +33,26 @@ impl Run<'_> {
     }
 
     fn mkdir(&mut self, path: &CgroupPath) -> Result<(), TreeError> {
-        if dir::mkdir(
-            self.tree.root.as_fd(),
-            &path.to_string(),
-            &self.tree.show(path),
-        )? {
+        if dir::mkdir(self.tree.root.as_fd(), &path.to_string(), &self.tree.show(path))? {
             self.made.push(path.clone());
         }
         Ok(())
     }
 
     /// All at once, and one by one if the kernel refuses that: one controller that cannot be had must not cost the others.
-    fn control(
-        &mut self,
-        path: Option<&CgroupPath>,
-        sign: char,
-        wanted: &Controllers,
-    ) -> Result<(), TreeError> {
+    fn control(&mut self, path: Option<&CgroupPath>, sign: char, wanted: &Controllers) -> Result<(), TreeError> {
         if self.tree.lookalike {
             return Ok(());
         }
-        let label = path.map_or_else(
-            || self.tree.label.display().to_string(),
-            |path| self.tree.show(path),
-        );
+        let label = path.map_or_else(|| self.tree.label.display().to_string(), |path| self.tree.show(path));
         let opened = path.map(|path| self.tree.open_dir(path)).transpose()?;
-        let dir = opened
-            .as_ref()
-            .map_or_else(|| self.tree.root.as_fd(), AsFd::as_fd);
-        let listed =
-            |name| dir::read_file(dir, &label, name).map(|text| Controller::parse_list(&text));
+        let dir = opened.as_ref().map_or_else(|| self.tree.root.as_fd(), AsFd::as_fd);
+        let listed = |name| dir::read_file(dir, &label, name).map(|text| Controller::parse_list(&text));
         let (offered, enabled) = (listed("cgroup.controllers")?, listed(SUBTREE_CONTROL)?);
-        let differs =
-            |c: &&Controller| offered.contains(*c) && enabled.contains(*c) != (sign == '+');
-        let words: Vec<_> = wanted
-            .iter()
-            .filter(differs)
-            .map(|c| (*c, format!("{sign}{c}")))
-            .collect();
-        let all = words
-            .iter()
-            .map(|(_, word)| word.as_str())
-            .collect::<Vec<_>>()
-            .join(" ");
-        if all.is_empty()
-            || self
-                .tree
-                .write_file(dir, &label, SUBTREE_CONTROL, &all)
-                .is_ok()
-        {
+        let differs = |c: &&Controller| offered.contains(*c) && enabled.contains(*c) != (sign == '+');
+        let words: Vec<_> = wanted.iter().filter(differs).map(|c| (*c, format!("{sign}{c}"))).collect();
+        let all = words.iter().map(|(_, word)| word.as_str()).collect::<Vec<_>>().join(" ");
+        if all.is_empty() || self.tree.write_file(dir, &label, SUBTREE_CONTROL, &all).is_ok() {
             return Ok(());
         }
         for (controller, word) in words {
@@ -100,16 +71,8 @@ impl Run<'_> {
         let dir = self.tree.open_dir(path)?;
         let why = if self.tree.usable.contains(&controller) {
             let value = setting.value.to_string();
-            match self.tree.write_file(
-                dir.as_fd(),
-                &self.tree.show(path),
-                &setting.file.to_string(),
-                &value,
-            ) {
-                Err(TreeError::Write {
-                    source: Errno::NOENT,
-                    ..
-                }) => match self.refused.get(&controller) {
+            match self.tree.write_file(dir.as_fd(), &self.tree.show(path), &setting.file.to_string(), &value) {
+                Err(TreeError::Write { source: Errno::NOENT, .. }) => match self.refused.get(&controller) {
                     Some(errno) => Why::NotEnabled(controller, *errno),
                     None => Why::FileMissing,
                 },
@@ -119,11 +82,7 @@ impl Run<'_> {
             Why::ControllerMissing(controller)
         };
         if setting.value != setting.file.initial() {
-            self.unenforced.push(Unenforced {
-                dir: path.clone(),
-                setting: *setting,
-                why,
-            });
+            self.unenforced.push(Unenforced { dir: path.clone(), setting: *setting, why });
         }
         Ok(())
     }
@@ -133,9 +92,7 @@ impl Run<'_> {
             return Ok(());
         };
         let label = self.tree.show(path);
-        if !dir::wait_for(dir.as_fd(), &label, EMPTY_WITHIN, |events| {
-            !events.populated
-        })? {
+        if !dir::wait_for(dir.as_fd(), &label, EMPTY_WITHIN, |events| !events.populated)? {
             return Err(TreeError::StillPopulated { path: label });
         }
         dir::remove_children(dir.as_fd(), &label, DEPTH_MAX)?;

@@ -24,25 +24,17 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let mount = Host::detect()
-            .expect("mountinfo")
-            .mount_point
-            .expect("these tests need a mounted cgroup2");
+        let mount = Host::detect().expect("mountinfo").mount_point.expect("these tests need a mounted cgroup2");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let parent = mount.join(format!("cgroupd-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&parent).expect("these tests need root");
-        Self {
-            tree: Tree::open(&parent).expect("tree"),
-            parent,
-        }
+        Self { tree: Tree::open(&parent).expect("tree"), parent }
     }
 }
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        self.tree
-            .remove(&CgroupPath::kubepods())
-            .expect("remove kubepods");
+        self.tree.remove(&CgroupPath::kubepods()).expect("remove kubepods");
         std::fs::remove_dir(&self.parent).expect("the subtree is empty again");
     }
 }
@@ -57,14 +49,9 @@ impl Sleeper {
     #[expect(clippy::disallowed_methods, reason = "a test needs a process")]
     fn inside(tree: &Tree, path: &CgroupPath) -> Self {
         let _stays = OWN_CGROUP.read().expect("no test failed while moving");
-        let child = Command::new("sleep")
-            .arg("600")
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("sleep");
+        let child = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().expect("sleep");
         let dir = tree.open_dir(path).expect("leaf");
-        tree.write_file(dir.as_fd(), "leaf", "cgroup.procs", &child.id().to_string())
-            .expect("enter");
+        tree.write_file(dir.as_fd(), "leaf", "cgroup.procs", &child.id().to_string()).expect("enter");
         Self(child)
     }
 
@@ -82,18 +69,11 @@ impl Drop for Sleeper {
 }
 
 fn pod(uid: &str, qos: QosClass) -> PodCgroup {
-    PodCgroup {
-        uid: PodUid::new(uid).expect("uid"),
-        qos,
-    }
+    PodCgroup { uid: PodUid::new(uid).expect("uid"), qos }
 }
 
 fn setting(file: File, value: Value) -> Setting {
-    Setting {
-        file,
-        value,
-        origin: Origin::Manifest,
-    }
+    Setting { file, value, origin: Origin::Manifest }
 }
 
 fn memory_max(bytes: u64) -> Setting {
@@ -107,14 +87,8 @@ fn a_pod_and_its_leaves_can_be_made_and_removed_twice() {
     let leaf = pod.leaf("c1").expect("id");
     for _ in 0..2 {
         fixture.tree.create_pod(&pod, &[]).expect("pod");
-        fixture
-            .tree
-            .create_sandbox(&pod.leaf("s1").expect("id"))
-            .expect("sandbox");
-        fixture
-            .tree
-            .create_container(&leaf, &[])
-            .expect("container");
+        fixture.tree.create_sandbox(&pod.leaf("s1").expect("id")).expect("sandbox");
+        fixture.tree.create_container(&leaf, &[]).expect("container");
     }
     let expected = [pod.path(), leaf.path(), pod.leaf("s1").expect("id").path()];
     assert_eq!(fixture.tree.list().expect("list"), expected);
@@ -131,15 +105,9 @@ fn removing_a_pod_ends_everything_in_it_however_deep() {
     let pod = pod("a", QosClass::Guaranteed);
     fixture.tree.create_pod(&pod, &[]).expect("pod");
     let leaf = pod.leaf("c").expect("id");
-    fixture
-        .tree
-        .create_container(&leaf, &[])
-        .expect("container");
+    fixture.tree.create_container(&leaf, &[]).expect("container");
     let nested = leaf.path().child("made-by-the-container").expect("name");
-    fixture
-        .tree
-        .execute(&[Step::Mkdir(nested.clone())])
-        .expect("nested");
+    fixture.tree.execute(&[Step::Mkdir(nested.clone())]).expect("nested");
     let sleepers = [&leaf.path(), &nested].map(|path| Sleeper::inside(&fixture.tree, path));
     fixture.tree.remove(&pod.path()).expect("remove");
     assert_eq!(sleepers.map(Sleeper::signal), [Some(9), Some(9)]);
@@ -152,16 +120,10 @@ fn a_kernel_without_cgroup_kill_is_served_by_signals() {
     let pod = pod("a", QosClass::BestEffort);
     fixture.tree.create_pod(&pod, &[]).expect("pod");
     let leaf = pod.leaf("c").expect("id").path();
-    fixture
-        .tree
-        .execute(&[Step::Mkdir(leaf.clone())])
-        .expect("leaf");
+    fixture.tree.execute(&[Step::Mkdir(leaf.clone())]).expect("leaf");
     let sleeper = Sleeper::inside(&fixture.tree, &leaf);
     let dir = fixture.tree.open_dir(&pod.path()).expect("dir");
-    fixture
-        .tree
-        .kill_by_signals(dir.as_fd(), "pod")
-        .expect("kill");
+    fixture.tree.kill_by_signals(dir.as_fd(), "pod").expect("kill");
     assert_eq!(sleeper.signal(), Some(9));
 }
 
@@ -171,23 +133,11 @@ fn a_frozen_container_stands_until_it_is_thawed_or_killed() {
     let pod = pod("a", QosClass::Burstable);
     let leaf = pod.leaf("c").expect("id").path();
     fixture.tree.create_pod(&pod, &[]).expect("pod");
-    fixture
-        .tree
-        .execute(&[Step::Mkdir(leaf.clone())])
-        .expect("leaf");
+    fixture.tree.execute(&[Step::Mkdir(leaf.clone())]).expect("leaf");
     let sleeper = Sleeper::inside(&fixture.tree, &leaf);
-    let events = || {
-        CgroupEvents::parse(&fixture.tree.read(&leaf, "cgroup.events").expect("read"))
-            .expect("parse")
-    };
+    let events = || CgroupEvents::parse(&fixture.tree.read(&leaf, "cgroup.events").expect("read")).expect("parse");
     fixture.tree.freeze(&leaf).expect("freeze");
-    assert_eq!(
-        events(),
-        CgroupEvents {
-            populated: true,
-            frozen: true
-        }
-    );
+    assert_eq!(events(), CgroupEvents { populated: true, frozen: true });
     fixture.tree.thaw(&leaf).expect("thaw");
     assert!(!events().frozen);
     fixture.tree.freeze(&leaf).expect("freeze");
@@ -200,15 +150,10 @@ fn the_watch_reports_that_a_cgroup_filled_and_ran_empty() {
     let fixture = Fixture::new();
     let pod = pod("a", QosClass::Burstable);
     fixture.tree.create_pod(&pod, &[]).expect("pod");
-    let created = fixture
-        .tree
-        .create_container(&pod.leaf("c").expect("id"), &[])
-        .expect("container");
+    let created = fixture.tree.create_container(&pod.leaf("c").expect("id"), &[]).expect("container");
     let leaf = pod.leaf("c").expect("id").path();
     let mut watch = Watch::new().expect("watch");
-    watch
-        .add(created.dir.as_fd(), EventFile::CgroupEvents, 7)
-        .expect("add");
+    watch.add(created.dir.as_fd(), EventFile::CgroupEvents, 7).expect("add");
     assert_eq!(watch.read().expect("nothing"), []);
     let file = EventFile::CgroupEvents;
     let sleeper = Sleeper::inside(&fixture.tree, &leaf);
@@ -222,13 +167,9 @@ fn the_watch_reports_that_a_cgroup_filled_and_ran_empty() {
 }
 
 fn wait_for_change(watch: &mut Watch<u32>, expected: Change<u32>) {
-    let limit = Timespec {
-        tv_sec: 10,
-        tv_nsec: 0,
-    };
+    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
     loop {
-        let ready = rustix::event::poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&limit))
-            .expect("poll");
+        let ready = rustix::event::poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&limit)).expect("poll");
         assert_eq!(ready, 1, "no {expected:?} within 10 s");
         if watch.read().expect("read").contains(&expected) {
             return;
@@ -239,25 +180,16 @@ fn wait_for_change(watch: &mut Watch<u32>, expected: Change<u32>) {
 #[test]
 fn a_sweep_removes_only_pods_that_nobody_wants() {
     let fixture = Fixture::new();
-    for (uid, qos) in [
-        ("keep", QosClass::Burstable),
-        ("drop1", QosClass::Guaranteed),
-        ("drop2", QosClass::BestEffort),
-    ] {
+    for (uid, qos) in [("keep", QosClass::Burstable), ("drop1", QosClass::Guaranteed), ("drop2", QosClass::BestEffort)]
+    {
         fixture.tree.create_pod(&pod(uid, qos), &[]).expect("pod");
     }
     let foreign = CgroupPath::kubepods().child("foreign").expect("name");
-    fixture
-        .tree
-        .execute(&[Step::Mkdir(foreign.clone())])
-        .expect("foreign");
+    fixture.tree.execute(&[Step::Mkdir(foreign.clone())]).expect("foreign");
     let swept = fixture.tree.sweep(|uid| uid.as_str() == "keep");
     assert!(swept.errors.is_empty(), "{:?}", swept.errors);
     assert_eq!(swept.removed.len(), 2);
-    assert_eq!(
-        fixture.tree.list().expect("list"),
-        [pod("keep", QosClass::Burstable).path()]
-    );
+    assert_eq!(fixture.tree.list().expect("list"), [pod("keep", QosClass::Burstable).path()]);
     fixture.tree.open_dir(&foreign).expect("not ours");
 }
 
@@ -271,26 +203,17 @@ fn what_this_host_cannot_enforce_is_named() {
     let unenforced = fixture.tree.create_pod(&pod, &wanted).expect("pod");
     if fixture.tree.usable().contains(&Controller::Memory) {
         assert_eq!(unenforced, []);
-        assert_eq!(
-            fixture.tree.read(&pod.path(), "memory.max").expect("read"),
-            "1073741824\n"
-        );
+        assert_eq!(fixture.tree.read(&pod.path(), "memory.max").expect("read"), "1073741824\n");
     } else {
         let texts: Vec<_> = unenforced.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            texts,
-            ["memory.max = 1073741824 is not enforced: cgroup2 has no memory controller here"]
-        );
+        assert_eq!(texts, ["memory.max = 1073741824 is not enforced: cgroup2 has no memory controller here"]);
     }
 }
 
 #[test]
 fn a_controller_that_is_usable_here_gets_its_value() {
     let fixture = Fixture::new();
-    let size = crate::host::page_sizes()
-        .expect("page sizes")
-        .first()
-        .copied();
+    let size = crate::host::page_sizes().expect("page sizes").first().copied();
     let (Some(size), true) = (size, fixture.tree.usable().contains(&Controller::Hugetlb)) else {
         eprintln!("precondition missing: no hugetlb controller on this host's cgroup2");
         return;
@@ -299,39 +222,20 @@ fn a_controller_that_is_usable_here_gets_its_value() {
     let limit = setting(File::HugetlbMax(size), Value::Limit(Limit::Value(0)));
     assert_eq!(fixture.tree.create_pod(&pod, &[limit]).expect("pod"), []);
     let leaf = pod.leaf("c").expect("id");
-    assert_eq!(
-        fixture
-            .tree
-            .create_container(&leaf, &[limit])
-            .expect("leaf")
-            .unenforced,
-        []
-    );
-    assert_eq!(
-        fixture
-            .tree
-            .read(&leaf.path(), &limit.file.to_string())
-            .expect("read"),
-        "0\n"
-    );
+    assert_eq!(fixture.tree.create_container(&leaf, &[limit]).expect("leaf").unenforced, []);
+    assert_eq!(fixture.tree.read(&leaf.path(), &limit.file.to_string()).expect("read"), "0\n");
 }
 
 #[test]
 fn a_failed_plan_leaves_nothing_behind_and_names_file_and_value() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let tree =
-        Tree::open_lookalike(dir.path(), Controllers::from([Controller::Memory])).expect("tree");
+    let tree = Tree::open_lookalike(dir.path(), Controllers::from([Controller::Memory])).expect("tree");
     let leaf = pod("a", QosClass::Guaranteed).leaf("c").expect("id");
-    let error = tree
-        .create_container(&leaf, &[])
-        .expect_err("the pod is missing");
+    let error = tree.create_container(&leaf, &[]).expect_err("the pod is missing");
     assert!(error.to_string().ends_with("/kubepods/poda/c)"), "{error}");
     let mut steps = plan::create_pod(leaf.pod(), &[]);
     let missing = CgroupPath::kubepods().child("missing").expect("name");
-    steps.push(Step::Write {
-        dir: missing,
-        setting: memory_max(5),
-    });
+    steps.push(Step::Write { dir: missing, setting: memory_max(5) });
     tree.execute(&steps).expect_err("nobody made it");
     assert_eq!(std::fs::read_dir(dir.path()).expect("read_dir").count(), 0);
 }
@@ -344,43 +248,25 @@ fn values_are_written_as_the_kernel_reads_them() {
     let pod = pod("a", QosClass::Guaranteed);
     let pids = setting(File::PidsMax, Value::Limit(Limit::Value(9)));
     let cpu_max = setting(File::CpuMax, Value::Bandwidth(Limit::Value(50_000)));
-    let unenforced = tree
-        .create_pod(&pod, &[memory_max(5), cpu_max, pids])
-        .expect("pod");
+    let unenforced = tree.create_pod(&pod, &[memory_max(5), cpu_max, pids]).expect("pod");
     assert_eq!(tree.read(&pod.path(), "memory.max").expect("read"), "5");
-    assert_eq!(
-        tree.read(&pod.path(), "cpu.max").expect("read"),
-        "50000 100000"
-    );
+    assert_eq!(tree.read(&pod.path(), "cpu.max").expect("read"), "50000 100000");
     let why = Why::ControllerMissing(Controller::Pids);
-    assert_eq!(
-        unenforced,
-        [Unenforced {
-            dir: pod.path(),
-            setting: pids,
-            why
-        }]
-    );
+    assert_eq!(unenforced, [Unenforced { dir: pod.path(), setting: pids, why }]);
 }
 
 #[test]
 fn a_write_error_names_file_and_value() {
     let fixture = Fixture::new();
     let dir = fixture.tree.root.as_fd();
-    let error = fixture
-        .tree
-        .write_file(dir, "root", "cgroup.freeze", "maybe")
-        .expect_err("no number");
+    let error = fixture.tree.write_file(dir, "root", "cgroup.freeze", "maybe").expect_err("no number");
     assert_eq!(error.to_string(), r#"write(root/cgroup.freeze, "maybe")"#);
 }
 
 #[test]
 fn another_filesystem_is_refused() {
     let dir = tempfile::tempdir().expect("tempdir");
-    assert!(matches!(
-        Tree::open(dir.path()),
-        Err(TreeError::NotCgroup2 { .. })
-    ));
+    assert!(matches!(Tree::open(dir.path()), Err(TreeError::NotCgroup2 { .. })));
 }
 
 /// A directory with processes cannot give controllers to its children.
@@ -391,35 +277,19 @@ fn a_controller_that_the_kernel_refuses_is_named() {
         eprintln!("precondition missing: no hugetlb controller on this host's cgroup2");
         return;
     }
-    let size = crate::host::page_sizes()
-        .expect("page sizes")
-        .first()
-        .copied()
-        .expect("a size");
+    let size = crate::host::page_sizes().expect("page sizes").first().copied().expect("a size");
     let _moves = OWN_CGROUP.write().expect("no test failed while moving");
-    let home = crate::host::own_cgroup_dir()
-        .expect("own cgroup")
-        .expect("cgroup2");
+    let home = crate::host::own_cgroup_dir().expect("own cgroup").expect("cgroup2");
     fixture.tree.enter_daemon_leaf().expect("enter");
     let own = std::fs::read_to_string("/proc/self/cgroup").expect("own cgroup");
-    assert!(
-        crate::host::own_cgroup(&own).is_some_and(|path| path.ends_with("/daemon")),
-        "{own}"
-    );
-    fixture
-        .tree
-        .write_file(fixture.tree.root.as_fd(), "root", "cgroup.procs", "0")
-        .expect("into the root");
+    assert!(crate::host::own_cgroup(&own).is_some_and(|path| path.ends_with("/daemon")), "{own}");
+    fixture.tree.write_file(fixture.tree.root.as_fd(), "root", "cgroup.procs", "0").expect("into the root");
     let pod = pod("a", QosClass::Burstable);
     let limit = setting(File::HugetlbMax(size), Value::Limit(Limit::Value(0)));
     let unenforced = fixture.tree.create_pod(&pod, &[limit]);
     std::fs::write(home.join("cgroup.procs"), "0").expect("home again");
     std::fs::remove_dir(fixture.parent.join(DAEMON_LEAF)).expect("remove the leaf");
-    let whys: Vec<_> = unenforced
-        .expect("pod")
-        .into_iter()
-        .map(|unenforced| unenforced.why)
-        .collect();
+    let whys: Vec<_> = unenforced.expect("pod").into_iter().map(|unenforced| unenforced.why).collect();
     assert_eq!(whys, [Why::NotEnabled(Controller::Hugetlb, Errno::BUSY)]);
 }
 
@@ -437,11 +307,7 @@ fn large_files_and_deep_trees_are_refused() {
     for (depth, fits) in [(DEPTH_MAX - 1, true), (DEPTH_MAX, false)] {
         std::fs::create_dir_all(deepest(depth)).expect("nested");
         let result = remove_children(tree.root.as_fd(), "root", DEPTH_MAX);
-        assert_eq!(
-            matches!(result, Err(TreeError::TooDeep { .. })),
-            !fits,
-            "{result:?}"
-        );
+        assert_eq!(matches!(result, Err(TreeError::TooDeep { .. })), !fits, "{result:?}");
     }
 }
 
@@ -449,14 +315,8 @@ fn large_files_and_deep_trees_are_refused() {
 fn levels_can_be_made_before_their_pods() {
     let fixture = Fixture::new();
     for qos in QosClass::ALL {
-        fixture
-            .tree
-            .create_level(&CgroupPath::qos(qos), &[])
-            .expect("level");
-        fixture
-            .tree
-            .open_dir(&CgroupPath::qos(qos))
-            .expect("exists");
+        fixture.tree.create_level(&CgroupPath::qos(qos), &[]).expect("level");
+        fixture.tree.open_dir(&CgroupPath::qos(qos)).expect("exists");
     }
     assert_eq!(fixture.tree.list().expect("list"), []);
 }

@@ -228,6 +228,7 @@ mod tests {
             allocatable_cpu_milli: 2000,
             allocatable_memory_bytes: 1 << 30,
             allocatable_ephemeral_bytes: 1 << 30,
+            cpus: 2,
             nofile: (1024, 4096),
             capabilities: 1,
         };

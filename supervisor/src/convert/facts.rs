@@ -13,6 +13,8 @@ pub struct NodeFacts {
     pub allocatable_cpu_milli: i64,
     pub allocatable_memory_bytes: i64,
     pub allocatable_ephemeral_bytes: i64,
+    /// Processors, for the paths below `/sys` that are per processor.
+    pub cpus: u32,
     /// `RLIMIT_NOFILE` that containers get, soft and hard.
     pub nofile: (u64, u64),
     /// Every capability that the kernel knows, as a bit set.

@@ -6,10 +6,11 @@ use super::ConfigError;
 use super::env::{Environment, Sources, manifest_environment, process_environment};
 use super::expand::expand;
 use super::mounts::{Volumes, mounts};
-use super::security::{MASKED_PATHS, READ_ONLY_PATHS, Security};
+use super::security::Security;
 use super::slots::{MAX_DESCRIPTORS, Needed, Slots};
 use crate::runtime::capabilities;
 use crate::runtime::launch::{Capabilities, Devices, Launch, Process, Rlimit, Root, User};
+use crate::runtime::standard;
 
 /// What the image says about its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,8 +51,11 @@ pub fn launch(
     let environment = manifest_environment(sources, container)?;
     let mounts = mounts(spec, container, &environment, volumes, container_id, &mut slots)?;
     let process = process(sources, container, image, &environment, oom_score_adj, &mut slots)?;
-    let (masked_paths, read_only_paths) =
-        if security.unmasked() { (Vec::new(), Vec::new()) } else { (owned(&MASKED_PATHS), owned(&READ_ONLY_PATHS)) };
+    let (masked_paths, read_only_paths) = if security.unmasked() {
+        (Vec::new(), Vec::new())
+    } else {
+        (standard::masked_paths(sources.node.cpus), standard::read_only_paths())
+    };
     let launch = Launch {
         root: Root { layers, scratch, read_only: security.read_only_root() },
         mounts,
@@ -150,10 +154,6 @@ fn pod_description(sources: Sources<'_>) -> String {
 
 fn spec_of(sources: Sources<'_>) -> Result<&PodSpec, ConfigError> {
     sources.pod.spec.as_ref().ok_or_else(|| ConfigError("pod has no spec".to_owned()))
-}
-
-fn owned(paths: &[&str]) -> Vec<String> {
-    paths.iter().map(|path| (*path).to_owned()).collect()
 }
 
 /// The user that a container would run as, for those who need it before a launch exists.

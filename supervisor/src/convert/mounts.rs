@@ -11,6 +11,7 @@ use super::security::Security;
 use super::slots::{Needed, Slots};
 use crate::monitor::protocol::SHM_VOLUME;
 use crate::runtime::launch::{Mount, MountOptions, MountSource, Propagation};
+use crate::runtime::standard;
 
 /// Where a pod's volume lies while the pod lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +69,6 @@ impl PodFile {
 pub fn termination_log(container_id: &str) -> String {
     format!("termination-{container_id}")
 }
-
-/// The `/dev` tmpfs of a container.
-const DEV_BYTES: u64 = 65_536 * 1024;
 
 /// Rule VO58.
 const DEFAULT_TERMINATION_LOG: &str = "/dev/termination-log";
@@ -162,37 +160,17 @@ fn check_sub_path(path: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn system_mounts(
-    spec: &PodSpec,
-    security: Security<'_>,
-    taken: &BTreeSet<String>,
-    slots: &mut Slots,
-) -> Vec<Mount> {
-    let privileged = security.privileged();
-    let plain = MountOptions { nosuid: true, nodev: true, noexec: true, ..MountOptions::default() };
-    let guarded = MountOptions { read_only: !privileged, ..plain.clone() };
-    let dev = MountOptions { nosuid: true, noexec: true, ..MountOptions::default() };
-    let shm = MountSource::Kept { name: SHM_VOLUME.to_owned(), sub_path: None };
-    let mut all = vec![
-        ("/proc", MountSource::Proc, plain.clone()),
-        ("/dev", MountSource::Tmpfs { size_bytes: DEV_BYTES, mode: 0o755 }, dev.clone()),
-        ("/dev/pts", MountSource::Devpts, dev),
-        ("/dev/mqueue", MountSource::Mqueue, plain.clone()),
-        ("/sys", MountSource::Sysfs, guarded.clone()),
-        ("/sys/fs/cgroup", MountSource::Cgroup, guarded),
-    ];
-    if !spec.host_ipc.unwrap_or(false) {
-        all.push(("/dev/shm", shm, plain));
-    }
-    let mut mounts: Vec<Mount> = all
-        .into_iter()
-        .filter(|(target, ..)| !taken.contains(*target))
-        .map(|(target, source, options)| Mount { target: target.to_owned(), source, options })
-        .collect();
-    if spec.host_ipc.unwrap_or(false) && !taken.contains("/dev/shm") {
-        let slot = slots.add(Needed::HostShm);
-        let options = MountOptions { nosuid: true, nodev: true, noexec: true, ..MountOptions::default() };
-        mounts.push(Mount { target: "/dev/shm".to_owned(), source: MountSource::Detached(slot), options });
+fn system_mounts(spec: &PodSpec, security: Security<'_>, taken: &BTreeSet<String>, slots: &mut Slots) -> Vec<Mount> {
+    let mut mounts = standard::mounts(security.privileged());
+    mounts.retain(|mount| !taken.contains(&mount.target));
+    let options = MountOptions { nosuid: true, nodev: true, noexec: true, ..MountOptions::default() };
+    let shm = if spec.host_ipc.unwrap_or(false) {
+        MountSource::Detached(slots.add(Needed::HostShm))
+    } else {
+        MountSource::Kept { name: SHM_VOLUME.to_owned(), sub_path: None }
+    };
+    if !taken.contains("/dev/shm") {
+        mounts.push(Mount { target: "/dev/shm".to_owned(), source: shm, options });
     }
     for file in PodFile::ALL.into_iter().filter(|file| !taken.contains(file.target())) {
         let read_only = file != PodFile::Hosts && security.read_only_root();
@@ -243,7 +221,7 @@ mod tests {
         let targets: Vec<_> = got.iter().map(|mount| mount.target.as_str()).collect();
         let place = |target| targets.iter().position(|t| *t == target).unwrap();
         assert!(place("/a/b") < place("/a/b/c"));
-        assert!(place("/dev") < place("/dev/shm"));
+        assert!(place("/dev/pts") < place("/a/b/c"));
         assert!(place("/sys") < place("/sys/fs/cgroup"));
     }
 

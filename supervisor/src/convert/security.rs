@@ -8,25 +8,6 @@ use super::ConfigError;
 use super::slots::SeccompProfile;
 use crate::runtime::launch::User;
 
-/// Rule PV4, without the thermal files that only some hosts have.
-pub const MASKED_PATHS: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Rule PV4.
-pub const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 /// The security settings that hold for one container: its own, else the pod's, field by field (rule SC1).
 #[derive(Debug, Clone, Copy)]
 pub struct Security<'a> {

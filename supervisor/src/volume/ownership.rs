@@ -39,7 +39,8 @@ fn give_entry(
     read_only: bool,
     depth: u32,
 ) -> Result<(), VolumeError> {
-    let call = |call| VolumeError::system(call, name.to_string_lossy().as_ref());
+    let shown = name.to_string_lossy().into_owned();
+    let call = |call| VolumeError::system(call, &shown);
     let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
         stat => stat.map_err(call("stat"))?,
