@@ -14,7 +14,11 @@ impl Path {
     }
 
     pub(super) fn field(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            Path(name.to_owned())
+        } else {
+            Path(format!("{}.{name}", self.0))
+        }
     }
 
     pub(super) fn index(&self, index: usize) -> Self {
@@ -94,15 +98,24 @@ impl FieldError {
             ErrorKind::Invalid { value } => format!("Invalid value: {}", shown(value)),
             ErrorKind::NotSupported { value, supported } => {
                 let list: Vec<String> = supported.iter().map(|text| format!("{text:?}")).collect();
-                format!("Unsupported value: {value:?}: supported values: {}", list.join(", "))
+                format!(
+                    "Unsupported value: {value:?}: supported values: {}",
+                    list.join(", ")
+                )
             }
             ErrorKind::Duplicate { value } => format!("Duplicate value: {}", shown(value)),
             ErrorKind::Forbidden => "Forbidden".to_owned(),
             ErrorKind::NotFound { value } => format!("Not found: {}", shown(value)),
             ErrorKind::TooLong { max } => format!("Too long: may not be more than {max} bytes"),
-            ErrorKind::TooMany { actual, max } => format!("Too many: {actual}: must have at most {max} items"),
+            ErrorKind::TooMany { actual, max } => {
+                format!("Too many: {actual}: must have at most {max} items")
+            }
         };
-        if self.detail.is_empty() { head } else { format!("{head}: {}", self.detail) }
+        if self.detail.is_empty() {
+            head
+        } else {
+            format!("{head}: {}", self.detail)
+        }
     }
 
     /// The reason of a `causes` entry of a Status object.
@@ -124,7 +137,9 @@ impl FieldError {
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.to_string()
+        }
     }
 }
 
@@ -153,7 +168,11 @@ pub struct Cause {
 impl Invalid {
     /// The entries of `details.causes`.
     pub fn causes(&self) -> Vec<Cause> {
-        let cause = |e: &FieldError| Cause { reason: e.reason(), message: e.body(), field: e.path.clone() };
+        let cause = |e: &FieldError| Cause {
+            reason: e.reason(),
+            message: e.body(),
+            field: e.path.clone(),
+        };
         self.0.iter().map(cause).collect()
     }
 
@@ -183,7 +202,11 @@ pub(super) struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn push(&mut self, path: &Path, kind: ErrorKind, detail: impl Into<String>) {
-        let error = FieldError { path: path.to_string(), kind, detail: detail.into() };
+        let error = FieldError {
+            path: path.to_string(),
+            kind,
+            detail: detail.into(),
+        };
         if !self.0.contains(&error) {
             self.0.push(error);
         }
@@ -193,8 +216,19 @@ impl Errors {
         self.push(path, ErrorKind::Required, detail);
     }
 
-    pub(super) fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: impl Into<String>) {
-        self.push(path, ErrorKind::Invalid { value: value.into() }, detail);
+    pub(super) fn invalid(
+        &mut self,
+        path: &Path,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(
+            path,
+            ErrorKind::Invalid {
+                value: value.into(),
+            },
+            detail,
+        );
     }
 
     /// One error for each of the messages that a name check returned.
@@ -206,11 +240,24 @@ impl Errors {
 
     pub(super) fn not_supported(&mut self, path: &Path, value: &str, supported: &[&str]) {
         let supported = supported.iter().map(|text| (*text).to_owned()).collect();
-        self.push(path, ErrorKind::NotSupported { value: value.to_owned(), supported }, "");
+        self.push(
+            path,
+            ErrorKind::NotSupported {
+                value: value.to_owned(),
+                supported,
+            },
+            "",
+        );
     }
 
     pub(super) fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
-        self.push(path, ErrorKind::Duplicate { value: value.into() }, "");
+        self.push(
+            path,
+            ErrorKind::Duplicate {
+                value: value.into(),
+            },
+            "",
+        );
     }
 
     pub(super) fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
@@ -218,7 +265,13 @@ impl Errors {
     }
 
     pub(super) fn not_found(&mut self, path: &Path, value: &str) {
-        self.push(path, ErrorKind::NotFound { value: value.into() }, "");
+        self.push(
+            path,
+            ErrorKind::NotFound {
+                value: value.into(),
+            },
+            "",
+        );
     }
 
     pub(super) fn too_long(&mut self, path: &Path, max: usize) {
@@ -247,7 +300,11 @@ impl Errors {
     }
 
     pub(super) fn done(self) -> Result<(), Invalid> {
-        if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Invalid(self.0))
+        }
     }
 }
 
@@ -277,21 +334,45 @@ mod tests {
         errors.too_many(&path, 4, 3);
         errors.too_many(&path, 4, 3);
         let bodies: Vec<String> = errors.0.iter().map(FieldError::body).collect();
-        assert_eq!(bodies, [
-            "Required value", "Required value: say why", "Invalid value: \"x\\\"y\": bad", "Invalid value: -1",
-            "Invalid value: {\"a\":true}: no", "Unsupported value: \"x\": supported values: \"A\", \"B\"", "Duplicate value: \"x\"",
-            "Forbidden: not here", "Not found: \"v\"", "Too long: may not be more than 63 bytes",
-            "Too many: 4: must have at most 3 items",
-        ]);
+        assert_eq!(
+            bodies,
+            [
+                "Required value",
+                "Required value: say why",
+                "Invalid value: \"x\\\"y\": bad",
+                "Invalid value: -1",
+                "Invalid value: {\"a\":true}: no",
+                "Unsupported value: \"x\": supported values: \"A\", \"B\"",
+                "Duplicate value: \"x\"",
+                "Forbidden: not here",
+                "Not found: \"v\"",
+                "Too long: may not be more than 63 bytes",
+                "Too many: 4: must have at most 3 items",
+            ]
+        );
         assert_eq!(errors.0[0].to_string(), "a.b[1][c/d]: Required value");
     }
 
     #[test]
     fn one_error_is_bare_and_several_are_a_list() {
-        let error = |path: &str| FieldError { path: path.to_owned(), kind: ErrorKind::Required, detail: String::new() };
-        assert_eq!(Invalid(vec![error("a")]).message("Pod", "x"), "Pod \"x\" is invalid: a: Required value");
+        let error = |path: &str| FieldError {
+            path: path.to_owned(),
+            kind: ErrorKind::Required,
+            detail: String::new(),
+        };
+        assert_eq!(
+            Invalid(vec![error("a")]).message("Pod", "x"),
+            "Pod \"x\" is invalid: a: Required value"
+        );
         let two = Invalid(vec![error("a"), error("b")]);
         assert_eq!(two.to_string(), "[a: Required value, b: Required value]");
-        assert_eq!(two.causes()[1], Cause { reason: "FieldValueRequired", message: "Required value".to_owned(), field: "b".to_owned() });
+        assert_eq!(
+            two.causes()[1],
+            Cause {
+                reason: "FieldValueRequired",
+                message: "Required value".to_owned(),
+                field: "b".to_owned()
+            }
+        );
     }
 }
