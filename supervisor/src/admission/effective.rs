@@ -9,9 +9,7 @@ use super::quantity::Amount;
 /// overhead are not looked at.
 pub fn effective_request(spec: &PodSpec, resource: &str) -> Option<Amount> {
     let inits = || spec.init_containers.iter().flatten();
-    inits()
-        .chain(&spec.containers)
-        .find_map(|container| request(container, resource))?;
+    inits().chain(&spec.containers).find_map(|container| request(container, resource))?;
     let own = |container| request(container, resource).unwrap_or(Amount::ZERO);
     let mut sidecars = Amount::ZERO;
     let mut peak = Amount::ZERO;
@@ -23,11 +21,7 @@ pub fn effective_request(spec: &PodSpec, resource: &str) -> Option<Amount> {
             peak = peak.max(own(container).plus(sidecars));
         }
     }
-    let apps = spec
-        .containers
-        .iter()
-        .map(own)
-        .fold(sidecars, |sum, own| own.plus(sum));
+    let apps = spec.containers.iter().map(own).fold(sidecars, |sum, own| own.plus(sum));
     Some(apps.max(peak))
 }
 
@@ -50,14 +44,8 @@ mod tests {
     fn sidecars_count_from_where_they_start() {
         // ER2
         let vectors = [
-            (
-                vec![container("100m", true), container("500m", false)],
-                "600m",
-            ),
-            (
-                vec![container("500m", false), container("100m", true)],
-                "500m",
-            ),
+            (vec![container("100m", true), container("500m", false)], "600m"),
+            (vec![container("500m", false), container("100m", true)], "500m"),
             (vec![container("100m", true)], "300m"),
         ];
         for (inits, expected) in vectors {
@@ -66,10 +54,7 @@ mod tests {
                 containers: vec![container("200m", false)],
                 ..PodSpec::default()
             };
-            assert_eq!(
-                effective_request(&spec, "cpu").unwrap().canonical(),
-                expected
-            );
+            assert_eq!(effective_request(&spec, "cpu").unwrap().canonical(), expected);
             assert_eq!(effective_request(&spec, "memory"), None);
         }
     }

@@ -52,10 +52,7 @@ impl Ord for Amount {
 
 impl Amount {
     /// Nothing of anything.
-    pub const ZERO: Amount = Amount {
-        nanos: 0,
-        family: Family::Decimal,
-    };
+    pub const ZERO: Amount = Amount { nanos: 0, family: Family::Decimal };
 
     /// Reads a quantity; the error is Kubernetes' text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
@@ -65,23 +62,14 @@ impl Amount {
             Some(_) => (false, text),
             None => return Err(BAD_FORMAT),
         };
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, suffix) = rest.split_at(end);
-        if number.is_empty()
-            || !suffix
-                .chars()
-                .all(|c| c.is_ascii_digit() || "eEinumkKMGTP+-".contains(c))
-        {
+        if number.is_empty() || !suffix.chars().all(|c| c.is_ascii_digit() || "eEinumkKMGTP+-".contains(c)) {
             return Err(BAD_FORMAT);
         }
         let (family, scale) = scale_of(suffix).ok_or(BAD_SUFFIX)?;
         let magnitude = scale.apply(number).ok_or(BAD_NUMBER)?;
-        Ok(Amount {
-            nanos: if negative { -magnitude } else { magnitude },
-            family,
-        })
+        Ok(Amount { nanos: if negative { -magnitude } else { magnitude }, family })
     }
 
     /// Whether it is below zero.
@@ -107,47 +95,29 @@ impl Amount {
     /// The sum; stays at the largest magnitude.
     #[must_use]
     pub fn plus(self, other: Amount) -> Amount {
-        Amount {
-            nanos: self.nanos.saturating_add(other.nanos).min(MAX),
-            family: self.family,
-        }
+        Amount { nanos: self.nanos.saturating_add(other.nanos).min(MAX), family: self.family }
     }
 
     /// Rounded up to whole milli units (QT4).
     #[must_use]
     pub fn rounded_up_to_milli(self) -> Amount {
         let rest = self.nanos.rem_euclid(MILLI);
-        let nanos = if rest == 0 {
-            self.nanos
-        } else {
-            self.nanos - rest + MILLI
-        };
-        Amount {
-            nanos: nanos.min(MAX),
-            ..self
-        }
+        let nanos = if rest == 0 { self.nanos } else { self.nanos - rest + MILLI };
+        Amount { nanos: nanos.min(MAX), ..self }
     }
 
     /// The canonical text (QT3).
     pub fn canonical(self) -> String {
         match self.family {
-            Family::Binary if self.is_whole() && self.nanos.abs() >= 1024 * NANO => power_text(
-                self.nanos / NANO,
-                1024,
-                &["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"],
-            ),
-            Family::Binary | Family::Decimal => power_text(
-                self.nanos,
-                1000,
-                &["n", "u", "m", "", "k", "M", "G", "T", "P", "E"],
-            ),
-            Family::Exponent => power_text(
-                self.nanos,
-                1000,
-                &[
-                    "e-9", "e-6", "e-3", "", "e3", "e6", "e9", "e12", "e15", "e18",
-                ],
-            ),
+            Family::Binary if self.is_whole() && self.nanos.abs() >= 1024 * NANO => {
+                power_text(self.nanos / NANO, 1024, &["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
+            }
+            Family::Binary | Family::Decimal => {
+                power_text(self.nanos, 1000, &["n", "u", "m", "", "k", "M", "G", "T", "P", "E"])
+            }
+            Family::Exponent => {
+                power_text(self.nanos, 1000, &["e-9", "e-6", "e-3", "", "e3", "e6", "e9", "e12", "e15", "e18"])
+            }
         }
     }
 }
@@ -155,10 +125,7 @@ impl Amount {
 /// Rounds a quantity of a resource list up to milli and writes it canonically, as the API server stores it (QT3, QT4).
 /// What is no quantity is left as it is: validation reports it.
 pub fn normalised(text: &str) -> String {
-    Amount::parse(text).map_or_else(
-        |_| text.to_owned(),
-        |amount| amount.rounded_up_to_milli().canonical(),
-    )
+    Amount::parse(text).map_or_else(|_| text.to_owned(), |amount| amount.rounded_up_to_milli().canonical())
 }
 
 /// A whole number with the largest suffix that loses nothing.
@@ -203,9 +170,7 @@ fn scale_of(suffix: &str) -> Option<(Family, Scale)> {
         "Ei" => binary(60),
         _ => {
             let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            (-1000..=1000)
-                .contains(&exponent)
-                .then_some((Family::Exponent, Scale::Ten(exponent)))
+            (-1000..=1000).contains(&exponent).then_some((Family::Exponent, Scale::Ten(exponent)))
         }
     }
 }
@@ -242,22 +207,12 @@ fn scaled(mantissa: i128, ten: i32, two: u32) -> i128 {
         let Some(divisor) = down else { return 1 };
         // Divide first what divides, so that the product stays small.
         return match mantissa.checked_mul(1 << two) {
-            Some(product) => {
-                (product.div_euclid(divisor) + i128::from(product % divisor != 0)).min(MAX)
-            }
-            None => (mantissa / divisor + 1)
-                .checked_mul(1 << two)
-                .unwrap_or(MAX)
-                .min(MAX),
+            Some(product) => (product.div_euclid(divisor) + i128::from(product % divisor != 0)).min(MAX),
+            None => (mantissa / divisor + 1).checked_mul(1 << two).unwrap_or(MAX).min(MAX),
         };
     };
-    let factor = 10_i128
-        .checked_pow(up)
-        .and_then(|ten| ten.checked_mul(1 << two));
-    factor
-        .and_then(|factor| mantissa.checked_mul(factor))
-        .unwrap_or(MAX)
-        .min(MAX)
+    let factor = 10_i128.checked_pow(up).and_then(|ten| ten.checked_mul(1 << two));
+    factor.and_then(|factor| mantissa.checked_mul(factor)).unwrap_or(MAX).min(MAX)
 }
 
 #[cfg(test)]
@@ -290,10 +245,7 @@ mod tests {
             ("1E", "1E"),
             ("12e-1", "1200e-3"),
             ("9Ei", "9223372036854775807"),
-            (
-                "99999999999999999999999999999999999999999",
-                "9223372036854775807",
-            ),
+            ("99999999999999999999999999999999999999999", "9223372036854775807"),
             ("0.00000000000000000000000000000000000000000000000001", "1m"),
         ] {
             assert_eq!(normalised(text), expected, "{text}");

@@ -42,18 +42,8 @@ impl Fault {
     pub fn snippet(&self) -> Option<String> {
         let Position { line, column } = self.position?;
         let column = column.checked_sub(1)?;
-        let first = if column >= SNIPPET_WIDTH {
-            column - SNIPPET_WIDTH / 2
-        } else {
-            0
-        };
-        let shown: String = self
-            .line
-            .chars()
-            .skip(first)
-            .take(SNIPPET_WIDTH)
-            .map(one_column)
-            .collect();
+        let first = if column >= SNIPPET_WIDTH { column - SNIPPET_WIDTH / 2 } else { 0 };
+        let shown: String = self.line.chars().skip(first).take(SNIPPET_WIDTH).map(one_column).collect();
         if shown.trim().is_empty() {
             return None;
         }
@@ -66,11 +56,7 @@ impl Fault {
 
 /// A character as something that takes one column, so that the mark stands under its place.
 fn one_column(character: char) -> char {
-    if character.is_control() {
-        ' '
-    } else {
-        character
-    }
+    if character.is_control() { ' ' } else { character }
 }
 
 /// Control characters (ANSI sequences among them) written out (D20). Newlines stay: some messages have several lines.
@@ -146,36 +132,21 @@ mod tests {
 
     #[test]
     fn a_fault_is_one_clickable_line_without_control_characters() {
-        assert_eq!(
-            fault("  x: 1", 3).to_string(),
-            "a.yaml:12:3: spec.x: is \\u{1b}[31mred"
-        );
+        assert_eq!(fault("  x: 1", 3).to_string(), "a.yaml:12:3: spec.x: is \\u{1b}[31mred");
     }
 
     #[test]
     fn the_mark_stands_under_the_column() {
-        assert_eq!(
-            fault("\tä: 1", 2).snippet().unwrap(),
-            "  12 |  ä: 1\n     |  ^"
-        );
+        assert_eq!(fault("\tä: 1", 2).snippet().unwrap(), "  12 |  ä: 1\n     |  ^");
         let long = format!("{}x", " a".repeat(300));
         let shown = fault(&long, 601).snippet().unwrap();
         let (line, mark) = shown.split_once('\n').unwrap();
-        assert_eq!(
-            line.chars()
-                .nth(mark.chars().position(|c| c == '^').unwrap()),
-            Some('x')
-        );
+        assert_eq!(line.chars().nth(mark.chars().position(|c| c == '^').unwrap()), Some('x'));
         assert!(line.chars().count() <= SNIPPET_WIDTH + 7);
     }
 
     #[test]
     fn the_same_fault_is_reported_once() {
-        assert_eq!(
-            Refused::new(vec![fault("", 1), fault("", 1), fault("", 2)])
-                .faults
-                .len(),
-            2
-        );
+        assert_eq!(Refused::new(vec![fault("", 1), fault("", 1), fault("", 2)]).faults.len(), 2);
     }
 }

@@ -2,8 +2,7 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, LimitRange, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
-    Service, ServiceAccount,
+    ConfigMap, LimitRange, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -63,15 +62,8 @@ const KIND_NAMES: &[&str] = &[
     "LimitRange",
 ];
 /// Kinds that make Pods from a template.
-const WORKLOADS: &[&str] = &[
-    "Deployment",
-    "StatefulSet",
-    "DaemonSet",
-    "ReplicaSet",
-    "ReplicationController",
-    "Job",
-    "CronJob",
-];
+const WORKLOADS: &[&str] =
+    &["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
 
 /// Why a document is no [`Object`].
 #[derive(Debug, PartialEq, Eq)]
@@ -160,10 +152,7 @@ impl Object {
         if is_set(&metadata.name) || is_set(&metadata.generate_name) {
             return Ok(());
         }
-        Err(Refusal::Kind(
-            "metadata.name",
-            "Required value: name or generateName is required".to_owned(),
-        ))
+        Err(Refusal::Kind("metadata.name", "Required value: name or generateName is required".to_owned()))
     }
 }
 
@@ -173,19 +162,11 @@ fn decode<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<Box<T>, Refusal> {
 
 fn type_of(value: &Value) -> Result<(&str, &str), Refusal> {
     let Value::Object(entries) = value else {
-        return Err(Refusal::Kind(
-            "",
-            "a manifest is an object with apiVersion, kind and metadata".to_owned(),
-        ));
+        return Err(Refusal::Kind("", "a manifest is an object with apiVersion, kind and metadata".to_owned()));
     };
     let required = |field| {
         let text = typed::text(entries, field).filter(|text| !text.is_empty());
-        text.ok_or_else(|| {
-            Refusal::Kind(
-                field,
-                "Required value: must be a non-empty string".to_owned(),
-            )
-        })
+        text.ok_or_else(|| Refusal::Kind(field, "Required value: must be a non-empty string".to_owned()))
     };
     Ok((required("apiVersion")?, required("kind")?))
 }
@@ -198,30 +179,21 @@ fn unknown_type(api_version: &str, kind: &str) -> Refusal {
         return Refusal::Kind("kind", message);
     }
     if let Some((right, _)) = KINDS.iter().find(|(_, known)| *known == kind) {
-        let message = format!(
-            "no matches for kind {kind:?} in version {api_version:?}, did you mean {right:?}?"
-        );
+        let message = format!("no matches for kind {kind:?} in version {api_version:?}, did you mean {right:?}?");
         return Refusal::Kind("apiVersion", message);
     }
     let known = match typed::nearest(kind, KIND_NAMES) {
         Some(nearest) => format!("did you mean {nearest:?}?"),
         None => format!("known are {}", KIND_NAMES.join(", ")),
     };
-    Refusal::Kind(
-        "kind",
-        format!("no matches for kind {kind:?} in version {api_version:?}, {known}"),
-    )
+    Refusal::Kind("kind", format!("no matches for kind {kind:?} in version {api_version:?}, {known}"))
 }
 
 /// `stringData` wins over `data`, and is write-only: it is gone afterwards.
 fn merge_string_data(mut secret: Secret) -> Secret {
     if let Some(texts) = secret.string_data.take() {
         let data = secret.data.get_or_insert_default();
-        data.extend(
-            texts
-                .into_iter()
-                .map(|(key, text)| (key, ByteString(text.into_bytes()))),
-        );
+        data.extend(texts.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
     }
     secret
 }
@@ -235,14 +207,9 @@ mod tests {
     fn string_data_wins_over_data_and_is_gone_afterwards() {
         let value = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
             "data": {"a": "b2xk", "b": "Yg=="}, "stringData": {"a": "new"}});
-        let Ok(Object::Secret(secret)) = Object::from_value(&value) else {
-            panic!("not a secret")
-        };
+        let Ok(Object::Secret(secret)) = Object::from_value(&value) else { panic!("not a secret") };
         let data = secret.data.unwrap();
-        assert_eq!(
-            (data["a"].0.as_slice(), data["b"].0.as_slice()),
-            (&b"new"[..], &b"b"[..])
-        );
+        assert_eq!((data["a"].0.as_slice(), data["b"].0.as_slice()), (&b"new"[..], &b"b"[..]));
         assert_eq!(secret.string_data, None);
     }
 

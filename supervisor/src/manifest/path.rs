@@ -23,18 +23,10 @@ impl FieldPath {
         while !rest.is_empty() {
             rest = rest.strip_prefix('.').unwrap_or(rest);
             if let Some((inside, after)) = rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
-                segments.push(
-                    inside
-                        .parse()
-                        .map_or_else(|_| Segment::Key(inside.to_owned()), Segment::Index),
-                );
+                segments.push(inside.parse().map_or_else(|_| Segment::Key(inside.to_owned()), Segment::Index));
                 rest = after;
             } else {
-                let end = rest
-                    .find(['.', '['])
-                    .unwrap_or(rest.len())
-                    .max(1)
-                    .min(rest.len());
+                let end = rest.find(['.', '[']).unwrap_or(rest.len()).max(1).min(rest.len());
                 let (key, after) = rest.split_at(rest.ceil_char_boundary(end));
                 segments.push(Segment::Key(key.to_owned()));
                 rest = after;
@@ -59,10 +51,7 @@ impl FieldPath {
 
 /// Whether a key can be written after a dot and be read back.
 fn is_plain(key: &str) -> bool {
-    !key.is_empty()
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'$')
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'$')
 }
 
 impl fmt::Display for FieldPath {
@@ -85,14 +74,9 @@ mod tests {
 
     #[test]
     fn a_path_reads_back_as_it_was_written() {
-        for text in [
-            "",
-            "spec",
-            "spec.containers[0].image",
-            "metadata.labels[app.kubernetes.io/name]",
-            "[3].x",
-            "a.b-c[1][2]",
-        ] {
+        for text in
+            ["", "spec", "spec.containers[0].image", "metadata.labels[app.kubernetes.io/name]", "[3].x", "a.b-c[1][2]"]
+        {
             assert_eq!(FieldPath::parse(text).to_string(), text);
         }
     }

@@ -35,10 +35,7 @@ impl Manifest {
     /// A fault at a field of this object, such as validation finds; `text` is the text that the object was decoded from.
     /// A field that isn't there is shown at the nearest one around it.
     pub fn fault(&self, text: &str, field: &str, message: String) -> Fault {
-        let source = Source {
-            file: &self.file,
-            text,
-        };
+        let source = Source { file: &self.file, text };
         let positions = yaml::positions(text, self.document);
         let field = FieldPath::parse(field);
         let position = positions.value(&self.within.clone().join(&field));
@@ -50,23 +47,14 @@ impl Manifest {
 pub fn decode(file: &str, text: &str) -> Result<Vec<Manifest>, Refused> {
     let source = Source { file, text };
     let documents = yaml::load(text).map_err(|faults| {
-        Refused::new(
-            faults
-                .into_iter()
-                .map(|f| source.fault(f.position, f.path, f.message))
-                .collect(),
-        )
+        Refused::new(faults.into_iter().map(|f| source.fault(f.position, f.path, f.message)).collect())
     })?;
     let mut manifests = Vec::new();
     let mut faults = Vec::new();
     for document in documents {
         source.document(document, &mut manifests, &mut faults);
     }
-    if faults.is_empty() {
-        Ok(manifests)
-    } else {
-        Err(Refused::new(faults))
-    }
+    if faults.is_empty() { Ok(manifests) } else { Err(Refused::new(faults)) }
 }
 
 /// Reads files, directories (their `*.yaml`, `*.yml`, `*.json`, sorted) and `-`. Every fault of every file is reported, and
@@ -83,17 +71,12 @@ pub fn read(arguments: &[PathBuf]) -> Result<Vec<Manifest>, Refused> {
             Err(fault) => faults.push(fault),
         }
     }
-    if faults.is_empty() {
-        Ok(manifests)
-    } else {
-        Err(Refused::new(faults))
-    }
+    if faults.is_empty() { Ok(manifests) } else { Err(Refused::new(faults)) }
 }
 
 fn read_file(file: &Path) -> Result<Vec<Manifest>, Refused> {
     let name = file.display().to_string();
-    let text =
-        text_of(file).map_err(|error| Refused::new(vec![of_file(&name, error.to_string())]))?;
+    let text = text_of(file).map_err(|error| Refused::new(vec![of_file(&name, error.to_string())]))?;
     decode(&name, &text)
 }
 
@@ -120,31 +103,17 @@ fn files_of(argument: &Path) -> Result<Vec<PathBuf>, Fault> {
     let mut files = Vec::new();
     for entry in fs::read_dir(argument).map_err(|error| fault(error.to_string()))? {
         let path = entry.map_err(|error| fault(error.to_string()))?.path();
-        let is_manifest = path
-            .extension()
-            .is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending));
+        let is_manifest = path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending));
         if is_manifest && path.is_file() {
             files.push(path);
         }
     }
     files.sort();
-    if files.is_empty() {
-        Err(fault(
-            "no *.yaml, *.yml or *.json in this directory".to_owned(),
-        ))
-    } else {
-        Ok(files)
-    }
+    if files.is_empty() { Err(fault("no *.yaml, *.yml or *.json in this directory".to_owned())) } else { Ok(files) }
 }
 
 fn of_file(file: &str, message: String) -> Fault {
-    Fault {
-        file: file.to_owned(),
-        position: None,
-        path: FieldPath::default(),
-        message,
-        line: String::new(),
-    }
+    Fault { file: file.to_owned(), position: None, path: FieldPath::default(), message, line: String::new() }
 }
 
 struct Source<'a> {
@@ -154,19 +123,8 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn fault(&self, position: Position, path: FieldPath, message: String) -> Fault {
-        let line = self
-            .text
-            .lines()
-            .nth(position.line - 1)
-            .unwrap_or_default()
-            .to_owned();
-        Fault {
-            file: self.file.to_owned(),
-            position: Some(position),
-            path,
-            message,
-            line,
-        }
+        let line = self.text.lines().nth(position.line - 1).unwrap_or_default().to_owned();
+        Fault { file: self.file.to_owned(), position: Some(position), path, message, line }
     }
 
     fn document(&self, document: Document, manifests: &mut Vec<Manifest>, faults: &mut Vec<Fault>) {
@@ -174,16 +132,10 @@ impl Source<'_> {
         for (within, value) in unpack(&document.value) {
             match Object::from_value(value) {
                 Ok(object) => {
-                    manifests.push(Manifest {
-                        object,
-                        file: self.file.to_owned(),
-                        document: document.number,
-                        within,
-                    });
+                    manifests.push(Manifest { object, file: self.file.to_owned(), document: document.number, within });
                 }
                 Err(refusal) => {
-                    let positions = positions
-                        .get_or_insert_with(|| yaml::positions(self.text, document.number));
+                    let positions = positions.get_or_insert_with(|| yaml::positions(self.text, document.number));
                     faults.extend(self.refusal(refusal, &within, positions));
                 }
             }
@@ -196,10 +148,7 @@ impl Source<'_> {
                 let path = within.clone().join(&FieldPath::parse(field));
                 vec![self.fault(positions.value(&path), path, message)]
             }
-            Refusal::Fields(problems) => problems
-                .into_iter()
-                .map(|p| self.problem(p, within, positions))
-                .collect(),
+            Refusal::Fields(problems) => problems.into_iter().map(|p| self.problem(p, within, positions)).collect(),
         };
         faults.sort_by_key(|fault| fault.position);
         faults
@@ -207,20 +156,10 @@ impl Source<'_> {
 
     fn problem(&self, problem: Problem, within: &FieldPath, positions: &Positions) -> Fault {
         match problem {
-            Problem::UnknownField {
-                path,
-                name,
-                nearest,
-            } => {
+            Problem::UnknownField { path, name, nearest } => {
                 let path = within.clone().join(&path);
-                let hint = nearest
-                    .map(|nearest| format!(", did you mean {nearest:?}?"))
-                    .unwrap_or_default();
-                self.fault(
-                    positions.key(&path),
-                    path,
-                    format!("unknown field {name:?}{hint}"),
-                )
+                let hint = nearest.map(|nearest| format!(", did you mean {nearest:?}?")).unwrap_or_default();
+                self.fault(positions.key(&path), path, format!("unknown field {name:?}{hint}"))
             }
             Problem::Mismatch { path, message } => {
                 let path = within.clone().join(&path);
@@ -238,15 +177,7 @@ fn unpack(value: &Value) -> Vec<(FieldPath, &Value)> {
         Some(Value::Array(items)) if is_list => items
             .iter()
             .enumerate()
-            .map(|(index, item)| {
-                (
-                    FieldPath(vec![
-                        Segment::Key("items".to_owned()),
-                        Segment::Index(index),
-                    ]),
-                    item,
-                )
-            })
+            .map(|(index, item)| (FieldPath(vec![Segment::Key("items".to_owned()), Segment::Index(index)]), item))
             .collect(),
         Some(Value::Null) | None if is_list => Vec::new(),
         Some(_) | None => vec![(FieldPath::default(), value)],

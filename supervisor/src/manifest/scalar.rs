@@ -10,16 +10,10 @@ const MAX_EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 pub(super) fn plain(text: &str) -> Result<Value, &'static str> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Ok(Value::Null),
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => {
-            Ok(Value::Bool(true))
-        }
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
-            Ok(Value::Bool(false))
-        }
-        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF"
-        | "-.inf" | "-.Inf" | "-.INF" => {
-            Err("infinity and NaN are not values of a Kubernetes object")
-        }
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => Ok(Value::Bool(true)),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => Ok(Value::Bool(false)),
+        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf"
+        | "-.INF" => Err("infinity and NaN are not values of a Kubernetes object"),
         _ => Ok(number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number)),
     }
 }
@@ -88,19 +82,14 @@ fn float(text: &str) -> Option<Number> {
 
 /// `(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
 fn is_float(text: &str) -> bool {
-    let (mantissa, exponent) = text
-        .split_once(['e', 'E'])
-        .map_or((text, None), |(m, e)| (m, Some(e)));
+    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(m, e)| (m, Some(e)));
     let is_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let exponent_ok = exponent.is_none_or(|e| {
         let e = e.strip_prefix(['+', '-']).unwrap_or(e);
         !e.is_empty() && is_digits(e)
     });
-    is_digits(whole)
-        && is_digits(fraction)
-        && !(whole.is_empty() && fraction.is_empty())
-        && exponent_ok
+    is_digits(whole) && is_digits(fraction) && !(whole.is_empty() && fraction.is_empty()) && exponent_ok
 }
 
 #[cfg(test)]
@@ -143,10 +132,7 @@ mod tests {
             ("2001-12-14T21:59:43Z", json!("2001-12-14T21:59:43Z")),
             ("-", json!("-")),
             (".", json!(".")),
-            (
-                "18446744073709551615",
-                json!(18_446_744_073_709_551_615_u64),
-            ),
+            ("18446744073709551615", json!(18_446_744_073_709_551_615_u64)),
             ("-9223372036854775808", json!(i64::MIN)),
             ("0x", json!("0x")),
             ("1e", json!("1e")),
@@ -167,13 +153,7 @@ mod tests {
 
     #[test]
     fn keys_are_text() {
-        for (text, expected) in [
-            ("name", "name"),
-            ("80", "80"),
-            ("0644", "420"),
-            ("yes", "true"),
-            ("1.5", "1.5"),
-        ] {
+        for (text, expected) in [("name", "name"), ("80", "80"), ("0644", "420"), ("yes", "true"), ("1.5", "1.5")] {
             assert_eq!(key(text).as_deref(), Ok(expected));
         }
         assert!(key("~").is_err());

@@ -7,9 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{
-    DeserializeSeed, Deserializer, Expected, MapAccess, SeqAccess, Unexpected, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 use serde_json::{Map, Value};
 
@@ -46,11 +44,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<T, Vec<
     let mut mismatches = Vec::new();
     loop {
         sink.unknown.get_mut().clear();
-        match T::deserialize(Node {
-            value,
-            at: At::Top,
-            fields: &sink,
-        }) {
+        match T::deserialize(Node { value, at: At::Top, fields: &sink }) {
             Ok(object) if mismatches.is_empty() && sink.unknown.get_mut().is_empty() => {
                 return Ok(object);
             }
@@ -123,36 +117,19 @@ impl std::error::Error for Mismatch {}
 
 impl serde::de::Error for Mismatch {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Mismatch {
-            at: None,
-            message: message.to_string(),
-        }
+        Mismatch { at: None, message: message.to_string() }
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::custom(format_args!(
-            "got {}, expected {}",
-            describe(found),
-            expectation(&expected.to_string())
-        ))
+        Self::custom(format_args!("got {}, expected {}", describe(found), expectation(&expected.to_string())))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let expected = expected.to_string();
         match expected.as_str() {
-            "i32" => Self::custom(format_args!(
-                "{} is out of the range of a 32-bit integer",
-                describe(found)
-            )),
-            "i64" => Self::custom(format_args!(
-                "{} is out of the range of a 64-bit integer",
-                describe(found)
-            )),
-            _ => Self::custom(format_args!(
-                "got {}, expected {}",
-                describe(found),
-                expectation(&expected)
-            )),
+            "i32" => Self::custom(format_args!("{} is out of the range of a 32-bit integer", describe(found))),
+            "i64" => Self::custom(format_args!("{} is out of the range of a 64-bit integer", describe(found))),
+            _ => Self::custom(format_args!("got {}, expected {}", describe(found), expectation(&expected))),
         }
     }
 }
@@ -200,31 +177,18 @@ struct Node<'de, 'p> {
 }
 
 impl<'de, 'p> Node<'de, 'p> {
-    fn visit<V: Visitor<'de>>(
-        &self,
-        known: Option<&'static [&'static str]>,
-        visitor: V,
-    ) -> Result<V::Value, Mismatch> {
+    fn visit<V: Visitor<'de>>(&self, known: Option<&'static [&'static str]>, visitor: V) -> Result<V::Value, Mismatch> {
         let result = match self.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
             Value::Number(number) => visit_number(number, visitor),
             Value::String(text) => visitor.visit_borrowed_str(text),
-            Value::Array(items) => visitor.visit_seq(Items {
-                items: items.iter().enumerate(),
-                up: self,
-            }),
-            Value::Object(entries) => visitor.visit_map(Entries {
-                entries: entries.iter(),
-                current: None,
-                known,
-                up: self,
-            }),
+            Value::Array(items) => visitor.visit_seq(Items { items: items.iter().enumerate(), up: self }),
+            Value::Object(entries) => {
+                visitor.visit_map(Entries { entries: entries.iter(), current: None, known, up: self })
+            }
         };
-        result.map_err(|mismatch| Mismatch {
-            at: mismatch.at.or_else(|| Some(self.at.path())),
-            ..mismatch
-        })
+        result.map_err(|mismatch| Mismatch { at: mismatch.at.or_else(|| Some(self.at.path())), ..mismatch })
     }
 
     fn is_skipped(&self, at: At<'_>) -> bool {
@@ -232,10 +196,7 @@ impl<'de, 'p> Node<'de, 'p> {
     }
 }
 
-fn visit_number<'de, V: Visitor<'de>>(
-    number: &serde_json::Number,
-    visitor: V,
-) -> Result<V::Value, Mismatch> {
+fn visit_number<'de, V: Visitor<'de>>(number: &serde_json::Number, visitor: V) -> Result<V::Value, Mismatch> {
     if let Some(value) = number.as_i64() {
         visitor.visit_i64(value)
     } else if let Some(value) = number.as_u64() {
@@ -253,18 +214,10 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        if self.value.is_null() {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
-        }
+        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Mismatch> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -295,20 +248,11 @@ struct Items<'de, 'u, 'p> {
 impl<'de> SeqAccess<'de> for Items<'de, '_, '_> {
     type Error = Mismatch;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Mismatch> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
         for (index, value) in self.items.by_ref() {
             let at = At::Index(&self.up.at, index);
             if !self.up.is_skipped(at) {
-                return seed
-                    .deserialize(Node {
-                        value,
-                        at,
-                        fields: self.up.fields,
-                    })
-                    .map(Some);
+                return seed.deserialize(Node { value, at, fields: self.up.fields }).map(Some);
             }
         }
         Ok(None)
@@ -326,21 +270,14 @@ struct Entries<'de, 'u, 'p> {
 impl<'de> MapAccess<'de> for Entries<'de, '_, '_> {
     type Error = Mismatch;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Mismatch> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Mismatch> {
         for (key, value) in self.entries.by_ref() {
             let at = At::Key(&self.up.at, key);
             match self.known {
                 _ if self.up.is_skipped(at) => {}
                 Some(known) if !known.contains(&key.as_str()) => {
                     let nearest = nearest(key, known);
-                    let unknown = Problem::UnknownField {
-                        path: at.path(),
-                        name: key.clone(),
-                        nearest,
-                    };
+                    let unknown = Problem::UnknownField { path: at.path(), name: key.clone(), nearest };
                     self.up.fields.unknown.borrow_mut().push(unknown);
                 }
                 Some(_) | None => {
@@ -354,11 +291,9 @@ impl<'de> MapAccess<'de> for Entries<'de, '_, '_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mismatch> {
         match self.current.take() {
-            Some((key, value)) => seed.deserialize(Node {
-                value,
-                at: At::Key(&self.up.at, key),
-                fields: self.up.fields,
-            }),
+            Some((key, value)) => {
+                seed.deserialize(Node { value, at: At::Key(&self.up.at, key), fields: self.up.fields })
+            }
             None => Err(serde::de::Error::custom("a value without a key")),
         }
     }
@@ -367,14 +302,10 @@ impl<'de> MapAccess<'de> for Entries<'de, '_, '_> {
 /// The name that was probably meant.
 pub(crate) fn nearest(name: &str, known: &'static [&'static str]) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
-    let likeness = |candidate: &&&'static str| {
-        strsim::normalized_damerau_levenshtein(&lower, &candidate.to_ascii_lowercase())
-    };
-    let best = known
-        .iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(&best) >= MIN_LIKENESS || is_plural(&lower, &best.to_ascii_lowercase()))
-        .then_some(best)
+    let likeness =
+        |candidate: &&&'static str| strsim::normalized_damerau_levenshtein(&lower, &candidate.to_ascii_lowercase());
+    let best = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) >= MIN_LIKENESS || is_plural(&lower, &best.to_ascii_lowercase())).then_some(best)
 }
 
 fn is_plural(one: &str, other: &str) -> bool {
@@ -433,11 +364,9 @@ mod tests {
 
     #[test]
     fn integers_are_range_checked() {
-        let value = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [], "priority": 3_000_000_000_i64}});
-        assert_eq!(
-            shown(&value),
-            ["spec.priority: the integer 3000000000 is out of the range of a 32-bit integer"]
-        );
+        let value =
+            json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [], "priority": 3_000_000_000_i64}});
+        assert_eq!(shown(&value), ["spec.priority: the integer 3000000000 is out of the range of a 32-bit integer"]);
     }
 
     #[test]

@@ -42,10 +42,7 @@ impl Position {
     pub const START: Position = Position { line: 1, column: 1 };
 
     fn of(span: Span) -> Self {
-        Position {
-            line: span.start.line(),
-            column: span.start.col() + 1,
-        }
+        Position { line: span.start.line(), column: span.start.col() + 1 }
     }
 }
 
@@ -74,20 +71,12 @@ pub struct YamlFault {
 pub fn load(text: &str) -> Result<Vec<Document>, Vec<YamlFault>> {
     if text.len() > MAX_TEXT {
         let message = format!("{} bytes of text, must be at most {MAX_TEXT}", text.len());
-        return Err(vec![YamlFault {
-            position: Position::START,
-            path: FieldPath::default(),
-            message,
-        }]);
+        return Err(vec![YamlFault { position: Position::START, path: FieldPath::default(), message }]);
     }
     let mut loader = Loader::new(text, false);
     // The sign of an early end; what ended it is the last fault.
     let documents = loader.documents().unwrap_or_default();
-    if loader.faults.is_empty() {
-        Ok(documents)
-    } else {
-        Err(loader.faults)
-    }
+    if loader.faults.is_empty() { Ok(documents) } else { Err(loader.faults) }
 }
 
 /// Where the fields of one document are: a second pass over a text that [`load`] accepted.
@@ -95,11 +84,7 @@ pub fn positions(text: &str, document: usize) -> Positions {
     let mut loader = Loader::new(text, true);
     // Faults were reported by `load`; what was passed before one is still of use.
     drop(loader.documents());
-    loader
-        .positions
-        .into_iter()
-        .nth(document)
-        .unwrap_or_default()
+    loader.positions.into_iter().nth(document).unwrap_or_default()
 }
 
 /// Positions of the keys and values of one document.
@@ -112,10 +97,7 @@ pub struct Positions {
 impl Positions {
     /// Where the key of a field stands, else the field, else the nearest field around it.
     pub fn key(&self, path: &FieldPath) -> Position {
-        self.keys
-            .get(path)
-            .copied()
-            .unwrap_or_else(|| self.value(path))
+        self.keys.get(path).copied().unwrap_or_else(|| self.value(path))
     }
 
     /// Where the value of a field begins, else that of the nearest field around it.
@@ -195,10 +177,7 @@ impl<'a> Loader<'a> {
             }
             Some(Err(error)) => {
                 let at = error.marker();
-                let position = Position {
-                    line: at.line().max(1),
-                    column: at.col() + 1,
-                };
+                let position = Position { line: at.line().max(1), column: at.col() + 1 };
                 self.fault(position, error.info())?;
                 Err(Stopped)
             }
@@ -214,16 +193,8 @@ impl<'a> Loader<'a> {
 
     /// Notes a fault and goes on.
     fn fault(&mut self, position: Position, message: impl Into<String>) -> Loaded<()> {
-        self.faults.push(YamlFault {
-            position,
-            path: FieldPath(self.path.clone()),
-            message: message.into(),
-        });
-        if self.faults.len() < MAX_FAULTS {
-            Ok(())
-        } else {
-            Err(Stopped)
-        }
+        self.faults.push(YamlFault { position, path: FieldPath(self.path.clone()), message: message.into() });
+        if self.faults.len() < MAX_FAULTS { Ok(()) } else { Err(Stopped) }
     }
 
     /// Notes a fault that nothing can follow.
@@ -242,9 +213,7 @@ impl<'a> Loader<'a> {
         let before = self.nodes;
         let (value, anchor) = match event {
             Event::Alias(anchor) => return self.alias(anchor, position),
-            Event::Scalar(text, style, anchor, tag) => {
-                (self.scalar(&text, style, tag.as_deref(), position)?, anchor)
-            }
+            Event::Scalar(text, style, anchor, tag) => (self.scalar(&text, style, tag.as_deref(), position)?, anchor),
             Event::SequenceStart(_, anchor, tag) => {
                 self.no_tag(tag.as_deref(), position)?;
                 (self.sequence(depth)?, anchor)
@@ -256,8 +225,7 @@ impl<'a> Loader<'a> {
             _ => return self.stop(position, "a value is missing here"),
         };
         if anchor != 0 {
-            self.anchors
-                .insert(anchor, (value.clone(), self.nodes - before + 1));
+            self.anchors.insert(anchor, (value.clone(), self.nodes - before + 1));
         }
         Ok(value)
     }
@@ -277,36 +245,20 @@ impl<'a> Loader<'a> {
         let size = *size;
         self.alias_nodes += size;
         if self.alias_nodes > MAX_ALIAS_NODES {
-            return self.stop(
-                position,
-                format!("aliases expand to more than {MAX_ALIAS_NODES} values"),
-            );
+            return self.stop(position, format!("aliases expand to more than {MAX_ALIAS_NODES} values"));
         }
         self.count(size, position)?;
-        Ok(self
-            .anchors
-            .get(&anchor)
-            .map(|(value, _)| value.clone())
-            .unwrap_or_default())
+        Ok(self.anchors.get(&anchor).map(|(value, _)| value.clone()).unwrap_or_default())
     }
 
     fn no_tag(&mut self, tag: Option<&Tag>, position: Position) -> Loaded<()> {
         match tag {
-            Some(tag) => self.fault(
-                position,
-                format!("the tag {} is not allowed in a manifest", tag.original()),
-            ),
+            Some(tag) => self.fault(position, format!("the tag {} is not allowed in a manifest", tag.original())),
             None => Ok(()),
         }
     }
 
-    fn scalar(
-        &mut self,
-        text: &str,
-        style: ScalarStyle,
-        tag: Option<&Tag>,
-        position: Position,
-    ) -> Loaded<Value> {
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, position: Position) -> Loaded<Value> {
         self.no_tag(tag, position)?;
         if text.contains('\0') {
             self.fault(position, "NUL in a string")?;
@@ -316,10 +268,9 @@ impl<'a> Loader<'a> {
                 Ok(value) => Ok(value),
                 Err(message) => self.fault(position, message).map(|()| Value::Bool(false)),
             },
-            ScalarStyle::SingleQuoted
-            | ScalarStyle::DoubleQuoted
-            | ScalarStyle::Literal
-            | ScalarStyle::Folded => Ok(Value::String(text.to_owned())),
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted | ScalarStyle::Literal | ScalarStyle::Folded => {
+                Ok(Value::String(text.to_owned()))
+            }
         }
     }
 
@@ -344,9 +295,7 @@ impl<'a> Loader<'a> {
             let (event, span) = self.must_next()?;
             let (key, is_merge) = match event {
                 Event::MappingEnd => break,
-                Event::Scalar(text, ScalarStyle::Plain, 0, None) if text == "<<" => {
-                    (text.into_owned(), true)
-                }
+                Event::Scalar(text, ScalarStyle::Plain, 0, None) if text == "<<" => (text.into_owned(), true),
                 event => (self.key(event, span)?, false),
             };
             let position = Position::of(span);
@@ -356,9 +305,7 @@ impl<'a> Loader<'a> {
             } else if self.recording
                 && let Some(positions) = self.positions.last_mut()
             {
-                positions
-                    .keys
-                    .insert(FieldPath(self.path.clone()), position);
+                positions.keys.insert(FieldPath(self.path.clone()), position);
             }
             let (event, span) = self.must_next()?;
             let value = self.node(event, span, depth + 1)?;
@@ -381,8 +328,7 @@ impl<'a> Loader<'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.no_tag(tag.as_deref(), position)?;
                 if anchor != 0 {
-                    self.anchors
-                        .insert(anchor, (Value::String(text.clone().into_owned()), 1));
+                    self.anchors.insert(anchor, (Value::String(text.clone().into_owned()), 1));
                 }
                 if style != ScalarStyle::Plain {
                     return Ok(text.into_owned());
@@ -402,12 +348,7 @@ impl<'a> Loader<'a> {
     }
 
     /// `<<`: a mapping or a list of them, the earlier ones first.
-    fn merge(
-        &mut self,
-        value: Value,
-        into: &mut Vec<(String, Value)>,
-        position: Position,
-    ) -> Loaded<()> {
+    fn merge(&mut self, value: Value, into: &mut Vec<(String, Value)>, position: Position) -> Loaded<()> {
         match value {
             Value::Object(entries) => into.extend(entries),
             Value::Array(items) if items.iter().all(Value::is_object) => {
@@ -416,20 +357,14 @@ impl<'a> Loader<'a> {
                         .into_iter()
                         .filter_map(|item| match item {
                             Value::Object(entries) => Some(entries),
-                            Value::Null
-                            | Value::Bool(_)
-                            | Value::Number(_)
-                            | Value::String(_)
-                            | Value::Array(_) => None,
+                            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                                None
+                            }
                         })
                         .flatten(),
                 );
             }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => {
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
                 return self.fault(position, "`<<` needs a mapping or a list of mappings");
             }
         }
@@ -440,10 +375,7 @@ impl<'a> Loader<'a> {
         if self.recording
             && let Some(positions) = self.positions.last_mut()
         {
-            positions
-                .values
-                .entry(FieldPath(self.path.clone()))
-                .or_insert(position);
+            positions.values.entry(FieldPath(self.path.clone())).or_insert(position);
         }
     }
 }

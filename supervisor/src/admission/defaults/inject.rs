@@ -1,9 +1,9 @@
 //! Defaults that depend on other objects (admission plug-ins): priority, tolerations, service account and its token.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
-    ObjectFieldSelector, PodSpec, ProjectedVolumeSource, ServiceAccount,
-    ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
+    ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector,
+    PodSpec, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume, VolumeMount,
+    VolumeProjection,
 };
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 
@@ -18,10 +18,7 @@ const TOKEN_SECONDS: i64 = 3607;
 /// The priority class that no pressure evicts.
 pub const NODE_CRITICAL: &str = "system-node-critical";
 /// Classes that exist without an object.
-const BUILT_IN: [(&str, i32); 2] = [
-    (NODE_CRITICAL, 2_000_001_000),
-    ("system-cluster-critical", 2_000_000_000),
-];
+const BUILT_IN: [(&str, i32); 2] = [(NODE_CRITICAL, 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 
 /// Why a pod's priority can't be set; refused with 403.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,21 +43,13 @@ pub enum PriorityError {
 pub fn set_priority(spec: &mut PodSpec, classes: &[PriorityClass]) -> Result<(), PriorityError> {
     let name = spec.priority_class_name.as_deref().unwrap_or_default();
     let class = if name.is_empty() {
-        classes
-            .iter()
-            .filter(|class| class.global_default == Some(true))
-            .min_by_key(|class| class.value)
+        classes.iter().filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value)
     } else {
-        classes
-            .iter()
-            .find(|class| class.metadata.name.as_deref() == Some(name))
+        classes.iter().find(|class| class.metadata.name.as_deref() == Some(name))
     };
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
     let (computed, preemption) = match (class, built_in) {
-        (Some(class), _) => (
-            class.value.unwrap_or_default(),
-            class.preemption_policy.clone(),
-        ),
+        (Some(class), _) => (class.value.unwrap_or_default(), class.preemption_policy.clone()),
         (None, Some((_, value))) => (*value, None),
         (None, None) if name.is_empty() => (0, None),
         (None, None) => return Err(PriorityError::NotFound(name.to_owned())),
@@ -72,24 +61,15 @@ pub fn set_priority(spec: &mut PodSpec, classes: &[PriorityClass]) -> Result<(),
         spec.priority_class_name = class.metadata.name.clone();
     }
     spec.priority = Some(computed);
-    set_text(
-        &mut spec.preemption_policy,
-        preemption.as_deref().unwrap_or("PreemptLowerPriority"),
-    );
+    set_text(&mut spec.preemption_policy, preemption.as_deref().unwrap_or("PreemptLowerPriority"));
     Ok(())
 }
 
 /// The two tolerations that every pod gets unless it tolerates these taints already.
 pub fn add_tolerations(spec: &mut PodSpec) {
-    for key in [
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-    ] {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerations = spec.tolerations.get_or_insert_default();
-        if !tolerations
-            .iter()
-            .any(|toleration| tolerates(toleration, key))
-        {
+        if !tolerations.iter().any(|toleration| tolerates(toleration, key)) {
             tolerations.push(Toleration {
                 key: Some(key.to_owned()),
                 operator: Some("Exists".to_owned()),
@@ -102,11 +82,7 @@ pub fn add_tolerations(spec: &mut PodSpec) {
 }
 
 fn tolerates(toleration: &Toleration, key: &str) -> bool {
-    let is = |field: &Option<String>, value: &str| {
-        field
-            .as_deref()
-            .is_none_or(|text| text.is_empty() || text == value)
-    };
+    let is = |field: &Option<String>, value: &str| field.as_deref().is_none_or(|text| text.is_empty() || text == value);
     is(&toleration.key, key) && is(&toleration.effect, "NoExecute")
 }
 
@@ -114,9 +90,7 @@ fn tolerates(toleration: &Toleration, key: &str) -> bool {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceAccountError {
     /// No such object.
-    #[error(
-        "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
-    )]
+    #[error("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found")]
     NotFound {
         /// The pod's.
         namespace: String,
@@ -133,21 +107,12 @@ pub fn set_service_account<'a>(
     find: impl FnOnce(&str) -> Option<&'a ServiceAccount>,
 ) -> Result<&'a ServiceAccount, ServiceAccountError> {
     let deprecated = spec.service_account.clone().filter(|name| !name.is_empty());
-    set_text(
-        &mut spec.service_account_name,
-        deprecated.as_deref().unwrap_or("default"),
-    );
+    set_text(&mut spec.service_account_name, deprecated.as_deref().unwrap_or("default"));
     let name = spec.service_account_name.clone().unwrap_or_default();
     spec.service_account = Some(name.clone());
-    let account = find(&name).ok_or_else(|| ServiceAccountError::NotFound {
-        namespace: namespace.to_owned(),
-        name,
-    })?;
+    let account = find(&name).ok_or_else(|| ServiceAccountError::NotFound { namespace: namespace.to_owned(), name })?;
     if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
-        spec.image_pull_secrets = account
-            .image_pull_secrets
-            .clone()
-            .filter(|secrets| !secrets.is_empty());
+        spec.image_pull_secrets = account.image_pull_secrets.clone().filter(|secrets| !secrets.is_empty());
     }
     Ok(account)
 }
@@ -162,27 +127,17 @@ pub struct TokenVolume {
 /// VO32: mounts the API token in every container that mounts nothing there, unless the pod or its account says
 /// `automountServiceAccountToken: false` (the pod wins).
 pub fn inject_token(spec: &mut PodSpec, account: &ServiceAccount, volume: &TokenVolume) {
-    let wanted = spec
-        .automount_service_account_token
-        .or(account.automount_service_account_token)
-        .unwrap_or(true);
+    let wanted = spec.automount_service_account_token.or(account.automount_service_account_token).unwrap_or(true);
     if !wanted {
         return;
     }
     let name = format!("kube-api-access-{}", volume.suffix);
     let mut is_used = false;
-    for container in spec
-        .init_containers
-        .iter_mut()
-        .flatten()
-        .chain(&mut spec.containers)
-    {
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         is_used |= mount_token(container, &name);
     }
     if is_used {
-        spec.volumes
-            .get_or_insert_default()
-            .push(token_volume(name));
+        spec.volumes.get_or_insert_default().push(token_volume(name));
     }
 }
 
@@ -208,11 +163,7 @@ fn token_volume(name: String) -> Volume {
     };
     let certificate = ConfigMapProjection {
         name: "kube-root-ca.crt".to_owned(),
-        items: Some(vec![KeyToPath {
-            key: "ca.crt".to_owned(),
-            path: "ca.crt".to_owned(),
-            mode: None,
-        }]),
+        items: Some(vec![KeyToPath { key: "ca.crt".to_owned(), path: "ca.crt".to_owned(), mode: None }]),
         optional: None,
     };
     let namespace = DownwardAPIVolumeFile {
@@ -224,28 +175,13 @@ fn token_volume(name: String) -> Volume {
         ..DownwardAPIVolumeFile::default()
     };
     let sources = vec![
+        VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() },
+        VolumeProjection { config_map: Some(certificate), ..VolumeProjection::default() },
         VolumeProjection {
-            service_account_token: Some(token),
-            ..VolumeProjection::default()
-        },
-        VolumeProjection {
-            config_map: Some(certificate),
-            ..VolumeProjection::default()
-        },
-        VolumeProjection {
-            downward_api: Some(DownwardAPIProjection {
-                items: Some(vec![namespace]),
-            }),
+            downward_api: Some(DownwardAPIProjection { items: Some(vec![namespace]) }),
             ..VolumeProjection::default()
         },
     ];
-    let projected = ProjectedVolumeSource {
-        default_mode: Some(0o644),
-        sources: Some(sources),
-    };
-    Volume {
-        name,
-        projected: Some(projected),
-        ..Volume::default()
-    }
+    let projected = ProjectedVolumeSource { default_mode: Some(0o644), sources: Some(sources) };
+    Volume { name, projected: Some(projected), ..Volume::default() }
 }

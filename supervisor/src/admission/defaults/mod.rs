@@ -5,12 +5,10 @@ mod objects;
 mod pod;
 
 pub use inject::{
-    NODE_CRITICAL, PriorityError, ServiceAccountError, TokenVolume, add_tolerations, inject_token,
-    set_priority, set_service_account,
+    NODE_CRITICAL, PriorityError, ServiceAccountError, TokenVolume, add_tolerations, inject_token, set_priority,
+    set_service_account,
 };
-pub use objects::{
-    config_map, namespace, persistent_volume_claim, priority_class, secret, service,
-};
+pub use objects::{config_map, namespace, persistent_volume_claim, priority_class, secret, service};
 pub use pod::{image_pull_policy, pod, pod_spec};
 
 use crate::manifest::Object;

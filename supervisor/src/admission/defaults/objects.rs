@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, NamespaceSpec, PersistentVolumeClaim, Secret, Service,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, NamespaceSpec, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -19,11 +17,7 @@ pub fn config_map(config_map: &mut ConfigMap) {
     if config_map.data.as_ref().is_some_and(BTreeMap::is_empty) {
         config_map.data = None;
     }
-    if config_map
-        .binary_data
-        .as_ref()
-        .is_some_and(BTreeMap::is_empty)
-    {
+    if config_map.binary_data.as_ref().is_some_and(BTreeMap::is_empty) {
         config_map.binary_data = None;
     }
 }
@@ -36,11 +30,7 @@ pub fn secret(secret: &mut Secret) {
 /// The finalizer `kubernetes` and the label with its own name.
 pub fn namespace(namespace: &mut Namespace) {
     let name = namespace.metadata.name.clone().unwrap_or_default();
-    namespace
-        .metadata
-        .labels
-        .get_or_insert_default()
-        .insert(NAME_LABEL.to_owned(), name);
+    namespace.metadata.labels.get_or_insert_default().insert(NAME_LABEL.to_owned(), name);
     let spec = namespace.spec.get_or_insert_with(NamespaceSpec::default);
     if spec.finalizers.as_ref().is_none_or(Vec::is_empty) {
         spec.finalizers = Some(vec!["kubernetes".to_owned()]);
@@ -53,9 +43,7 @@ pub fn persistent_volume_claim(claim: &mut PersistentVolumeClaim) {
     set_text(&mut spec.volume_mode, "Filesystem");
     if let Some(resources) = &mut spec.resources {
         for list in [&mut resources.requests, &mut resources.limits] {
-            list.iter_mut()
-                .flat_map(BTreeMap::values_mut)
-                .for_each(|quantity| quantity.0 = normalised(&quantity.0));
+            list.iter_mut().flat_map(BTreeMap::values_mut).for_each(|quantity| quantity.0 = normalised(&quantity.0));
         }
     }
 }

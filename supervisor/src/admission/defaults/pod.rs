@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar,
-    EphemeralContainer, HTTPGetAction, Lifecycle, Pod, PodSpec, Probe, ProjectedVolumeSource,
-    ResourceRequirements, Volume,
+    Container, ContainerPort, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar, EphemeralContainer, HTTPGetAction,
+    Lifecycle, Pod, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -30,23 +29,14 @@ pub fn pod_spec(spec: &mut PodSpec) {
     set_text(&mut spec.restart_policy, "Always");
     set_text(&mut spec.dns_policy, "ClusterFirst");
     set_text(&mut spec.scheduler_name, "default-scheduler");
-    spec.termination_grace_period_seconds
-        .get_or_insert(DEFAULT_GRACE_SECONDS);
+    spec.termination_grace_period_seconds.get_or_insert(DEFAULT_GRACE_SECONDS);
     spec.enable_service_links.get_or_insert(true);
     spec.security_context.get_or_insert_default();
     let host_network = spec.host_network == Some(true);
-    for container in spec
-        .init_containers
-        .iter_mut()
-        .flatten()
-        .chain(&mut spec.containers)
-    {
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         self::container(container, host_network);
     }
-    spec.ephemeral_containers
-        .iter_mut()
-        .flatten()
-        .for_each(ephemeral_container);
+    spec.ephemeral_containers.iter_mut().flatten().for_each(ephemeral_container);
     spec.volumes.iter_mut().flatten().for_each(volume);
     round_up(&mut spec.overhead);
     pod_resources(spec);
@@ -55,26 +45,15 @@ pub fn pod_spec(spec: &mut PodSpec) {
 fn container(container: &mut Container, host_network: bool) {
     let image = container.image.as_deref().unwrap_or_default();
     set_text(&mut container.image_pull_policy, image_pull_policy(image));
-    set_text(
-        &mut container.termination_message_path,
-        "/dev/termination-log",
-    );
+    set_text(&mut container.termination_message_path, "/dev/termination-log");
     set_text(&mut container.termination_message_policy, "File");
     let resources = container.resources.get_or_insert_default();
     round_up(&mut resources.limits);
     round_up(&mut resources.requests);
     request_what_is_limited(resources);
-    container
-        .ports
-        .iter_mut()
-        .flatten()
-        .for_each(|p| port(p, host_network));
+    container.ports.iter_mut().flatten().for_each(|p| port(p, host_network));
     container.env.iter_mut().flatten().for_each(env);
-    for probe in [
-        &mut container.liveness_probe,
-        &mut container.readiness_probe,
-        &mut container.startup_probe,
-    ] {
+    for probe in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe] {
         probe.iter_mut().for_each(self::probe);
     }
     container.lifecycle.iter_mut().for_each(lifecycle);
@@ -83,10 +62,7 @@ fn container(container: &mut Container, host_network: bool) {
 fn ephemeral_container(container: &mut EphemeralContainer) {
     let image = container.image.as_deref().unwrap_or_default();
     set_text(&mut container.image_pull_policy, image_pull_policy(image));
-    set_text(
-        &mut container.termination_message_path,
-        "/dev/termination-log",
-    );
+    set_text(&mut container.termination_message_path, "/dev/termination-log");
     set_text(&mut container.termination_message_policy, "File");
     container.resources.get_or_insert_default();
     container.env.iter_mut().flatten().for_each(env);
@@ -111,9 +87,7 @@ fn request_what_is_limited(resources: &mut ResourceRequirements) {
     };
     let requests = resources.requests.get_or_insert_default();
     for (name, limit) in limits {
-        requests
-            .entry(name.clone())
-            .or_insert_with(|| limit.clone());
+        requests.entry(name.clone()).or_insert_with(|| limit.clone());
     }
     if requests.is_empty() {
         resources.requests = None;
@@ -129,15 +103,9 @@ fn pod_resources(spec: &mut PodSpec) {
     round_up(&mut resources.limits);
     round_up(&mut resources.requests);
     for (name, limit) in resources.limits.iter().flatten() {
-        let aggregate = is_overcommittable(name)
-            .then(|| effective_request(spec, name))
-            .flatten();
+        let aggregate = is_overcommittable(name).then(|| effective_request(spec, name)).flatten();
         let default = aggregate.map_or_else(|| limit.clone(), |sum| Quantity(sum.canonical()));
-        resources
-            .requests
-            .get_or_insert_default()
-            .entry(name.clone())
-            .or_insert(default);
+        resources.requests.get_or_insert_default().entry(name.clone()).or_insert(default);
     }
     spec.resources = Some(resources);
 }
@@ -168,9 +136,7 @@ fn env(env: &mut EnvVar) {
         set_text(&mut field.api_version, "v1");
     }
     if let Some(resource) = &mut source.resource_field_ref {
-        resource
-            .divisor
-            .get_or_insert_with(|| Quantity("0".to_owned()));
+        resource.divisor.get_or_insert_with(|| Quantity("0".to_owned()));
     }
     if let Some(file) = &mut source.file_key_ref {
         file.optional.get_or_insert(false);
@@ -190,10 +156,7 @@ fn probe(probe: &mut Probe) {
 }
 
 fn lifecycle(lifecycle: &mut Lifecycle) {
-    for handler in [&mut lifecycle.post_start, &mut lifecycle.pre_stop]
-        .into_iter()
-        .flatten()
-    {
+    for handler in [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten() {
         handler.http_get.iter_mut().for_each(http_get);
     }
 }
@@ -204,10 +167,7 @@ fn http_get(action: &mut HTTPGetAction) {
 }
 
 fn volume(volume: &mut Volume) {
-    let nothing = Volume {
-        name: volume.name.clone(),
-        ..Volume::default()
-    };
+    let nothing = Volume { name: volume.name.clone(), ..Volume::default() };
     if *volume == nothing {
         volume.empty_dir = Some(EmptyDirVolumeSource::default());
     }
@@ -241,14 +201,9 @@ fn projected(source: &mut ProjectedVolumeSource) {
     source.default_mode.get_or_insert(DEFAULT_MODE);
     for part in source.sources.iter_mut().flatten() {
         if let Some(token) = &mut part.service_account_token {
-            token
-                .expiration_seconds
-                .get_or_insert(DEFAULT_TOKEN_SECONDS);
+            token.expiration_seconds.get_or_insert(DEFAULT_TOKEN_SECONDS);
         }
-        let items = part
-            .downward_api
-            .iter_mut()
-            .filter_map(|api| api.items.as_mut());
+        let items = part.downward_api.iter_mut().filter_map(|api| api.items.as_mut());
         items.flatten().for_each(downward_file);
     }
 }
@@ -258,8 +213,6 @@ fn downward_file(file: &mut DownwardAPIVolumeFile) {
         set_text(&mut field.api_version, "v1");
     }
     if let Some(resource) = &mut file.resource_field_ref {
-        resource
-            .divisor
-            .get_or_insert_with(|| Quantity("0".to_owned()));
+        resource.divisor.get_or_insert_with(|| Quantity("0".to_owned()));
     }
 }

@@ -53,11 +53,7 @@ pub(super) fn checks(subject: &Subject<'_>, is_restricted: bool) -> Vec<Violatio
         host_ports(subject),
         probe_hosts(subject),
         privileged(subject),
-        if proc_mount_moved {
-            None
-        } else {
-            proc_mount(subject)
-        },
+        if proc_mount_moved { None } else { proc_mount(subject) },
         se_linux(subject),
         unless_restricted(seccomp),
         sysctls(subject),
@@ -70,85 +66,49 @@ pub(super) fn checks(subject: &Subject<'_>, is_restricted: bool) -> Vec<Violatio
 
 fn app_armor(subject: &Subject<'_>) -> Option<Violation> {
     let is_bad = |kind: &str| !matches!(kind, "RuntimeDefault" | "Localhost");
-    let pod_type = subject
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|c| c.app_armor_profile.as_ref())
-        .map(|p| &p.type_);
+    let pod_type = subject.spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref()).map(|p| &p.type_);
     let type_of = |security: &Option<&k8s_openapi::api::core::v1::SecurityContext>| {
-        security
-            .and_then(|context| context.app_armor_profile.as_ref())
-            .map(|profile| profile.type_.clone())
+        security.and_then(|context| context.app_armor_profile.as_ref()).map(|profile| profile.type_.clone())
     };
     let is_pod = pod_type.is_some_and(|kind| is_bad(kind));
-    let named =
-        subject.named(|container| type_of(&container.security).is_some_and(|kind| is_bad(&kind)));
-    let kinds = pod_type.cloned().into_iter().chain(
-        subject
-            .containers
-            .iter()
-            .filter_map(|c| type_of(&c.security)),
-    );
+    let named = subject.named(|container| type_of(&container.security).is_some_and(|kind| is_bad(&kind)));
+    let kinds = pod_type.cloned().into_iter().chain(subject.containers.iter().filter_map(|c| type_of(&c.security)));
     let bad = sorted(kinds.filter(|kind| is_bad(kind)));
     let mut details: Vec<String> = Vec::new();
     if let Some(setters) = setters(is_pod, &named) {
-        details.push(format!(
-            "{setters} must not set AppArmor profile type to {}",
-            quoted(&bad)
-        ));
+        details.push(format!("{setters} must not set AppArmor profile type to {}", quoted(&bad)));
     }
     let annotations = subject.pod.metadata.annotations.iter().flatten();
     let forbidden: Vec<String> = annotations
         .filter(|(key, value)| {
-            let is_ok =
-                value.is_empty() || *value == "runtime/default" || value.starts_with("localhost/");
+            let is_ok = value.is_empty() || *value == "runtime/default" || value.starts_with("localhost/");
             key.starts_with(APPARMOR_ANNOTATION) && !is_ok
         })
         .map(|(key, value)| format!("{key}={value:?}"))
         .collect();
     if !forbidden.is_empty() {
-        details.push(format!(
-            "annotation{} {}",
-            plural(forbidden.len()),
-            forbidden.join(", ")
-        ));
+        details.push(format!("annotation{} {}", plural(forbidden.len()), forbidden.join(", ")));
     }
     let count = bad.len() + forbidden.len();
-    (!details.is_empty()).then(|| {
-        Violation::new(
-            format!("forbidden AppArmor profile{}", plural(count)),
-            details.join(" and "),
-        )
-    })
+    (!details.is_empty())
+        .then(|| Violation::new(format!("forbidden AppArmor profile{}", plural(count)), details.join(" and ")))
 }
 
 fn capabilities(subject: &Subject<'_>) -> Option<Violation> {
     let (named, added) = added_capabilities(subject, CAPABILITIES);
-    let detail = format!(
-        "{} must not include {} in securityContext.capabilities.add",
-        containers_text(&named),
-        quoted(&added)
-    );
+    let detail =
+        format!("{} must not include {} in securityContext.capabilities.add", containers_text(&named), quoted(&added));
     (!named.is_empty()).then(|| Violation::new("non-default capabilities", detail))
 }
 
 /// The containers that add other capabilities, and these.
-pub(super) fn added_capabilities<'a>(
-    subject: &Subject<'a>,
-    allowed: &[&str],
-) -> (Vec<&'a str>, Vec<String>) {
+pub(super) fn added_capabilities<'a>(subject: &Subject<'a>, allowed: &[&str]) -> (Vec<&'a str>, Vec<String>) {
     let mut named = Vec::new();
     let mut added = Vec::new();
     for container in &subject.containers {
-        let capabilities = container
-            .security
-            .and_then(|context| context.capabilities.as_ref());
-        let bad = capabilities
-            .and_then(|c| c.add.as_ref())
-            .into_iter()
-            .flatten()
-            .filter(|n| !allowed.contains(&n.as_str()));
+        let capabilities = container.security.and_then(|context| context.capabilities.as_ref());
+        let bad =
+            capabilities.and_then(|c| c.add.as_ref()).into_iter().flatten().filter(|n| !allowed.contains(&n.as_str()));
         let bad: Vec<String> = bad.cloned().collect();
         if !bad.is_empty() {
             named.push(container.name);
@@ -160,25 +120,15 @@ pub(super) fn added_capabilities<'a>(
 
 fn host_namespaces(subject: &Subject<'_>) -> Option<Violation> {
     let spec = subject.spec;
-    let fields = [
-        (spec.host_network, "hostNetwork=true"),
-        (spec.host_pid, "hostPID=true"),
-        (spec.host_ipc, "hostIPC=true"),
-    ];
-    let set: Vec<&str> = fields
-        .into_iter()
-        .filter(|(value, _)| *value == Some(true))
-        .map(|(_, text)| text)
-        .collect();
+    let fields =
+        [(spec.host_network, "hostNetwork=true"), (spec.host_pid, "hostPID=true"), (spec.host_ipc, "hostIPC=true")];
+    let set: Vec<&str> = fields.into_iter().filter(|(value, _)| *value == Some(true)).map(|(_, text)| text).collect();
     (!set.is_empty()).then(|| Violation::new("host namespaces", set.join(", ")))
 }
 
 fn host_path_volumes(subject: &Subject<'_>) -> Option<Violation> {
     let volumes = subject.spec.volumes.iter().flatten();
-    let named: Vec<&str> = volumes
-        .filter(|v| v.host_path.is_some())
-        .map(|v| v.name.as_str())
-        .collect();
+    let named: Vec<&str> = volumes.filter(|v| v.host_path.is_some()).map(|v| v.name.as_str()).collect();
     let detail = format!("volume{} {}", plural(named.len()), quoted(&named));
     (!named.is_empty()).then(|| Violation::new("hostPath volumes", detail))
 }
@@ -187,12 +137,7 @@ fn host_ports(subject: &Subject<'_>) -> Option<Violation> {
     let mut named = Vec::new();
     let mut ports = std::collections::BTreeSet::new();
     for container in &subject.containers {
-        let used: Vec<i32> = container
-            .ports
-            .iter()
-            .filter_map(|p| p.host_port)
-            .filter(|port| *port != 0)
-            .collect();
+        let used: Vec<i32> = container.ports.iter().filter_map(|p| p.host_port).filter(|port| *port != 0).collect();
         if !used.is_empty() {
             named.push(container.name);
             ports.extend(used);
@@ -200,12 +145,7 @@ fn host_ports(subject: &Subject<'_>) -> Option<Violation> {
     }
     let verb = if named.len() == 1 { "uses" } else { "use" };
     let list: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    let detail = format!(
-        "{} {verb} hostPort{} {}",
-        containers_text(&named),
-        plural(list.len()),
-        list.join(", ")
-    );
+    let detail = format!("{} {verb} hostPort{} {}", containers_text(&named), plural(list.len()), list.join(", "));
     (!named.is_empty()).then(|| Violation::new("hostPort", detail))
 }
 
@@ -215,42 +155,22 @@ fn probe_hosts(subject: &Subject<'_>) -> Option<Violation> {
         return None;
     }
     let named = subject.named(|container| !container.hosts.is_empty());
-    let hosts = sorted(
-        subject
-            .containers
-            .iter()
-            .flat_map(|container| &container.hosts)
-            .map(|host| (*host).to_owned()),
-    );
+    let hosts = sorted(subject.containers.iter().flat_map(|container| &container.hosts).map(|host| (*host).to_owned()));
     let verb = if named.len() == 1 { "uses" } else { "use" };
-    let detail = format!(
-        "{} {verb} probe or lifecycle host{} {}",
-        containers_text(&named),
-        plural(hosts.len()),
-        quoted(&hosts)
-    );
+    let detail =
+        format!("{} {verb} probe or lifecycle host{} {}", containers_text(&named), plural(hosts.len()), quoted(&hosts));
     (!named.is_empty()).then(|| Violation::new("probe or lifecycle host", detail))
 }
 
 fn privileged(subject: &Subject<'_>) -> Option<Violation> {
-    let named = subject.named(|c| {
-        c.security
-            .is_some_and(|context| context.privileged == Some(true))
-    });
-    let detail = format!(
-        "{} must not set securityContext.privileged=true",
-        containers_text(&named)
-    );
+    let named = subject.named(|c| c.security.is_some_and(|context| context.privileged == Some(true)));
+    let detail = format!("{} must not set securityContext.privileged=true", containers_text(&named));
     (!named.is_empty()).then(|| Violation::new("privileged", detail))
 }
 
 /// Since 1.35 allowed in a user namespace.
 fn proc_mount(subject: &Subject<'_>) -> Option<Violation> {
-    if subject.relaxes_users() {
-        None
-    } else {
-        any_proc_mount(subject)
-    }
+    if subject.relaxes_users() { None } else { any_proc_mount(subject) }
 }
 
 pub(super) fn any_proc_mount(subject: &Subject<'_>) -> Option<Violation> {
@@ -260,47 +180,24 @@ pub(super) fn any_proc_mount(subject: &Subject<'_>) -> Option<Violation> {
     };
     let named = subject.named(|container| value(container).is_some());
     let values = sorted(subject.containers.iter().filter_map(value));
-    let detail = format!(
-        "{} must not set securityContext.procMount to {}",
-        containers_text(&named),
-        quoted(&values)
-    );
+    let detail = format!("{} must not set securityContext.procMount to {}", containers_text(&named), quoted(&values));
     (!named.is_empty()).then(|| Violation::new("procMount", detail))
 }
 
 fn se_linux(subject: &Subject<'_>) -> Option<Violation> {
     let is_ok = |kind: &str| {
-        matches!(
-            kind,
-            "" | "container_t" | "container_init_t" | "container_kvm_t"
-        ) || (kind == "container_engine_t" && subject.minor >= 31)
+        matches!(kind, "" | "container_t" | "container_init_t" | "container_kvm_t")
+            || (kind == "container_engine_t" && subject.minor >= 31)
     };
     let is_set = |field: &Option<String>| field.as_deref().is_some_and(|text| !text.is_empty());
     let kind = |options: &SELinuxOptions| options.type_.clone().unwrap_or_default();
-    let is_bad = |options: &SELinuxOptions| {
-        !is_ok(&kind(options)) || is_set(&options.user) || is_set(&options.role)
-    };
-    let of_pod = subject
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.se_linux_options.as_ref());
-    let of_containers = subject
-        .containers
-        .iter()
-        .filter_map(|c| c.security?.se_linux_options.as_ref());
+    let is_bad = |options: &SELinuxOptions| !is_ok(&kind(options)) || is_set(&options.user) || is_set(&options.role);
+    let of_pod = subject.spec.security_context.as_ref().and_then(|context| context.se_linux_options.as_ref());
+    let of_containers = subject.containers.iter().filter_map(|c| c.security?.se_linux_options.as_ref());
     let all: Vec<&SELinuxOptions> = of_pod.into_iter().chain(of_containers).collect();
-    let named = subject.named(|c| {
-        c.security
-            .and_then(|context| context.se_linux_options.as_ref())
-            .is_some_and(is_bad)
-    });
+    let named = subject.named(|c| c.security.and_then(|context| context.se_linux_options.as_ref()).is_some_and(is_bad));
     let setters = setters(of_pod.is_some_and(is_bad), &named)?;
-    let types = sorted(
-        all.iter()
-            .map(|options| kind(options))
-            .filter(|kind| !is_ok(kind)),
-    );
+    let types = sorted(all.iter().map(|options| kind(options)).filter(|kind| !is_ok(kind)));
     let mut parts = Vec::new();
     if !types.is_empty() {
         parts.push(format!("type{} {}", plural(types.len()), quoted(&types)));
@@ -311,10 +208,7 @@ fn se_linux(subject: &Subject<'_>) -> Option<Violation> {
     if all.iter().any(|options| is_set(&options.role)) {
         parts.push("role may not be set".to_owned());
     }
-    let detail = format!(
-        "{setters} set forbidden securityContext.seLinuxOptions: {}",
-        parts.join("; ")
-    );
+    let detail = format!("{setters} set forbidden securityContext.seLinuxOptions: {}", parts.join("; "));
     Some(Violation::new("seLinuxOptions", detail))
 }
 
@@ -325,52 +219,28 @@ fn seccomp(subject: &Subject<'_>) -> Option<Violation> {
 /// Who sets `Unconfined`.
 pub(super) fn unconfined(subject: &Subject<'_>) -> Option<String> {
     let is_bad = |kind: &str| !matches!(kind, "RuntimeDefault" | "Localhost");
-    let of_pod = subject
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.seccomp_profile.as_ref());
+    let of_pod = subject.spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let of = |c: &super::Parts<'_>| Some(c.security?.seccomp_profile.as_ref()?.type_.clone());
     let named = subject.named(|container| of(container).is_some_and(|kind| is_bad(&kind)));
     let setters = setters(of_pod.is_some_and(|profile| is_bad(&profile.type_)), &named)?;
-    let kinds = of_pod
-        .map(|profile| profile.type_.clone())
-        .into_iter()
-        .chain(subject.containers.iter().filter_map(of));
+    let kinds = of_pod.map(|profile| profile.type_.clone()).into_iter().chain(subject.containers.iter().filter_map(of));
     let kinds = sorted(kinds.filter(|kind| is_bad(kind)));
-    Some(format!(
-        "{setters} must not set securityContext.seccompProfile.type to {}",
-        quoted(&kinds)
-    ))
+    Some(format!("{setters} must not set securityContext.seccompProfile.type to {}", quoted(&kinds)))
 }
 
 fn sysctls(subject: &Subject<'_>) -> Option<Violation> {
-    let set = subject
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.sysctls.as_ref());
-    let is_allowed = |name: &str| {
-        SYSCTLS
-            .iter()
-            .any(|(since, known)| *known == name && *since <= subject.minor)
-    };
+    let set = subject.spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
+    let is_allowed = |name: &str| SYSCTLS.iter().any(|(since, known)| *known == name && *since <= subject.minor);
     let names = set.into_iter().flatten().map(|sysctl| sysctl.name.as_str());
     let forbidden: Vec<&str> = names.filter(|name| !is_allowed(name)).collect();
     (!forbidden.is_empty()).then(|| Violation::new("forbidden sysctls", forbidden.join(", ")))
 }
 
 fn windows_host_process(subject: &Subject<'_>) -> Option<Violation> {
-    let of_pod = subject
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.windows_options.as_ref());
+    let of_pod = subject.spec.security_context.as_ref().and_then(|context| context.windows_options.as_ref());
     let is_pod = of_pod.is_some_and(|options| options.host_process == Some(true));
     let named = subject.named(|c| {
-        let options = c
-            .security
-            .and_then(|context| context.windows_options.as_ref());
+        let options = c.security.and_then(|context| context.windows_options.as_ref());
         options.is_some_and(|options| options.host_process == Some(true))
     });
     let setters = setters(is_pod, &named)?;

@@ -89,20 +89,13 @@ pub struct Violation {
 
 impl Violation {
     fn new(reason: impl Into<String>, detail: impl Into<String>) -> Self {
-        Violation {
-            reason: reason.into(),
-            detail: detail.into(),
-        }
+        Violation { reason: reason.into(), detail: detail.into() }
     }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.detail.is_empty() {
-            f.write_str(&self.reason)
-        } else {
-            write!(f, "{} ({})", self.reason, self.detail)
-        }
+        if self.detail.is_empty() { f.write_str(&self.reason) } else { write!(f, "{} ({})", self.reason, self.detail) }
     }
 }
 
@@ -112,12 +105,7 @@ pub fn evaluate(level: Level, version: Version, pod: &Pod) -> Vec<Violation> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
     };
-    let subject = Subject {
-        pod,
-        spec,
-        containers: containers(spec),
-        minor: version.minor(),
-    };
+    let subject = Subject { pod, spec, containers: containers(spec), minor: version.minor() };
     match level {
         Level::Privileged => Vec::new(),
         Level::Baseline => baseline::checks(&subject, false),
@@ -137,18 +125,12 @@ pub fn details(violations: &[Violation]) -> String {
 
 /// The message of the 403 that `enforce` answers (PS2): `pods "x" is forbidden: ...`.
 pub fn forbidden(pod: &str, level: Level, version: Version, violations: &[Violation]) -> String {
-    format!(
-        "pods {pod:?} is forbidden: violates PodSecurity \"{level}:{version}\": {}",
-        details(violations)
-    )
+    format!("pods {pod:?} is forbidden: violates PodSecurity \"{level}:{version}\": {}", details(violations))
 }
 
 /// The text of the `Warning` header and of the audit annotation (PS2).
 pub fn would_violate(level: Level, version: Version, violations: &[Violation]) -> String {
-    format!(
-        "would violate PodSecurity \"{level}:{version}\": {}",
-        details(violations)
-    )
+    format!("would violate PodSecurity \"{level}:{version}\": {}", details(violations))
 }
 
 /// A level with its version.
@@ -175,11 +157,7 @@ impl Policy {
     /// Reads a namespace's labels. A stored bad level counts as restricted for enforce and privileged otherwise; with only
     /// `enforce` set, `warn` is the same.
     pub fn of_labels(labels: &std::collections::BTreeMap<String, String>) -> Self {
-        let label = |name: &str| {
-            labels
-                .get(&format!("pod-security.kubernetes.io/{name}"))
-                .map(String::as_str)
-        };
+        let label = |name: &str| labels.get(&format!("pod-security.kubernetes.io/{name}")).map(String::as_str);
         let version = |mode: &str| {
             let text = label(&format!("{mode}-version"));
             text.and_then(Version::parse).unwrap_or(Version::Latest)
@@ -189,16 +167,8 @@ impl Policy {
             version: version(mode),
         };
         let enforce = rule("enforce", Level::Restricted);
-        let warn = if label("warn").is_none() {
-            enforce
-        } else {
-            rule("warn", Level::Privileged)
-        };
-        Policy {
-            enforce,
-            audit: rule("audit", Level::Privileged),
-            warn,
-        }
+        let warn = if label("warn").is_none() { enforce } else { rule("warn", Level::Privileged) };
+        Policy { enforce, audit: rule("audit", Level::Privileged), warn }
     }
 }
 
@@ -221,66 +191,32 @@ struct Parts<'a> {
 
 /// PS4: all containers, init ones first as they start.
 fn containers(spec: &PodSpec) -> Vec<Parts<'_>> {
-    let plain = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .map(|container| Parts {
-            name: &container.name,
-            security: container.security_context.as_ref(),
-            ports: container.ports.as_deref().unwrap_or_default(),
-            hosts: hosts(container),
-        });
-    let ephemeral = spec
-        .ephemeral_containers
-        .iter()
-        .flatten()
-        .map(|container| Parts {
-            name: &container.name,
-            security: container.security_context.as_ref(),
-            ports: container.ports.as_deref().unwrap_or_default(),
-            hosts: Vec::new(),
-        });
+    let plain = spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| Parts {
+        name: &container.name,
+        security: container.security_context.as_ref(),
+        ports: container.ports.as_deref().unwrap_or_default(),
+        hosts: hosts(container),
+    });
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| Parts {
+        name: &container.name,
+        security: container.security_context.as_ref(),
+        ports: container.ports.as_deref().unwrap_or_default(),
+        hosts: Vec::new(),
+    });
     plain.chain(ephemeral).collect()
 }
 
 fn hosts(container: &Container) -> Vec<&str> {
-    let probes = [
-        &container.liveness_probe,
-        &container.readiness_probe,
-        &container.startup_probe,
-    ];
+    let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
     let mut hosts: Vec<&str> = Vec::new();
     for probe in probes.into_iter().flatten() {
-        hosts.extend(
-            probe
-                .http_get
-                .iter()
-                .filter_map(|action| action.host.as_deref()),
-        );
-        hosts.extend(
-            probe
-                .tcp_socket
-                .iter()
-                .filter_map(|action| action.host.as_deref()),
-        );
+        hosts.extend(probe.http_get.iter().filter_map(|action| action.host.as_deref()));
+        hosts.extend(probe.tcp_socket.iter().filter_map(|action| action.host.as_deref()));
     }
     if let Some(lifecycle) = &container.lifecycle {
-        for hook in [&lifecycle.post_start, &lifecycle.pre_stop]
-            .into_iter()
-            .flatten()
-        {
-            hosts.extend(
-                hook.http_get
-                    .iter()
-                    .filter_map(|action| action.host.as_deref()),
-            );
-            hosts.extend(
-                hook.tcp_socket
-                    .iter()
-                    .filter_map(|action| action.host.as_deref()),
-            );
+        for hook in [&lifecycle.post_start, &lifecycle.pre_stop].into_iter().flatten() {
+            hosts.extend(hook.http_get.iter().filter_map(|action| action.host.as_deref()));
+            hosts.extend(hook.tcp_socket.iter().filter_map(|action| action.host.as_deref()));
         }
     }
     hosts.retain(|host| !host.is_empty());
@@ -290,11 +226,7 @@ fn hosts(container: &Container) -> Vec<&str> {
 impl<'a> Subject<'a> {
     /// Names of the containers that are so.
     fn named(&self, is_so: impl Fn(&Parts<'a>) -> bool) -> Vec<&'a str> {
-        self.containers
-            .iter()
-            .filter(|container| is_so(container))
-            .map(|container| container.name)
-            .collect()
+        self.containers.iter().filter(|container| is_so(container)).map(|container| container.name).collect()
     }
 
     /// Whether the pod has a user namespace of its own, which 1.35 takes into account.
@@ -330,11 +262,7 @@ fn setters(pod: bool, names: &[&str]) -> Option<String> {
 
 /// The sorted set of some texts.
 fn sorted(texts: impl IntoIterator<Item = String>) -> Vec<String> {
-    texts
-        .into_iter()
-        .collect::<std::collections::BTreeSet<_>>()
-        .into_iter()
-        .collect()
+    texts.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

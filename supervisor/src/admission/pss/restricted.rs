@@ -22,11 +22,7 @@ pub(super) fn checks(subject: &Subject<'_>) -> Vec<Violation> {
     [
         escalation(subject),
         capabilities(subject),
-        if subject.minor >= 35 {
-            any_proc_mount(subject)
-        } else {
-            None
-        },
+        if subject.minor >= 35 { any_proc_mount(subject) } else { None },
         volumes(subject),
         run_as_non_root(subject),
         run_as_user(subject),
@@ -39,27 +35,15 @@ pub(super) fn checks(subject: &Subject<'_>) -> Vec<Violation> {
 
 /// Since 1.25 these checks are not for pods of another operating system.
 fn is_windows(subject: &Subject<'_>) -> bool {
-    subject.minor >= 25
-        && subject
-            .spec
-            .os
-            .as_ref()
-            .is_some_and(|os| os.name == "windows")
+    subject.minor >= 25 && subject.spec.os.as_ref().is_some_and(|os| os.name == "windows")
 }
 
 fn escalation(subject: &Subject<'_>) -> Option<Violation> {
     if is_windows(subject) || subject.minor < 8 {
         return None;
     }
-    let named = subject.named(|c| {
-        c.security
-            .and_then(|context| context.allow_privilege_escalation)
-            != Some(false)
-    });
-    let detail = format!(
-        "{} must set securityContext.allowPrivilegeEscalation=false",
-        containers_text(&named)
-    );
+    let named = subject.named(|c| c.security.and_then(|context| context.allow_privilege_escalation) != Some(false));
+    let detail = format!("{} must set securityContext.allowPrivilegeEscalation=false", containers_text(&named));
     (!named.is_empty()).then(|| Violation::new("allowPrivilegeEscalation != false", detail))
 }
 
@@ -68,26 +52,18 @@ fn capabilities(subject: &Subject<'_>) -> Option<Violation> {
         return None;
     }
     let drops_all = |c: &super::Parts<'_>| {
-        let dropped = c
-            .security
-            .and_then(|context| context.capabilities.as_ref()?.drop.as_ref());
+        let dropped = c.security.and_then(|context| context.capabilities.as_ref()?.drop.as_ref());
         dropped.is_some_and(|names| names.iter().any(|name| name == "ALL"))
     };
     let missing = subject.named(|container| !drops_all(container));
     let (adding, added) = added_capabilities(subject, &["NET_BIND_SERVICE"]);
     let mut details = Vec::new();
     if !missing.is_empty() {
-        details.push(format!(
-            "{} must set securityContext.capabilities.drop=[\"ALL\"]",
-            containers_text(&missing)
-        ));
+        details.push(format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", containers_text(&missing)));
     }
     if !adding.is_empty() {
         let text = containers_text(&adding);
-        details.push(format!(
-            "{text} must not include {} in securityContext.capabilities.add",
-            quoted(&added)
-        ));
+        details.push(format!("{text} must not include {} in securityContext.capabilities.add", quoted(&added)));
     }
     (!details.is_empty()).then(|| Violation::new("unrestricted capabilities", details.join("; ")))
 }
@@ -117,21 +93,14 @@ fn restricted_type(volume: &Volume) -> Option<String> {
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(volume) else {
         return None;
     };
-    fields
-        .into_iter()
-        .map(|(name, _)| name)
-        .find(|name| name != "name" && !VOLUMES.contains(&name.as_str()))
+    fields.into_iter().map(|(name, _)| name).find(|name| name != "name" && !VOLUMES.contains(&name.as_str()))
 }
 
 fn run_as_non_root(subject: &Subject<'_>) -> Option<Violation> {
     if subject.relaxes_users() {
         return None;
     }
-    let of_pod = subject
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.run_as_non_root);
+    let of_pod = subject.spec.security_context.as_ref().and_then(|context| context.run_as_non_root);
     let of = |c: &super::Parts<'_>| c.security.and_then(|context| context.run_as_non_root);
     let explicit = subject.named(|container| of(container) == Some(false));
     let implicit = subject.named(|container| of(container).is_none());
@@ -141,10 +110,7 @@ fn run_as_non_root(subject: &Subject<'_>) -> Option<Violation> {
     let detail = if let Some(setters) = setters(is_pod_bad, &explicit) {
         format!("{setters} must not set securityContext.runAsNonRoot=false")
     } else if !is_covered && !implicit.is_empty() {
-        format!(
-            "pod or {} must set securityContext.runAsNonRoot=true",
-            containers_text(&implicit)
-        )
+        format!("pod or {} must set securityContext.runAsNonRoot=true", containers_text(&implicit))
     } else {
         return None;
     };
@@ -155,20 +121,10 @@ fn run_as_user(subject: &Subject<'_>) -> Option<Violation> {
     if subject.relaxes_users() || subject.minor < 23 {
         return None;
     }
-    let is_pod = subject
-        .spec
-        .security_context
-        .as_ref()
-        .is_some_and(|context| context.run_as_user == Some(0));
-    let named = subject.named(|c| {
-        c.security
-            .is_some_and(|context| context.run_as_user == Some(0))
-    });
+    let is_pod = subject.spec.security_context.as_ref().is_some_and(|context| context.run_as_user == Some(0));
+    let named = subject.named(|c| c.security.is_some_and(|context| context.run_as_user == Some(0)));
     let setters = setters(is_pod, &named)?;
-    Some(Violation::new(
-        "runAsUser=0",
-        format!("{setters} must not set runAsUser=0"),
-    ))
+    Some(Violation::new("runAsUser=0", format!("{setters} must not set runAsUser=0")))
 }
 
 fn seccomp(subject: &Subject<'_>) -> Option<Violation> {
@@ -178,16 +134,8 @@ fn seccomp(subject: &Subject<'_>) -> Option<Violation> {
     if let Some(detail) = unconfined(subject) {
         return Some(Violation::new("seccompProfile", detail));
     }
-    let is_pod_set = subject
-        .spec
-        .security_context
-        .as_ref()
-        .is_some_and(|context| context.seccomp_profile.is_some());
-    let implicit = subject.named(|c| {
-        c.security
-            .and_then(|context| context.seccomp_profile.as_ref())
-            .is_none()
-    });
+    let is_pod_set = subject.spec.security_context.as_ref().is_some_and(|context| context.seccomp_profile.is_some());
+    let implicit = subject.named(|c| c.security.and_then(|context| context.seccomp_profile.as_ref()).is_none());
     if is_pod_set || implicit.is_empty() {
         return None;
     }

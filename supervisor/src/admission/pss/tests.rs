@@ -3,9 +3,7 @@ use crate::manifest::{self, Object};
 
 fn pod(text: &str) -> Pod {
     let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: nginx}}\n{text}");
-    let Object::Pod(pod) = manifest::decode("t", &text).unwrap().remove(0).object else {
-        panic!("not a Pod")
-    };
+    let Object::Pod(pod) = manifest::decode("t", &text).unwrap().remove(0).object else { panic!("not a Pod") };
     *pod
 }
 
@@ -38,13 +36,7 @@ fn the_hardened_pod_passes_restricted() {
         if let Object::Pod(mut pod) = manifest.object {
             assert_eq!(evaluate(Level::Restricted, Version::Latest, &pod), []);
             let container = &mut pod.spec.as_mut().unwrap().containers[0];
-            let capabilities = container
-                .security_context
-                .as_mut()
-                .unwrap()
-                .capabilities
-                .as_mut()
-                .unwrap();
+            let capabilities = container.security_context.as_mut().unwrap().capabilities.as_mut().unwrap();
             capabilities.add = Some(vec!["NET_BIND_SERVICE".to_owned()]);
             assert_eq!(evaluate(Level::Restricted, Version::Latest, &pod), []);
         }
@@ -138,50 +130,26 @@ fn every_restricted_check_has_its_text_and_replaces_the_baseline_one() {
             format!("spec: {{containers: [{}]}}", hardened(", runAsUser: 0")),
             "runAsUser=0 (container \"a\" must not set runAsUser=0)",
         ),
+        (format!("spec: {{hostUsers: false, containers: [{}]}}", hardened(", runAsUser: 0")), ""),
         (
-            format!(
-                "spec: {{hostUsers: false, containers: [{}]}}",
-                hardened(", runAsUser: 0")
-            ),
-            "",
-        ),
-        (
-            format!(
-                "spec: {{hostUsers: false, containers: [{}]}}",
-                hardened(", procMount: Unmasked")
-            ),
+            format!("spec: {{hostUsers: false, containers: [{}]}}", hardened(", procMount: Unmasked")),
             "procMount (container \"a\" must not set securityContext.procMount to \"Unmasked\")",
         ),
+        (format!("spec: {{securityContext: {{runAsNonRoot: false}}, containers: [{base}]}}"), ""),
         (
-            format!("spec: {{securityContext: {{runAsNonRoot: false}}, containers: [{base}]}}"),
-            "",
-        ),
-        (
-            format!(
-                "spec: {{containers: [{}]}}",
-                base.replace("runAsNonRoot: true", "runAsNonRoot: false")
-            ),
+            format!("spec: {{containers: [{}]}}", base.replace("runAsNonRoot: true", "runAsNonRoot: false")),
             "runAsNonRoot != true (container \"a\" must not set securityContext.runAsNonRoot=false)",
         ),
         (
-            format!(
-                "spec: {{containers: [{}]}}",
-                base.replace("RuntimeDefault", "Unconfined")
-            ),
+            format!("spec: {{containers: [{}]}}", base.replace("RuntimeDefault", "Unconfined")),
             "seccompProfile (container \"a\" must not set securityContext.seccompProfile.type to \"Unconfined\")",
         ),
         (
-            format!(
-                "spec: {{containers: [{}]}}",
-                base.replace("drop: [ALL]", "drop: [KILL], add: [CHOWN]")
-            ),
+            format!("spec: {{containers: [{}]}}", base.replace("drop: [ALL]", "drop: [KILL], add: [CHOWN]")),
             "unrestricted capabilities (container \"a\" must set securityContext.capabilities.drop=[\"ALL\"]; container \"a\" must not include \"CHOWN\" in securityContext.capabilities.add)",
         ),
         (
-            format!(
-                "spec: {{hostPID: true, containers: [{}]}}",
-                base.replace("false", "true")
-            ),
+            format!("spec: {{hostPID: true, containers: [{}]}}", base.replace("false", "true")),
             "host namespaces (hostPID=true), allowPrivilegeEscalation != false (container \"a\" must set securityContext.allowPrivilegeEscalation=false)",
         ),
     ];
@@ -193,20 +161,15 @@ fn every_restricted_check_has_its_text_and_replaces_the_baseline_one() {
 #[test]
 fn checks_came_with_their_versions() {
     let sysctl = "spec: {securityContext: {sysctls: [{name: net.ipv4.tcp_rmem, value: '1'}]}, containers: [{name: a}]}";
-    assert_eq!(
-        shown(Level::Baseline, 31, sysctl),
-        "forbidden sysctls (net.ipv4.tcp_rmem)"
-    );
+    assert_eq!(shown(Level::Baseline, 31, sysctl), "forbidden sysctls (net.ipv4.tcp_rmem)");
     assert_eq!(shown(Level::Baseline, 32, sysctl), "");
-    let host =
-        "spec: {containers: [{name: a, lifecycle: {preStop: {httpGet: {port: 80, host: h}}}}]}";
+    let host = "spec: {containers: [{name: a, lifecycle: {preStop: {httpGet: {port: 80, host: h}}}}]}";
     assert_eq!(shown(Level::Baseline, 33, host), "");
     assert_ne!(shown(Level::Baseline, 34, host), "");
     let engine = "spec: {containers: [{name: a, securityContext: {seLinuxOptions: {type: container_engine_t}}}]}";
     assert_ne!(shown(Level::Baseline, 30, engine), "");
     assert_eq!(shown(Level::Baseline, 31, engine), "");
-    let users =
-        "spec: {hostUsers: false, containers: [{name: a, securityContext: {procMount: Unmasked}}]}";
+    let users = "spec: {hostUsers: false, containers: [{name: a, securityContext: {procMount: Unmasked}}]}";
     assert_ne!(shown(Level::Baseline, 34, users), "");
     assert_eq!(shown(Level::Baseline, 35, users), "");
 }
@@ -214,36 +177,18 @@ fn checks_came_with_their_versions() {
 #[test]
 fn labels_make_the_policy() {
     let policy = |labels: &[(&str, &str)]| {
-        let labels = labels
-            .iter()
-            .map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), (*v).to_owned()))
-            .collect();
-        let Policy {
-            enforce,
-            audit,
-            warn,
-        } = Policy::of_labels(&labels);
+        let labels = labels.iter().map(|(k, v)| (format!("pod-security.kubernetes.io/{k}"), (*v).to_owned())).collect();
+        let Policy { enforce, audit, warn } = Policy::of_labels(&labels);
         [enforce, audit, warn].map(|rule| format!("{}:{}", rule.level, rule.version))
     };
-    assert_eq!(
-        policy(&[]),
-        [
-            "privileged:latest",
-            "privileged:latest",
-            "privileged:latest"
-        ]
-    );
+    assert_eq!(policy(&[]), ["privileged:latest", "privileged:latest", "privileged:latest"]);
     assert_eq!(
         policy(&[("enforce", "baseline"), ("enforce-version", "v1.30")]),
         ["baseline:v1.30", "privileged:latest", "baseline:v1.30"]
     );
     assert_eq!(
         policy(&[("enforce", "x"), ("audit", "x"), ("warn", "x")]),
-        [
-            "restricted:latest",
-            "privileged:latest",
-            "privileged:latest"
-        ]
+        ["restricted:latest", "privileged:latest", "privileged:latest"]
     );
     for (text, expected) in [
         ("v1.3", Some(Version::Minor(3))),

@@ -53,32 +53,15 @@ fn unique_name<'a>(name: &'a str, seen: &mut BTreeSet<&'a str>, path: &Path, err
 fn container(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors) {
     image(container.image.as_deref().unwrap_or_default(), path, errors);
     network::ports(container, spec, &path.field("ports"), errors);
-    env::variables(
-        container.env.as_deref().unwrap_or_default(),
-        spec,
-        &path.field("env"),
-        errors,
-    );
-    env::env_from(
-        container.env_from.as_deref().unwrap_or_default(),
-        &path.field("envFrom"),
-        errors,
-    );
+    env::variables(container.env.as_deref().unwrap_or_default(), spec, &path.field("env"), errors);
+    env::env_from(container.env_from.as_deref().unwrap_or_default(), &path.field("envFrom"), errors);
     volumes::mounts(container, spec, &path.field("volumeMounts"), errors);
-    errors.one_of(
-        &path.field("imagePullPolicy"),
-        container.image_pull_policy.as_ref(),
-        PULL_POLICIES,
-    );
+    errors.one_of(&path.field("imagePullPolicy"), container.image_pull_policy.as_ref(), PULL_POLICIES);
     if let Some(resources) = &container.resources {
         resources::container(resources, &path.field("resources"), errors);
     }
     let policy = path.field("terminationMessagePolicy");
-    errors.one_of(
-        &policy,
-        container.termination_message_policy.as_ref(),
-        &["File", "FallbackToLogsOnError"],
-    );
+    errors.one_of(&policy, container.termination_message_policy.as_ref(), &["File", "FallbackToLogsOnError"]);
     if let Some(context) = &container.security_context {
         security::container(context, spec, &path.field("securityContext"), errors);
     }
@@ -102,16 +85,8 @@ fn image(image: &str, path: &Path, errors: &mut Errors) {
 
 fn probes(container: &Container, path: &Path, errors: &mut Errors) {
     for (field, kind, value) in [
-        (
-            "livenessProbe",
-            ProbeKind::Liveness,
-            &container.liveness_probe,
-        ),
-        (
-            "readinessProbe",
-            ProbeKind::Readiness,
-            &container.readiness_probe,
-        ),
+        ("livenessProbe", ProbeKind::Liveness, &container.liveness_probe),
+        ("readinessProbe", ProbeKind::Readiness, &container.readiness_probe),
         ("startupProbe", ProbeKind::Startup, &container.startup_probe),
     ] {
         if let Some(value) = value {
@@ -140,52 +115,31 @@ fn init(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors)
         ("startupProbe", container.startup_probe.is_some()),
     ] {
         if is_set {
-            errors.forbidden(
-                &path.field(field),
-                "may not be set for init containers without restartPolicy=Always",
-            );
+            errors.forbidden(&path.field(field), "may not be set for init containers without restartPolicy=Always");
         }
     }
 }
 
 /// RR2, RZ3, RC5
 fn restart(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors) {
-    errors.one_of(
-        &path.field("restartPolicy"),
-        container.restart_policy.as_ref(),
-        &["Always", "Never", "OnFailure"],
-    );
-    let rules = container
-        .restart_policy_rules
-        .as_deref()
-        .unwrap_or_default();
+    errors.one_of(&path.field("restartPolicy"), container.restart_policy.as_ref(), &["Always", "Never", "OnFailure"]);
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
     let at = path.field("restartPolicyRules");
     if !rules.is_empty() && container.restart_policy.is_none() {
-        errors.required(
-            &path.field("restartPolicy"),
-            "must specify restartPolicy when restart rules are used",
-        );
+        errors.required(&path.field("restartPolicy"), "must specify restartPolicy when restart rules are used");
     }
     if rules.len() > RULES_MAX {
         errors.too_many(&at, rules.len(), RULES_MAX);
     }
     for (index, rule) in rules.iter().enumerate() {
         let at = at.index(index);
-        errors.one_of(
-            &at.field("action"),
-            Some(&rule.action),
-            &["Restart", "RestartAllContainers"],
-        );
+        errors.one_of(&at.field("action"), Some(&rule.action), &["Restart", "RestartAllContainers"]);
         let Some(codes) = &rule.exit_codes else {
             errors.required(&at.field("exitCodes"), "must be specified");
             continue;
         };
         let at = at.field("exitCodes");
-        errors.one_of(
-            &at.field("operator"),
-            Some(&codes.operator),
-            &["In", "NotIn"],
-        );
+        errors.one_of(&at.field("operator"), Some(&codes.operator), &["In", "NotIn"]);
         let count = codes.values.as_ref().map_or(0, Vec::len);
         if count > EXIT_CODES_MAX {
             errors.too_many(&at.field("values"), count, EXIT_CODES_MAX);
@@ -195,16 +149,8 @@ fn restart(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Erro
     let mut seen = BTreeSet::new();
     for (index, policy) in container.resize_policy.iter().flatten().enumerate() {
         let at = path.field("resizePolicy").index(index);
-        errors.one_of(
-            &at.field("resourceName"),
-            Some(&policy.resource_name),
-            &["cpu", "memory"],
-        );
-        errors.one_of(
-            &at.field("restartPolicy"),
-            Some(&policy.restart_policy),
-            &["NotRequired", "RestartContainer"],
-        );
+        errors.one_of(&at.field("resourceName"), Some(&policy.resource_name), &["cpu", "memory"]);
+        errors.one_of(&at.field("restartPolicy"), Some(&policy.restart_policy), &["NotRequired", "RestartContainer"]);
         if !seen.insert(&policy.resource_name) {
             errors.duplicate(&at, policy.resource_name.as_str());
         }
@@ -217,20 +163,13 @@ fn restart(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Erro
 
 /// VA8: the ephemeral containers of a pod that exists.
 pub(super) fn ephemeral(spec: &PodSpec, path: &Path, errors: &mut Errors) {
-    let others = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers);
+    let others = spec.init_containers.iter().flatten().chain(&spec.containers);
     let mut seen: BTreeSet<&str> = others.map(|container| container.name.as_str()).collect();
     let targets = seen.clone();
     for (index, container) in spec.ephemeral_containers.iter().flatten().enumerate() {
         let path = path.index(index);
         unique_name(&container.name, &mut seen, &path, errors);
-        if let Some(target) = container
-            .target_container_name
-            .as_deref()
-            .filter(|name| !name.is_empty())
+        if let Some(target) = container.target_container_name.as_deref().filter(|name| !name.is_empty())
             && !targets.contains(target)
         {
             errors.not_found(&path.field("targetContainerName"), target);
@@ -242,16 +181,9 @@ pub(super) fn ephemeral(spec: &PodSpec, path: &Path, errors: &mut Errors) {
 
 fn not_for_ephemeral(container: &EphemeralContainer, path: &Path, errors: &mut Errors) {
     let resources = container.resources.as_ref();
-    let has_resources =
-        resources.is_some_and(|r| r.limits.is_some() || r.requests.is_some() || r.claims.is_some());
+    let has_resources = resources.is_some_and(|r| r.limits.is_some() || r.requests.is_some() || r.claims.is_some());
     for (field, is_set) in [
-        (
-            "ports",
-            container
-                .ports
-                .as_ref()
-                .is_some_and(|ports| !ports.is_empty()),
-        ),
+        ("ports", container.ports.as_ref().is_some_and(|ports| !ports.is_empty())),
         ("livenessProbe", container.liveness_probe.is_some()),
         ("readinessProbe", container.readiness_probe.is_some()),
         ("startupProbe", container.startup_probe.is_some()),
@@ -261,23 +193,14 @@ fn not_for_ephemeral(container: &EphemeralContainer, path: &Path, errors: &mut E
         ("restartPolicy", container.restart_policy.is_some()),
     ] {
         if is_set {
-            errors.forbidden(
-                &path.field(field),
-                "cannot be set for an Ephemeral Container",
-            );
+            errors.forbidden(&path.field(field), "cannot be set for an Ephemeral Container");
         }
     }
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = path.field("volumeMounts").index(index);
-        for (field, value) in [
-            ("subPath", &mount.sub_path),
-            ("subPathExpr", &mount.sub_path_expr),
-        ] {
+        for (field, value) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
             if value.as_deref().is_some_and(|text| !text.is_empty()) {
-                errors.forbidden(
-                    &path.field(field),
-                    "cannot be set for an Ephemeral Container",
-                );
+                errors.forbidden(&path.field(field), "cannot be set for an Ephemeral Container");
             }
         }
     }

@@ -1,8 +1,6 @@
 //! Environment variables (EN4, EN10, RF1).
 
-use k8s_openapi::api::core::v1::{
-    EnvFromSource, EnvVar, ObjectFieldSelector, PodSpec, ResourceFieldSelector,
-};
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, ObjectFieldSelector, PodSpec, ResourceFieldSelector};
 
 use super::error::{Errors, Path};
 use super::names;
@@ -21,20 +19,10 @@ const ENV_FIELDS: &[&str] = &[
     "status.podIPs",
 ];
 /// Fields of a Pod that a file of a volume may name.
-pub(super) const VOLUME_FIELDS: &[&str] = &[
-    "metadata.annotations",
-    "metadata.labels",
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-];
+pub(super) const VOLUME_FIELDS: &[&str] =
+    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 /// Fields that exist but are offered by neither.
-const OTHER_FIELDS: &[&str] = &[
-    "spec.hostNetwork",
-    "spec.restartPolicy",
-    "spec.schedulerName",
-    "status.phase",
-];
+const OTHER_FIELDS: &[&str] = &["spec.hostNetwork", "spec.restartPolicy", "spec.schedulerName", "status.phase"];
 
 const RESOURCES: &[&str] = &[
     "limits.cpu",
@@ -51,17 +39,9 @@ pub(super) fn variables(env: &[EnvVar], spec: &PodSpec, path: &Path, errors: &mu
         if variable.name.is_empty() {
             errors.required(&path.field("name"), "");
         } else {
-            errors.invalid_all(
-                &path.field("name"),
-                &variable.name,
-                names::env_name(&variable.name),
-            );
+            errors.invalid_all(&path.field("name"), &variable.name, names::env_name(&variable.name));
         }
-        if variable
-            .value
-            .as_deref()
-            .is_some_and(|value| value.contains('\0'))
-        {
+        if variable.value.as_deref().is_some_and(|value| value.contains('\0')) {
             errors.invalid(&path.field("value"), "", "must not contain NUL");
         }
         value_from(variable, spec, &path.field("valueFrom"), errors);
@@ -94,11 +74,7 @@ fn value_from(variable: &EnvVar, spec: &PodSpec, path: &Path, errors: &mut Error
         count += 1;
         let path = path.field("fileKeyRef");
         errors.invalid_all(&path.field("key"), &file.key, names::env_name(&file.key));
-        let volume = spec
-            .volumes
-            .iter()
-            .flatten()
-            .find(|volume| volume.name == file.volume_name);
+        let volume = spec.volumes.iter().flatten().find(|volume| volume.name == file.volume_name);
         match volume {
             None => errors.not_found(&path.field("volumeName"), &file.volume_name),
             Some(volume) if volume.empty_dir.is_none() => {
@@ -114,16 +90,13 @@ fn value_from(variable: &EnvVar, spec: &PodSpec, path: &Path, errors: &mut Error
     }
     let is_empty = variable.value.as_deref().unwrap_or_default().is_empty();
     if count == 0 {
-        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
+        let detail =
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
         errors.invalid(path, "", detail);
     } else if !is_empty {
         errors.invalid(path, "", "may not be specified when `value` is not empty");
     } else if count > 1 {
-        errors.invalid(
-            path,
-            "",
-            "may not have more than one field specified at a time",
-        );
+        errors.invalid(path, "", "may not have more than one field specified at a time");
     }
 }
 
@@ -138,12 +111,7 @@ fn key_ref(name: &str, key: &str, path: &Path, errors: &mut Errors) {
     }
 }
 
-pub(super) fn field_ref(
-    field: &ObjectFieldSelector,
-    supported: &[&str],
-    path: &Path,
-    errors: &mut Errors,
-) {
+pub(super) fn field_ref(field: &ObjectFieldSelector, supported: &[&str], path: &Path, errors: &mut Errors) {
     let version = field.api_version.as_deref().unwrap_or_default();
     if version.is_empty() {
         return errors.required(&path.field("apiVersion"), "");
@@ -157,37 +125,22 @@ pub(super) fn field_ref(
         let detail = format!("unsupported pod version: {version}");
         return errors.invalid(&at, text, format!("error converting fieldPath: {detail}"));
     }
-    let text = if text == "spec.host" {
-        "spec.nodeName"
-    } else {
-        text
-    };
+    let text = if text == "spec.host" { "spec.nodeName" } else { text };
     if let Some((base, key)) = subscript(text) {
         match base {
             "metadata.labels" => errors.invalid_all(&at, key, names::qualified(key)),
-            "metadata.annotations" => {
-                errors.invalid_all(&at, key, names::qualified(&key.to_ascii_lowercase()))
-            }
+            "metadata.annotations" => errors.invalid_all(&at, key, names::qualified(&key.to_ascii_lowercase())),
             _ => errors.invalid(
                 &at,
                 text,
-                format!(
-                    "error converting fieldPath: field label does not support subscript: {text}"
-                ),
+                format!("error converting fieldPath: field label does not support subscript: {text}"),
             ),
         }
     } else if supported.contains(&text) {
-    } else if [ENV_FIELDS, VOLUME_FIELDS, OTHER_FIELDS]
-        .iter()
-        .any(|list| list.contains(&text))
-    {
+    } else if [ENV_FIELDS, VOLUME_FIELDS, OTHER_FIELDS].iter().any(|list| list.contains(&text)) {
         errors.not_supported(&at, text, supported);
     } else {
-        errors.invalid(
-            &at,
-            text,
-            format!("error converting fieldPath: field label not supported: {text}"),
-        );
+        errors.invalid(&at, text, format!("error converting fieldPath: field label not supported: {text}"));
     }
 }
 
@@ -199,8 +152,7 @@ fn subscript(text: &str) -> Option<(&str, &str)> {
 
 pub(super) fn resource_field_ref(field: &ResourceFieldSelector, path: &Path, errors: &mut Errors) {
     let resource = field.resource.as_str();
-    let is_huge =
-        resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
+    let is_huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
     if resource.is_empty() {
         errors.required(&path.field("resource"), "");
     } else if !is_huge && !RESOURCES.contains(&resource) {
@@ -212,9 +164,7 @@ pub(super) fn resource_field_ref(field: &ResourceFieldSelector, path: &Path, err
     let allowed: &[&str] = if resource.ends_with(".cpu") {
         &["1m", "1"]
     } else {
-        &[
-            "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
-        ]
+        &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]
     };
     let given = Amount::parse(&divisor.0);
     let is_allowed = |text: &&str| Amount::parse(text) == given;
@@ -235,45 +185,21 @@ pub(super) fn env_from(sources: &[EnvFromSource], path: &Path, errors: &mut Erro
             errors.invalid_all(&path.field("prefix"), prefix, names::env_name(prefix));
         }
         let sources = [
-            (
-                "configMapRef",
-                source
-                    .config_map_ref
-                    .as_ref()
-                    .map(|reference| &reference.name),
-            ),
-            (
-                "secretRef",
-                source.secret_ref.as_ref().map(|reference| &reference.name),
-            ),
+            ("configMapRef", source.config_map_ref.as_ref().map(|reference| &reference.name)),
+            ("secretRef", source.secret_ref.as_ref().map(|reference| &reference.name)),
         ];
-        let given: Vec<_> = sources
-            .into_iter()
-            .filter_map(|(field, name)| Some((field, name?)))
-            .collect();
+        let given: Vec<_> = sources.into_iter().filter_map(|(field, name)| Some((field, name?))).collect();
         for (field, name) in &given {
             if name.is_empty() {
                 errors.required(&path.field(field).field("name"), "");
             } else {
-                errors.invalid_all(
-                    &path.field(field).field("name"),
-                    name,
-                    names::subdomain(name),
-                );
+                errors.invalid_all(&path.field(field).field("name"), name, names::subdomain(name));
             }
         }
         match given.len() {
-            0 => errors.invalid(
-                &path,
-                "",
-                "must specify one of: `configMapRef` or `secretRef`",
-            ),
+            0 => errors.invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`"),
             1 => {}
-            _ => errors.invalid(
-                &path,
-                "",
-                "may not have more than one field specified at a time",
-            ),
+            _ => errors.invalid(&path, "", "may not have more than one field specified at a time"),
         }
     }
 }

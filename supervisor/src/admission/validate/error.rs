@@ -14,11 +14,7 @@ impl Path {
     }
 
     pub(super) fn field(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            Path(name.to_owned())
-        } else {
-            Path(format!("{}.{name}", self.0))
-        }
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
     }
 
     pub(super) fn index(&self, index: usize) -> Self {
@@ -98,10 +94,7 @@ impl FieldError {
             ErrorKind::Invalid { value } => format!("Invalid value: {}", shown(value)),
             ErrorKind::NotSupported { value, supported } => {
                 let list: Vec<String> = supported.iter().map(|text| format!("{text:?}")).collect();
-                format!(
-                    "Unsupported value: {value:?}: supported values: {}",
-                    list.join(", ")
-                )
+                format!("Unsupported value: {value:?}: supported values: {}", list.join(", "))
             }
             ErrorKind::Duplicate { value } => format!("Duplicate value: {}", shown(value)),
             ErrorKind::Forbidden => "Forbidden".to_owned(),
@@ -111,11 +104,7 @@ impl FieldError {
                 format!("Too many: {actual}: must have at most {max} items")
             }
         };
-        if self.detail.is_empty() {
-            head
-        } else {
-            format!("{head}: {}", self.detail)
-        }
+        if self.detail.is_empty() { head } else { format!("{head}: {}", self.detail) }
     }
 
     /// The reason of a `causes` entry of a Status object.
@@ -137,9 +126,7 @@ impl FieldError {
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            value.to_string()
-        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
 }
 
@@ -168,11 +155,7 @@ pub struct Cause {
 impl Invalid {
     /// The entries of `details.causes`.
     pub fn causes(&self) -> Vec<Cause> {
-        let cause = |e: &FieldError| Cause {
-            reason: e.reason(),
-            message: e.body(),
-            field: e.path.clone(),
-        };
+        let cause = |e: &FieldError| Cause { reason: e.reason(), message: e.body(), field: e.path.clone() };
         self.0.iter().map(cause).collect()
     }
 
@@ -202,11 +185,7 @@ pub(super) struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn push(&mut self, path: &Path, kind: ErrorKind, detail: impl Into<String>) {
-        let error = FieldError {
-            path: path.to_string(),
-            kind,
-            detail: detail.into(),
-        };
+        let error = FieldError { path: path.to_string(), kind, detail: detail.into() };
         if !self.0.contains(&error) {
             self.0.push(error);
         }
@@ -216,19 +195,8 @@ impl Errors {
         self.push(path, ErrorKind::Required, detail);
     }
 
-    pub(super) fn invalid(
-        &mut self,
-        path: &Path,
-        value: impl Into<Value>,
-        detail: impl Into<String>,
-    ) {
-        self.push(
-            path,
-            ErrorKind::Invalid {
-                value: value.into(),
-            },
-            detail,
-        );
+    pub(super) fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(path, ErrorKind::Invalid { value: value.into() }, detail);
     }
 
     /// One error for each of the messages that a name check returned.
@@ -240,24 +208,11 @@ impl Errors {
 
     pub(super) fn not_supported(&mut self, path: &Path, value: &str, supported: &[&str]) {
         let supported = supported.iter().map(|text| (*text).to_owned()).collect();
-        self.push(
-            path,
-            ErrorKind::NotSupported {
-                value: value.to_owned(),
-                supported,
-            },
-            "",
-        );
+        self.push(path, ErrorKind::NotSupported { value: value.to_owned(), supported }, "");
     }
 
     pub(super) fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
-        self.push(
-            path,
-            ErrorKind::Duplicate {
-                value: value.into(),
-            },
-            "",
-        );
+        self.push(path, ErrorKind::Duplicate { value: value.into() }, "");
     }
 
     pub(super) fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
@@ -265,13 +220,7 @@ impl Errors {
     }
 
     pub(super) fn not_found(&mut self, path: &Path, value: &str) {
-        self.push(
-            path,
-            ErrorKind::NotFound {
-                value: value.into(),
-            },
-            "",
-        );
+        self.push(path, ErrorKind::NotFound { value: value.into() }, "");
     }
 
     pub(super) fn too_long(&mut self, path: &Path, max: usize) {
@@ -300,11 +249,7 @@ impl Errors {
     }
 
     pub(super) fn done(self) -> Result<(), Invalid> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Invalid(self.0))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
     }
 }
 
@@ -355,24 +300,13 @@ mod tests {
 
     #[test]
     fn one_error_is_bare_and_several_are_a_list() {
-        let error = |path: &str| FieldError {
-            path: path.to_owned(),
-            kind: ErrorKind::Required,
-            detail: String::new(),
-        };
-        assert_eq!(
-            Invalid(vec![error("a")]).message("Pod", "x"),
-            "Pod \"x\" is invalid: a: Required value"
-        );
+        let error = |path: &str| FieldError { path: path.to_owned(), kind: ErrorKind::Required, detail: String::new() };
+        assert_eq!(Invalid(vec![error("a")]).message("Pod", "x"), "Pod \"x\" is invalid: a: Required value");
         let two = Invalid(vec![error("a"), error("b")]);
         assert_eq!(two.to_string(), "[a: Required value, b: Required value]");
         assert_eq!(
             two.causes()[1],
-            Cause {
-                reason: "FieldValueRequired",
-                message: "Required value".to_owned(),
-                field: "b".to_owned()
-            }
+            Cause { reason: "FieldValueRequired", message: "Required value".to_owned(), field: "b".to_owned() }
         );
     }
 }

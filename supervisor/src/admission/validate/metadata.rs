@@ -14,22 +14,13 @@ pub const ANNOTATIONS_MAX: usize = 262_144;
 pub(super) type NameCheck = fn(&str) -> Vec<String>;
 
 /// Checks the metadata of an object whose namespace, if it has one, was defaulted.
-pub(super) fn metadata(
-    meta: &ObjectMeta,
-    is_namespaced: bool,
-    check: NameCheck,
-    errors: &mut Errors,
-) {
+pub(super) fn metadata(meta: &ObjectMeta, is_namespaced: bool, check: NameCheck, errors: &mut Errors) {
     let path = Path::new("metadata");
     let name = meta.name.as_deref().unwrap_or_default();
     let prefix = meta.generate_name.as_deref().unwrap_or_default();
     if !prefix.is_empty() {
         // The random end makes it a name; a prefix may end in '-' or '.'.
-        errors.invalid_all(
-            &path.field("generateName"),
-            prefix,
-            check(&format!("{prefix}x")),
-        );
+        errors.invalid_all(&path.field("generateName"), prefix, check(&format!("{prefix}x")));
     }
     if !name.is_empty() {
         errors.invalid_all(&path.field("name"), name, check(name));
@@ -38,17 +29,9 @@ pub(super) fn metadata(
     }
     namespace(meta, is_namespaced, &path, errors);
     labels(meta.labels.as_ref(), &path.field("labels"), errors);
-    annotations(
-        meta.annotations.as_ref(),
-        &path.field("annotations"),
-        errors,
-    );
+    annotations(meta.annotations.as_ref(), &path.field("annotations"), errors);
     for (index, finalizer) in meta.finalizers.iter().flatten().enumerate() {
-        errors.invalid_all(
-            &path.field("finalizers").index(index),
-            finalizer,
-            names::qualified(finalizer),
-        );
+        errors.invalid_all(&path.field("finalizers").index(index), finalizer, names::qualified(finalizer));
     }
 }
 

@@ -35,15 +35,8 @@ pub fn validate_pod(pod: &Pod) -> Result<(), Invalid> {
         None => errors.required(&path, ""),
         Some(spec) => {
             pod::spec(spec, &path, &mut errors);
-            if spec
-                .ephemeral_containers
-                .as_ref()
-                .is_some_and(|containers| !containers.is_empty())
-            {
-                errors.forbidden(
-                    &path.field("ephemeralContainers"),
-                    "cannot be set on create",
-                );
+            if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+                errors.forbidden(&path.field("ephemeralContainers"), "cannot be set on create");
             }
         }
     }
@@ -59,17 +52,10 @@ pub fn validate(object: &Object) -> Result<(), Invalid> {
         Object::Secret(object) => objects::secret(object, &mut errors),
         Object::Namespace(object) => objects::namespace(object, &mut errors),
         Object::PriorityClass(object) => objects::priority_class(object, &mut errors),
-        Object::PersistentVolumeClaim(object) => {
-            objects::persistent_volume_claim(object, &mut errors)
-        }
+        Object::PersistentVolumeClaim(object) => objects::persistent_volume_claim(object, &mut errors),
         Object::Service(object) => objects::service(object, &mut errors),
         Object::ServiceAccount(_) | Object::PersistentVolume(_) | Object::LimitRange(_) => {
-            metadata::metadata(
-                object.metadata(),
-                object.is_namespaced(),
-                names::subdomain,
-                &mut errors,
-            );
+            metadata::metadata(object.metadata(), object.is_namespaced(), names::subdomain, &mut errors);
         }
     }
     errors.done()

@@ -15,24 +15,18 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 const NAME_PART: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const QUALIFIED: &str = "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
 const DATA_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const ENV_NAME: &str =
+    "a valid environment variable name must consist only of printable ASCII characters other than '='";
 const HEADER: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
 const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const PORT: &str = "must be between 1 and 65535, inclusive";
 
 fn only(ok: bool, message: &str) -> Vec<String> {
-    if ok {
-        Vec::new()
-    } else {
-        vec![message.to_owned()]
-    }
+    if ok { Vec::new() } else { vec![message.to_owned()] }
 }
 
 fn limited(name: &str, max: usize, ok: bool, message: &str) -> Vec<String> {
-    let mut messages = only(
-        name.len() <= max,
-        &format!("must be no more than {max} bytes"),
-    );
+    let mut messages = only(name.len() <= max, &format!("must be no more than {max} bytes"));
     messages.extend(only(ok, message));
     messages
 }
@@ -45,9 +39,7 @@ fn is_label(name: &str) -> bool {
 /// `([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]`
 fn is_name_part(name: &str) -> bool {
     let is_end = |c: char| c.is_ascii_alphanumeric();
-    name.starts_with(is_end)
-        && name.ends_with(is_end)
-        && name.chars().all(|c| is_end(c) || "-_.".contains(c))
+    name.starts_with(is_end) && name.ends_with(is_end) && name.chars().all(|c| is_end(c) || "-_.".contains(c))
 }
 
 /// RFC 1123 label: container, volume and namespace names (VA3).
@@ -57,42 +49,23 @@ pub(super) fn label(name: &str) -> Vec<String> {
 
 /// RFC 1035 label: service names.
 pub(super) fn label_1035(name: &str) -> Vec<String> {
-    limited(
-        name,
-        LABEL_MAX,
-        is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase()),
-        LABEL_1035,
-    )
+    limited(name, LABEL_MAX, is_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase()), LABEL_1035)
 }
 
 /// RFC 1123 subdomain: names of most objects (VA1).
 pub(super) fn subdomain(name: &str) -> Vec<String> {
-    limited(
-        name,
-        SUBDOMAIN_MAX,
-        name.split('.').all(is_label),
-        SUBDOMAIN,
-    )
+    limited(name, SUBDOMAIN_MAX, name.split('.').all(is_label), SUBDOMAIN)
 }
 
 /// A DNS search path: a subdomain whose labels may hold underscores, or a single dot (DN4).
 pub(super) fn search(name: &str) -> Vec<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
-        Vec::new()
-    } else {
-        subdomain(&name.replace('_', "a"))
-    }
+    if name.is_empty() { Vec::new() } else { subdomain(&name.replace('_', "a")) }
 }
 
 /// The value of a label (VA2).
 pub(super) fn label_value(value: &str) -> Vec<String> {
-    limited(
-        value,
-        LABEL_MAX,
-        value.is_empty() || is_name_part(value),
-        LABEL_VALUE,
-    )
+    limited(value, LABEL_MAX, value.is_empty() || is_name_part(value), LABEL_VALUE)
 }
 
 /// The key of a label, an annotation, a resource: `name` or `prefix/name` (VA2).
@@ -107,11 +80,7 @@ pub(super) fn qualified(name: &str) -> Vec<String> {
     let mut messages = Vec::new();
     match prefix {
         Some("") => messages.push("prefix part must be non-empty".to_owned()),
-        Some(prefix) => messages.extend(
-            subdomain(prefix)
-                .into_iter()
-                .map(|m| format!("prefix part {m}")),
-        ),
+        Some(prefix) => messages.extend(subdomain(prefix).into_iter().map(|m| format!("prefix part {m}"))),
         None => {}
     }
     if part.is_empty() {
@@ -125,10 +94,7 @@ pub(super) fn qualified(name: &str) -> Vec<String> {
 
 /// A key of a ConfigMap or Secret: it becomes a file name.
 pub(super) fn data_key(key: &str) -> Vec<String> {
-    let ok = !key.is_empty()
-        && key
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let ok = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     let mut messages = limited(key, SUBDOMAIN_MAX, ok, DATA_KEY);
     match key {
         "." => messages.push("must not be '.'".to_owned()),
@@ -141,21 +107,12 @@ pub(super) fn data_key(key: &str) -> Vec<String> {
 
 /// The name of an environment variable (EN4, D17).
 pub(super) fn env_name(name: &str) -> Vec<String> {
-    only(
-        !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| (0x20..=0x7e).contains(&b) && b != b'='),
-        ENV_NAME,
-    )
+    only(!name.is_empty() && name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'='), ENV_NAME)
 }
 
 /// The name of a header (VA6).
 pub(super) fn header(name: &str) -> Vec<String> {
-    only(
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
-        HEADER,
-    )
+    only(!name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), HEADER)
 }
 
 /// The number of a port.
@@ -165,30 +122,12 @@ pub(super) fn port(port: i32) -> Vec<String> {
 
 /// The name of a port (PO4).
 pub(super) fn port_name(name: &str) -> Vec<String> {
-    let mut messages = only(
-        name.len() <= PORT_NAME_MAX,
-        &format!("must be no more than {PORT_NAME_MAX} bytes"),
-    );
-    let is_ok = !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    messages.extend(only(
-        is_ok,
-        "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
-    ));
-    messages.extend(only(
-        name.bytes().any(|b| b.is_ascii_lowercase()),
-        "must contain at least one letter (a-z)",
-    ));
-    messages.extend(only(
-        !name.contains("--"),
-        "must not contain consecutive hyphens",
-    ));
-    messages.extend(only(
-        !name.starts_with('-') && !name.ends_with('-'),
-        "must not begin or end with a hyphen",
-    ));
+    let mut messages = only(name.len() <= PORT_NAME_MAX, &format!("must be no more than {PORT_NAME_MAX} bytes"));
+    let is_ok = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    messages.extend(only(is_ok, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"));
+    messages.extend(only(name.bytes().any(|b| b.is_ascii_lowercase()), "must contain at least one letter (a-z)"));
+    messages.extend(only(!name.contains("--"), "must not contain consecutive hyphens"));
+    messages.extend(only(!name.starts_with('-') && !name.ends_with('-'), "must not begin or end with a hyphen"));
     messages
 }
 
@@ -204,33 +143,10 @@ mod tests {
     #[test]
     fn hostile_names_are_refused() {
         // D20: nothing that could leave a directory, end a line or colour a terminal.
-        for name in [
-            "",
-            "..",
-            "a/b",
-            "a\nb",
-            "a\0b",
-            "\u{1b}[1m",
-            "A",
-            "-a",
-            "a-",
-            "a b",
-            "ä",
-            &"a".repeat(64),
-        ] {
+        for name in ["", "..", "a/b", "a\nb", "a\0b", "\u{1b}[1m", "A", "-a", "a-", "a b", "ä", &"a".repeat(64)] {
             assert!(!label(name).is_empty(), "{name:?}");
         }
-        for name in [
-            "",
-            ".",
-            "..",
-            "a..b",
-            "a/b",
-            "a\n",
-            ".a",
-            "a.",
-            &"a.".repeat(127),
-        ] {
+        for name in ["", ".", "..", "a..b", "a/b", "a\n", ".a", "a.", &"a.".repeat(127)] {
             assert!(!subdomain(name).is_empty(), "{name:?}");
         }
         for key in ["", ".", "..", "..a", "a/b", "a b", "a\0", &"k".repeat(254)] {
@@ -244,11 +160,7 @@ mod tests {
     #[test]
     fn ordinary_names_pass() {
         for name in ["a", "a-b", "0", "db-service-1"] {
-            assert_eq!(
-                (label(name), subdomain(name), label_value(name)),
-                Default::default(),
-                "{name}"
-            );
+            assert_eq!((label(name), subdomain(name), label_value(name)), Default::default(), "{name}");
         }
         for name in ["a", "kubernetes.io/name", "A_b.c", "x.y/Z"] {
             assert_eq!(qualified(name), [""; 0], "{name}");
@@ -267,10 +179,7 @@ mod tests {
             ("a--b", "must not contain consecutive hyphens"),
             ("-a", "must not begin or end with a hyphen"),
             ("80", "must contain at least one letter (a-z)"),
-            (
-                "HTTP",
-                "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
-            ),
+            ("HTTP", "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"),
             ("abcdefghijklmnop", "must be no more than 15 bytes"),
         ] {
             assert!(port_name(name).contains(&message.to_owned()), "{name}");

@@ -38,20 +38,12 @@ pub(super) fn ports(container: &Container, spec: &PodSpec, path: &Path, errors: 
             let at = path.field("hostPort");
             invalid_port(host_port, &at, errors);
             if spec.host_network == Some(true) && host_port != port.container_port {
-                errors.invalid(
-                    &at,
-                    host_port,
-                    "must match `containerPort` when `hostNetwork` is true",
-                );
+                errors.invalid(&at, host_port, "must match `containerPort` when `hostNetwork` is true");
             }
         }
         match port.protocol.as_deref().unwrap_or_default() {
             "" => errors.required(&path.field("protocol"), ""),
-            _ => errors.one_of(
-                &path.field("protocol"),
-                port.protocol.as_ref(),
-                &["SCTP", "TCP", "UDP"],
-            ),
+            _ => errors.one_of(&path.field("protocol"), port.protocol.as_ref(), &["SCTP", "TCP", "UDP"]),
         }
         if let Some(ip) = port.host_ip.as_deref().filter(|ip| !ip.is_empty()) {
             errors.invalid_all(&path.field("hostIP"), ip, names::ip(ip));
@@ -68,19 +60,9 @@ pub(super) fn host_ports(spec: &PodSpec, path: &Path, errors: &mut Errors) {
                 continue;
             };
             let protocol = port.protocol.as_deref().unwrap_or_default();
-            let key = format!(
-                "{protocol}/{}/{host_port}",
-                port.host_ip.as_deref().unwrap_or_default()
-            );
+            let key = format!("{protocol}/{}/{host_port}", port.host_ip.as_deref().unwrap_or_default());
             if !seen.insert(key.clone()) {
-                errors.duplicate(
-                    &path
-                        .index(container)
-                        .field("ports")
-                        .index(index)
-                        .field("hostPort"),
-                    key,
-                );
+                errors.duplicate(&path.index(container).field("ports").index(index).field("hostPort"), key);
             }
         }
     }
@@ -89,11 +71,7 @@ pub(super) fn host_ports(spec: &PodSpec, path: &Path, errors: &mut Errors) {
 /// DN4
 pub(super) fn dns(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
-    errors.one_of(
-        &path.field("dnsPolicy"),
-        spec.dns_policy.as_ref(),
-        &policies,
-    );
+    errors.one_of(&path.field("dnsPolicy"), spec.dns_policy.as_ref(), &policies);
     let at = path.field("dnsConfig");
     if spec.dns_policy.as_deref() == Some("None") {
         match &spec.dns_config {
@@ -123,16 +101,11 @@ fn dns_config(config: &PodDNSConfig, path: &Path, errors: &mut Errors) {
     let searches = config.searches.as_deref().unwrap_or_default();
     let at = path.field("searches");
     if searches.len() > SEARCHES_MAX {
-        errors.invalid(
-            &at,
-            searches.to_vec(),
-            format!("must not have more than {SEARCHES_MAX} search paths"),
-        );
+        errors.invalid(&at, searches.to_vec(), format!("must not have more than {SEARCHES_MAX} search paths"));
     }
     if searches.join(" ").chars().count() > SEARCH_CHARACTERS_MAX {
-        let detail = format!(
-            "must not have more than {SEARCH_CHARACTERS_MAX} characters (including spaces) in the search list"
-        );
+        let detail =
+            format!("must not have more than {SEARCH_CHARACTERS_MAX} characters (including spaces) in the search list");
         errors.invalid(&at, searches.to_vec(), detail);
     }
     for (index, search) in searches.iter().enumerate() {
@@ -143,11 +116,7 @@ fn dns_config(config: &PodDNSConfig, path: &Path, errors: &mut Errors) {
             errors.required(&path.field("options").index(index), "must not be empty");
         }
         // A line break would be a line of its own in resolv.conf (D17).
-        let is_line = |text: &Option<String>| {
-            text.as_deref()
-                .unwrap_or_default()
-                .contains(['\n', '\r', '\0'])
-        };
+        let is_line = |text: &Option<String>| text.as_deref().unwrap_or_default().contains(['\n', '\r', '\0']);
         if is_line(&option.name) || is_line(&option.value) {
             errors.invalid(&path.field("options").index(index), "", "must be one line");
         }
@@ -160,11 +129,7 @@ pub(super) fn host_aliases(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         let path = path.index(index);
         errors.invalid_all(&path.field("ip"), &alias.ip, names::ip(&alias.ip));
         for (index, name) in alias.hostnames.iter().flatten().enumerate() {
-            errors.invalid_all(
-                &path.field("hostnames").index(index),
-                name,
-                names::subdomain(name),
-            );
+            errors.invalid_all(&path.field("hostnames").index(index), name, names::subdomain(name));
         }
     }
 }
@@ -198,11 +163,9 @@ pub(super) fn namespaces(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         errors.invalid(&path.field("shareProcessNamespace"), true, detail);
     }
     if spec.host_users == Some(false) {
-        for (field, value) in [
-            ("hostNetwork", spec.host_network),
-            ("hostPID", spec.host_pid),
-            ("hostIPC", spec.host_ipc),
-        ] {
+        for (field, value) in
+            [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)]
+        {
             if value == Some(true) {
                 errors.forbidden(&path.field(field), "when `hostUsers` is false");
             }

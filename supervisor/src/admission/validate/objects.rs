@@ -13,20 +13,11 @@ use super::{metadata, names, resources};
 pub const DATA_MAX: usize = 1024 * 1024;
 /// The largest priority that a user may give.
 const PRIORITY_MAX: i32 = 1_000_000_000;
-const ACCESS_MODES: &[&str] = &[
-    "ReadOnlyMany",
-    "ReadWriteMany",
-    "ReadWriteOnce",
-    "ReadWriteOncePod",
-];
+const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 /// The levels of the Pod Security Standards.
 const LEVELS: &str = "must be one of privileged, baseline, restricted";
 
-fn keys<'a>(
-    keys: impl Iterator<Item = (&'a String, usize)>,
-    path: &Path,
-    errors: &mut Errors,
-) -> usize {
+fn keys<'a>(keys: impl Iterator<Item = (&'a String, usize)>, path: &Path, errors: &mut Errors) -> usize {
     let mut size = 0;
     for (key, length) in keys {
         errors.invalid_all(&path.key(key), key, names::data_key(key));
@@ -37,30 +28,12 @@ fn keys<'a>(
 
 pub(super) fn config_map(object: &ConfigMap, errors: &mut Errors) {
     metadata::metadata(&object.metadata, true, names::subdomain, errors);
-    let texts = object
-        .data
-        .iter()
-        .flatten()
-        .map(|(key, text)| (key, text.len()));
-    let bytes = object
-        .binary_data
-        .iter()
-        .flatten()
-        .map(|(key, bytes)| (key, bytes.0.len()));
-    let size =
-        keys(texts, &Path::new("data"), errors) + keys(bytes, &Path::new("binaryData"), errors);
+    let texts = object.data.iter().flatten().map(|(key, text)| (key, text.len()));
+    let bytes = object.binary_data.iter().flatten().map(|(key, bytes)| (key, bytes.0.len()));
+    let size = keys(texts, &Path::new("data"), errors) + keys(bytes, &Path::new("binaryData"), errors);
     let both = object.binary_data.iter().flatten().map(|(key, _)| key);
-    for key in both.filter(|key| {
-        object
-            .data
-            .as_ref()
-            .is_some_and(|data| data.contains_key(*key))
-    }) {
-        errors.invalid(
-            &Path::new("data").key(key),
-            key.as_str(),
-            "duplicate of key present in binaryData",
-        );
+    for key in both.filter(|key| object.data.as_ref().is_some_and(|data| data.contains_key(*key))) {
+        errors.invalid(&Path::new("data").key(key), key.as_str(), "duplicate of key present in binaryData");
     }
     if size > DATA_MAX {
         errors.too_long(&Path::new(""), DATA_MAX);
@@ -69,11 +42,7 @@ pub(super) fn config_map(object: &ConfigMap, errors: &mut Errors) {
 
 pub(super) fn secret(object: &Secret, errors: &mut Errors) {
     metadata::metadata(&object.metadata, true, names::subdomain, errors);
-    let values = object
-        .data
-        .iter()
-        .flatten()
-        .map(|(key, bytes)| (key, bytes.0.len()));
+    let values = object.data.iter().flatten().map(|(key, bytes)| (key, bytes.0.len()));
     let path = Path::new("data");
     if keys(values, &path, errors) > DATA_MAX {
         errors.too_long(&path, DATA_MAX);
@@ -90,14 +59,9 @@ pub(super) fn secret(object: &Secret, errors: &mut Errors) {
             errors.required(&path.key(key), "");
             continue;
         };
-        let is_json = !key.starts_with(".docker")
-            || serde_json::from_slice::<serde::de::IgnoredAny>(&value.0).is_ok();
+        let is_json = !key.starts_with(".docker") || serde_json::from_slice::<serde::de::IgnoredAny>(&value.0).is_ok();
         if !is_json {
-            errors.invalid(
-                &path.key(key),
-                "<secret contents redacted>",
-                "must be a JSON object",
-            );
+            errors.invalid(&path.key(key), "<secret contents redacted>", "must be a JSON object");
         }
     }
 }
@@ -119,11 +83,7 @@ pub(super) fn namespace(object: &Namespace, errors: &mut Errors) {
         if let Some(version) = labels.get(&label)
             && crate::admission::pss::Version::parse(version).is_none()
         {
-            errors.invalid(
-                &path.key(&label),
-                version.as_str(),
-                "must be \"latest\" or \"v1.x\"",
-            );
+            errors.invalid(&path.key(&label), version.as_str(), "must be \"latest\" or \"v1.x\"");
         }
     }
 }
@@ -136,48 +96,23 @@ pub(super) fn persistent_volume_claim(object: &PersistentVolumeClaim, errors: &m
     };
     let modes = spec.access_modes.as_deref().unwrap_or_default();
     if modes.is_empty() {
-        errors.required(
-            &path.field("accessModes"),
-            "at least 1 access mode is required",
-        );
+        errors.required(&path.field("accessModes"), "at least 1 access mode is required");
     }
     for mode in modes {
         errors.one_of(&path.field("accessModes"), Some(mode), ACCESS_MODES);
     }
     let storage_path = path.field("resources").key("storage");
-    match spec
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.requests.as_ref()?.get("storage"))
-    {
+    match spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage")) {
         None => errors.required(&storage_path, ""),
         Some(quantity) => {
-            if resources::amount(quantity, &storage_path, errors)
-                .is_some_and(|amount| amount.is_zero())
-            {
-                errors.invalid(
-                    &storage_path,
-                    quantity.0.as_str(),
-                    "must be greater than zero",
-                );
+            if resources::amount(quantity, &storage_path, errors).is_some_and(|amount| amount.is_zero()) {
+                errors.invalid(&storage_path, quantity.0.as_str(), "must be greater than zero");
             }
         }
     }
-    errors.one_of(
-        &path.field("volumeMode"),
-        spec.volume_mode.as_ref(),
-        &["Block", "Filesystem"],
-    );
-    if let Some(class) = spec
-        .storage_class_name
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
-        errors.invalid_all(
-            &path.field("storageClassName"),
-            class,
-            names::subdomain(class),
-        );
+    errors.one_of(&path.field("volumeMode"), spec.volume_mode.as_ref(), &["Block", "Filesystem"]);
+    if let Some(class) = spec.storage_class_name.as_deref().filter(|name| !name.is_empty()) {
+        errors.invalid_all(&path.field("storageClassName"), class, names::subdomain(class));
     }
 }
 
@@ -194,11 +129,7 @@ pub(super) fn priority_class(object: &PriorityClass, errors: &mut Errors) {
         );
     }
     let policy = object.preemption_policy.as_ref();
-    errors.one_of(
-        &Path::new("preemptionPolicy"),
-        policy,
-        &["PreemptLowerPriority", "Never"],
-    );
+    errors.one_of(&Path::new("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
 }
 
 pub(super) fn service(object: &Service, errors: &mut Errors) {
@@ -208,16 +139,8 @@ pub(super) fn service(object: &Service, errors: &mut Errors) {
         return errors.required(&path, "");
     };
     let kind = spec.type_.as_deref().unwrap_or_default();
-    errors.one_of(
-        &path.field("type"),
-        spec.type_.as_ref(),
-        &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
-    );
-    errors.one_of(
-        &path.field("sessionAffinity"),
-        spec.session_affinity.as_ref(),
-        &["ClientIP", "None"],
-    );
+    errors.one_of(&path.field("type"), spec.type_.as_ref(), &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    errors.one_of(&path.field("sessionAffinity"), spec.session_affinity.as_ref(), &["ClientIP", "None"]);
     let ports = spec.ports.as_deref().unwrap_or_default();
     let is_headless = spec.cluster_ip.as_deref() == Some("None");
     if ports.is_empty() && !is_headless && kind != "ExternalName" {
@@ -225,11 +148,7 @@ pub(super) fn service(object: &Service, errors: &mut Errors) {
     }
     metadata::labels(spec.selector.as_ref(), &path.field("selector"), errors);
     if kind == "ExternalName" {
-        let name = spec
-            .external_name
-            .as_deref()
-            .unwrap_or_default()
-            .trim_end_matches('.');
+        let name = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.');
         errors.invalid_all(&path.field("externalName"), name, names::subdomain(name));
     }
     let (mut seen_names, mut seen_ports) = (BTreeSet::new(), BTreeMap::new());
@@ -245,20 +164,10 @@ pub(super) fn service(object: &Service, errors: &mut Errors) {
             }
         }
         invalid_port(port.port, &at.field("port"), errors);
-        errors.one_of(
-            &at.field("protocol"),
-            port.protocol.as_ref(),
-            &["SCTP", "TCP", "UDP"],
-        );
-        if seen_ports
-            .insert((port.port, &port.protocol), index)
-            .is_some()
-        {
+        errors.one_of(&at.field("protocol"), port.protocol.as_ref(), &["SCTP", "TCP", "UDP"]);
+        if seen_ports.insert((port.port, &port.protocol), index).is_some() {
             let protocol = port.protocol.as_deref().unwrap_or_default();
-            errors.duplicate(
-                &at,
-                serde_json::json!({"port": port.port, "protocol": protocol}),
-            );
+            errors.duplicate(&at, serde_json::json!({"port": port.port, "protocol": protocol}));
         }
     }
 }

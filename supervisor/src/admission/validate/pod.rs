@@ -13,17 +13,9 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     container::containers(spec, path, errors);
     resources::pod(spec, path, errors);
     let policies = ["Always", "OnFailure", "Never"];
-    errors.one_of(
-        &path.field("restartPolicy"),
-        spec.restart_policy.as_ref(),
-        &policies,
-    );
+    errors.one_of(&path.field("restartPolicy"), spec.restart_policy.as_ref(), &policies);
     network::dns(spec, path, errors);
-    labels(
-        spec.node_selector.as_ref(),
-        &path.field("nodeSelector"),
-        errors,
-    );
+    labels(spec.node_selector.as_ref(), &path.field("nodeSelector"), errors);
     network::namespaces(spec, path, errors);
     if let Some(context) = &spec.security_context {
         security::pod(context, spec, &path.field("securityContext"), errors);
@@ -33,18 +25,10 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     network::host_names(spec, path, errors);
     tolerations(spec, &path.field("tolerations"), errors);
     network::host_aliases(spec, &path.field("hostAliases"), errors);
-    errors.one_of(
-        &path.field("preemptionPolicy"),
-        spec.preemption_policy.as_ref(),
-        &["PreemptLowerPriority", "Never"],
-    );
+    errors.one_of(&path.field("preemptionPolicy"), spec.preemption_policy.as_ref(), &["PreemptLowerPriority", "Never"]);
     gates(spec, path, errors);
     if let Some(os) = &spec.os {
-        errors.one_of(
-            &path.field("os").field("name"),
-            Some(&os.name),
-            &["linux", "windows"],
-        );
+        errors.one_of(&path.field("os").field("name"), Some(&os.name), &["linux", "windows"]);
     }
 }
 
@@ -67,11 +51,7 @@ fn deadline(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     if let Some(seconds) = spec.active_deadline_seconds
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
-        errors.invalid(
-            &path.field("activeDeadlineSeconds"),
-            seconds,
-            "must be between 1 and 2147483647, inclusive",
-        );
+        errors.invalid(&path.field("activeDeadlineSeconds"), seconds, "must be between 1 and 2147483647, inclusive");
     }
 }
 
@@ -98,15 +78,9 @@ fn toleration(toleration: &Toleration, path: &Path, errors: &mut Errors) {
         errors.invalid(&path.field("effect"), effect, detail);
     }
     match operator {
-        "" | "Equal" => {
-            errors.invalid_all(&path.field("operator"), value, names::label_value(value))
-        }
+        "" | "Equal" => errors.invalid_all(&path.field("operator"), value, names::label_value(value)),
         "Exists" if !value.is_empty() => {
-            errors.invalid(
-                &path.field("operator"),
-                value,
-                "value must be empty when `operator` is 'Exists'",
-            );
+            errors.invalid(&path.field("operator"), value, "value must be empty when `operator` is 'Exists'");
         }
         "Exists" => {}
         other => errors.not_supported(&path.field("operator"), other, &["Equal", "Exists"]),
@@ -128,25 +102,12 @@ fn gates(spec: &PodSpec, path: &Path, errors: &mut Errors) {
             errors.duplicate(&at, gate.name.as_str());
         }
     }
-    let has_node = spec
-        .node_name
-        .as_deref()
-        .is_some_and(|name| !name.is_empty());
+    let has_node = spec.node_name.as_deref().is_some_and(|name| !name.is_empty());
     if !gates.is_empty() && has_node {
-        errors.forbidden(
-            &path.field("nodeName"),
-            "cannot be set until all schedulingGates have been cleared",
-        );
+        errors.forbidden(&path.field("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
     for (index, gate) in spec.readiness_gates.iter().flatten().enumerate() {
-        let at = path
-            .field("readinessGates")
-            .index(index)
-            .field("conditionType");
-        errors.invalid_all(
-            &at,
-            &gate.condition_type,
-            names::qualified(&gate.condition_type),
-        );
+        let at = path.field("readinessGates").index(index).field("conditionType");
+        errors.invalid_all(&at, &gate.condition_type, names::qualified(&gate.condition_type));
     }
 }

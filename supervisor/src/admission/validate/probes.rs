@@ -56,19 +56,13 @@ fn grace(probe: &Probe, kind: ProbeKind, path: &Path, errors: &mut Errors) {
 }
 
 pub(super) fn lifecycle(lifecycle: &Lifecycle, grace: i64, path: &Path, errors: &mut Errors) {
-    for (name, hook) in [
-        ("postStart", &lifecycle.post_start),
-        ("preStop", &lifecycle.pre_stop),
-    ] {
+    for (name, hook) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
         if let Some(hook) = hook {
             Handlers::of_hook(hook).check(grace, &path.field(name), errors);
         }
     }
     if lifecycle.stop_signal.is_some() {
-        errors.forbidden(
-            &path.field("stopSignal"),
-            "may not be set: custom stop signals are not enabled",
-        );
+        errors.forbidden(&path.field("stopSignal"), "may not be set: custom stop signals are not enabled");
     }
 }
 
@@ -97,10 +91,7 @@ impl<'a> Handlers<'a> {
         let mut is_first = |name: &str, errors: &mut Errors| {
             count += 1;
             if count > 1 {
-                errors.forbidden(
-                    &path.field(name),
-                    "may not specify more than 1 handler type",
-                );
+                errors.forbidden(&path.field(name), "may not specify more than 1 handler type");
             }
             count == 1
         };
@@ -129,9 +120,7 @@ impl<'a> Handlers<'a> {
             && is_first("sleep", errors)
             && !(0..=grace).contains(&sleep.seconds)
         {
-            let detail = format!(
-                "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
-            );
+            let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
             errors.invalid(&path.field("sleep").field("seconds"), sleep.seconds, detail);
         }
         if count == 0 {
@@ -145,11 +134,7 @@ fn http_get(action: &HTTPGetAction, path: &Path, errors: &mut Errors) {
         errors.required(&path.field("path"), "");
     }
     port(&action.port, &path.field("port"), errors);
-    errors.one_of(
-        &path.field("scheme"),
-        action.scheme.as_ref(),
-        &["HTTP", "HTTPS"],
-    );
+    errors.one_of(&path.field("scheme"), action.scheme.as_ref(), &["HTTP", "HTTPS"]);
     for (index, header) in action.http_headers.iter().flatten().enumerate() {
         let path = path.field("httpHeaders").index(index).field("name");
         errors.invalid_all(&path, &header.name, names::header(&header.name));

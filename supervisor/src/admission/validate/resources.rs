@@ -53,14 +53,7 @@ pub(super) fn container(resources: &ResourceRequirements, path: &Path, errors: &
     for (name, quantity) in list(resources.requests.as_ref()) {
         container_name(name, &requests.key(name), errors);
         value(name, quantity, &requests.key(name), errors);
-        request_and_limit(
-            name,
-            quantity,
-            resources.limits.as_ref(),
-            &requests,
-            &limits,
-            errors,
-        );
+        request_and_limit(name, quantity, resources.limits.as_ref(), &requests, &limits, errors);
     }
     huge_pages(resources, path, errors);
 }
@@ -68,8 +61,7 @@ pub(super) fn container(resources: &ResourceRequirements, path: &Path, errors: &
 /// RL3
 fn container_name(name: &str, path: &Path, errors: &mut Errors) {
     errors.invalid_all(path, name, names::qualified(name));
-    let is_standard =
-        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(HUGE_PAGES);
+    let is_standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(HUGE_PAGES);
     if name.contains('/') {
         if !is_extended(name) {
             errors.invalid(path, name, "doesn't follow extended resource name standard");
@@ -88,8 +80,7 @@ fn value(name: &str, quantity: &Quantity, path: &Path, errors: &mut Errors) {
         errors.invalid(path, quantity.0.as_str(), "must be an integer");
     }
     if let Some(size) = name.strip_prefix(HUGE_PAGES) {
-        let is_multiple =
-            Amount::parse(size).is_ok_and(|size| amount.is_positive_multiple_of(size));
+        let is_multiple = Amount::parse(size).is_ok_and(|size| amount.is_positive_multiple_of(size));
         if !is_multiple && !amount.is_zero() {
             let detail = format!("{} is not positive integer multiple of {name}", quantity.0);
             errors.invalid(path, quantity.0.as_str(), detail);
@@ -108,10 +99,7 @@ fn request_and_limit(
 ) {
     let Some(limit) = limits.and_then(|limits| limits.get(name)) else {
         if !is_overcommittable(name) {
-            errors.required(
-                limits_path,
-                "Limit must be set for non overcommitable resources",
-            );
+            errors.required(limits_path, "Limit must be set for non overcommitable resources");
         }
         return;
     };
@@ -122,27 +110,16 @@ fn request_and_limit(
         let detail = format!("must be less than or equal to {name} limit of {}", limit.0);
         errors.invalid(path, request.0.as_str(), detail);
     } else if !is_overcommittable(name) && wanted != most {
-        errors.invalid(
-            path,
-            request.0.as_str(),
-            format!("must be equal to {name} limit of {}", limit.0),
-        );
+        errors.invalid(path, request.0.as_str(), format!("must be equal to {name} limit of {}", limit.0));
     }
 }
 
 /// RL4: huge pages alone leave a container without memory accounting.
 fn huge_pages(resources: &ResourceRequirements, path: &Path, errors: &mut Errors) {
-    let names: Vec<&String> = [&resources.limits, &resources.requests]
-        .into_iter()
-        .flatten()
-        .flat_map(BTreeMap::keys)
-        .collect();
+    let names: Vec<&String> =
+        [&resources.limits, &resources.requests].into_iter().flatten().flat_map(BTreeMap::keys).collect();
     let has_huge = names.iter().any(|name| name.starts_with(HUGE_PAGES));
-    if has_huge
-        && !names
-            .iter()
-            .any(|name| matches!(name.as_str(), "cpu" | "memory"))
-    {
+    if has_huge && !names.iter().any(|name| matches!(name.as_str(), "cpu" | "memory")) {
         errors.forbidden(path, "HugePages require cpu or memory");
     }
 }
@@ -154,15 +131,9 @@ pub(super) fn pod(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     };
     let path = path.field("resources");
     if resources.claims.is_some() {
-        errors.forbidden(
-            &path.field("claims"),
-            "claims may not be set for Resources at pod-level",
-        );
+        errors.forbidden(&path.field("claims"), "claims may not be set for Resources at pod-level");
     }
-    for (field, quantities) in [
-        ("limits", &resources.limits),
-        ("requests", &resources.requests),
-    ] {
+    for (field, quantities) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         for (name, quantity) in list(quantities.as_ref()) {
             let path = path.field(field).key(name);
             if !matches!(name.as_str(), "cpu" | "memory") && !name.starts_with(HUGE_PAGES) {
@@ -174,35 +145,18 @@ pub(super) fn pod(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     }
     let (limits, requests) = (path.field("limits"), path.field("requests"));
     for (name, request) in list(resources.requests.as_ref()) {
-        request_and_limit(
-            name,
-            request,
-            resources.limits.as_ref(),
-            &requests,
-            &limits,
-            errors,
-        );
+        request_and_limit(name, request, resources.limits.as_ref(), &requests, &limits, errors);
         enough_for_all(name, request, spec, &requests.key(name), errors);
     }
     container_limits(spec, resources, errors);
 }
 
-fn enough_for_all(
-    name: &str,
-    request: &Quantity,
-    spec: &PodSpec,
-    path: &Path,
-    errors: &mut Errors,
-) {
-    let (Ok(given), Some(needed)) = (Amount::parse(&request.0), effective_request(spec, name))
-    else {
+fn enough_for_all(name: &str, request: &Quantity, spec: &PodSpec, path: &Path, errors: &mut Errors) {
+    let (Ok(given), Some(needed)) = (Amount::parse(&request.0), effective_request(spec, name)) else {
         return;
     };
     if given < needed {
-        let detail = format!(
-            "must be greater than or equal to aggregate container requests of {}",
-            needed.canonical()
-        );
+        let detail = format!("must be greater than or equal to aggregate container requests of {}", needed.canonical());
         errors.invalid(path, request.0.as_str(), detail);
     }
 }
@@ -210,22 +164,11 @@ fn enough_for_all(
 /// PL3: no container may have more than the pod.
 fn container_limits(spec: &PodSpec, pod: &ResourceRequirements, errors: &mut Errors) {
     let spec_path = Path::new("spec");
-    let inits = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(i, c)| (spec_path.field("initContainers").index(i), c));
-    let apps = spec
-        .containers
-        .iter()
-        .enumerate()
-        .map(|(i, c)| (spec_path.field("containers").index(i), c));
+    let inits =
+        spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (spec_path.field("initContainers").index(i), c));
+    let apps = spec.containers.iter().enumerate().map(|(i, c)| (spec_path.field("containers").index(i), c));
     for (path, container) in inits.chain(apps) {
-        let limits = container
-            .resources
-            .as_ref()
-            .and_then(|resources| resources.limits.as_ref());
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
         for (name, limit) in list(limits) {
             let Some(most) = pod.limits.as_ref().and_then(|limits| limits.get(name)) else {
                 continue;

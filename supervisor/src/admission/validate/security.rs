@@ -1,8 +1,6 @@
 //! Security contexts (US4, CP5, PV5-PV7, SY3, D19).
 
-use k8s_openapi::api::core::v1::{
-    AppArmorProfile, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
-};
+use k8s_openapi::api::core::v1::{AppArmorProfile, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext};
 
 use super::error::{Errors, Path};
 
@@ -22,37 +20,16 @@ fn id(id: Option<i64>, path: &Path, errors: &mut Errors) {
     }
 }
 
-pub(super) fn container(
-    context: &SecurityContext,
-    spec: &PodSpec,
-    path: &Path,
-    errors: &mut Errors,
-) {
+pub(super) fn container(context: &SecurityContext, spec: &PodSpec, path: &Path, errors: &mut Errors) {
     id(context.run_as_user, &path.field("runAsUser"), errors);
     id(context.run_as_group, &path.field("runAsGroup"), errors);
     let mount = path.field("procMount");
-    errors.one_of(
-        &mount,
-        context.proc_mount.as_ref(),
-        &["Default", "Unmasked"],
-    );
+    errors.one_of(&mount, context.proc_mount.as_ref(), &["Default", "Unmasked"]);
     if context.proc_mount.as_deref() == Some("Unmasked") && spec.host_users != Some(false) {
-        errors.invalid(
-            &mount,
-            "Unmasked",
-            "`hostUsers` must be false to use `Unmasked`",
-        );
+        errors.invalid(&mount, "Unmasked", "`hostUsers` must be false to use `Unmasked`");
     }
-    seccomp(
-        context.seccomp_profile.as_ref(),
-        &path.field("seccompProfile"),
-        errors,
-    );
-    apparmor(
-        context.app_armor_profile.as_ref(),
-        &path.field("appArmorProfile"),
-        errors,
-    );
+    seccomp(context.seccomp_profile.as_ref(), &path.field("seccompProfile"), errors);
+    apparmor(context.app_armor_profile.as_ref(), &path.field("appArmorProfile"), errors);
     if context.allow_privilege_escalation == Some(false) {
         no_escalation(context, path, errors);
     }
@@ -62,20 +39,11 @@ pub(super) fn container(
 fn no_escalation(context: &SecurityContext, path: &Path, errors: &mut Errors) {
     let shown = serde_json::to_value(context).unwrap_or_default();
     if context.privileged == Some(true) {
-        errors.invalid(
-            path,
-            shown.clone(),
-            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-        );
+        errors.invalid(path, shown.clone(), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
     }
-    let added = context
-        .capabilities
-        .iter()
-        .filter_map(|capabilities| capabilities.add.as_ref())
-        .flatten();
+    let added = context.capabilities.iter().filter_map(|capabilities| capabilities.add.as_ref()).flatten();
     if added.into_iter().any(|name| name == "CAP_SYS_ADMIN") {
-        let detail =
-            "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+        let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
         errors.invalid(path, shown, detail);
     }
 }
@@ -85,34 +53,14 @@ pub(super) fn pod(context: &PodSecurityContext, spec: &PodSpec, path: &Path, err
     id(context.run_as_group, &path.field("runAsGroup"), errors);
     id(context.fs_group, &path.field("fsGroup"), errors);
     for (index, group) in context.supplemental_groups.iter().flatten().enumerate() {
-        id(
-            Some(*group),
-            &path.field("supplementalGroups").index(index),
-            errors,
-        );
+        id(Some(*group), &path.field("supplementalGroups").index(index), errors);
     }
     let change = path.field("fsGroupChangePolicy");
-    errors.one_of(
-        &change,
-        context.fs_group_change_policy.as_ref(),
-        &["OnRootMismatch", "Always"],
-    );
+    errors.one_of(&change, context.fs_group_change_policy.as_ref(), &["OnRootMismatch", "Always"]);
     let groups = path.field("supplementalGroupsPolicy");
-    errors.one_of(
-        &groups,
-        context.supplemental_groups_policy.as_ref(),
-        &["Merge", "Strict"],
-    );
-    seccomp(
-        context.seccomp_profile.as_ref(),
-        &path.field("seccompProfile"),
-        errors,
-    );
-    apparmor(
-        context.app_armor_profile.as_ref(),
-        &path.field("appArmorProfile"),
-        errors,
-    );
+    errors.one_of(&groups, context.supplemental_groups_policy.as_ref(), &["Merge", "Strict"]);
+    seccomp(context.seccomp_profile.as_ref(), &path.field("seccompProfile"), errors);
+    apparmor(context.app_armor_profile.as_ref(), &path.field("appArmorProfile"), errors);
     sysctls(context, spec, &path.field("sysctls"), errors);
 }
 
@@ -123,23 +71,14 @@ fn seccomp(profile: Option<&SeccompProfile>, path: &Path, errors: &mut Errors) {
     let file_path = path.field("localhostProfile");
     let file = profile.localhost_profile.as_deref();
     match profile.type_.as_str() {
-        "" => errors.required(
-            &path.field("type"),
-            "type is required when seccompProfile is set",
-        ),
+        "" => errors.required(&path.field("type"), "type is required when seccompProfile is set"),
         "Localhost" => match file {
-            None | Some("") => {
-                errors.required(&file_path, "must be set when seccomp type is Localhost")
-            }
+            None | Some("") => errors.required(&file_path, "must be set when seccomp type is Localhost"),
             Some(file) => super::volumes::relative_path(file, &file_path, errors),
         },
         "RuntimeDefault" | "Unconfined" => {
             if let Some(file) = file {
-                errors.invalid(
-                    &file_path,
-                    file,
-                    "can only be set when seccomp type is Localhost",
-                );
+                errors.invalid(&file_path, file, "can only be set when seccomp type is Localhost");
             }
         }
         other => errors.not_supported(&path.field("type"), other, &supported),
@@ -153,35 +92,20 @@ fn apparmor(profile: Option<&AppArmorProfile>, path: &Path, errors: &mut Errors)
     let name = profile.localhost_profile.as_deref();
     match profile.type_.as_str() {
         "Localhost" => match name.map(str::trim) {
-            None | Some("") => {
-                errors.required(&name_path, "must be set when AppArmor type is Localhost")
-            }
+            None | Some("") => errors.required(&name_path, "must be set when AppArmor type is Localhost"),
             Some(trimmed) if Some(trimmed) != name => {
                 errors.invalid(&name_path, name, "must not be padded with whitespace");
             }
-            Some(trimmed) if trimmed.len() > APPARMOR_MAX => {
-                errors.too_long(&name_path, APPARMOR_MAX)
-            }
+            Some(trimmed) if trimmed.len() > APPARMOR_MAX => errors.too_long(&name_path, APPARMOR_MAX),
             Some(_) => {}
         },
         "RuntimeDefault" | "Unconfined" => {
             if let Some(name) = name {
-                errors.invalid(
-                    &name_path,
-                    name,
-                    "can only be set when AppArmor type is Localhost",
-                );
+                errors.invalid(&name_path, name, "can only be set when AppArmor type is Localhost");
             }
         }
-        "" => errors.required(
-            &path.field("type"),
-            "type is required when appArmorProfile is set",
-        ),
-        other => errors.not_supported(
-            &path.field("type"),
-            other,
-            &["Localhost", "RuntimeDefault", "Unconfined"],
-        ),
+        "" => errors.required(&path.field("type"), "type is required when appArmorProfile is set"),
+        other => errors.not_supported(&path.field("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]),
     }
 }
 
@@ -200,11 +124,7 @@ fn sysctls(context: &PodSecurityContext, spec: &PodSpec, path: &Path, errors: &m
             errors.duplicate(&path, name);
         }
         if spec.host_network == Some(true) && dotted.starts_with("net.") {
-            errors.invalid(
-                &path,
-                name,
-                "may not be specified when 'hostNetwork' is true",
-            );
+            errors.invalid(&path, name, "may not be specified when 'hostNetwork' is true");
         }
         if spec.host_ipc == Some(true) && is_ipc(&dotted) {
             errors.invalid(&path, name, "may not be specified when 'hostIPC' is true");
@@ -233,18 +153,13 @@ fn dotted(name: &str) -> String {
 }
 
 fn is_ipc(name: &str) -> bool {
-    ["kernel.shm", "kernel.msg", "fs.mqueue."]
-        .iter()
-        .any(|group| name.starts_with(group))
-        || name == "kernel.sem"
+    ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|group| name.starts_with(group)) || name == "kernel.sem"
 }
 
 fn is_sysctl(name: &str) -> bool {
     let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_part = |part: &str| {
-        part.starts_with(is_end)
-            && part.ends_with(is_end)
-            && part.chars().all(|c| is_end(c) || c == '-' || c == '_')
+        part.starts_with(is_end) && part.ends_with(is_end) && part.chars().all(|c| is_end(c) || c == '-' || c == '_')
     };
     name.len() <= SYSCTL_MAX && name.split(['.', '/']).all(is_part)
 }

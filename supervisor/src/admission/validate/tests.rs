@@ -10,9 +10,8 @@ fn object(text: &str) -> Object {
 }
 
 fn pod(rest: &str) -> Pod {
-    let Object::Pod(pod) = object(&format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: bad}}\nspec:\n  {rest}"
-    )) else {
+    let Object::Pod(pod) = object(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: bad}}\nspec:\n  {rest}"))
+    else {
         panic!("not a Pod")
     };
     *pod
@@ -20,16 +19,11 @@ fn pod(rest: &str) -> Pod {
 
 /// A pod of one container with these fields.
 fn with(fields: &str) -> Pod {
-    pod(&format!(
-        "containers: [{{name: c, image: busybox, {fields}}}]"
-    ))
+    pod(&format!("containers: [{{name: c, image: busybox, {fields}}}]"))
 }
 
 fn text(result: Result<(), Invalid>) -> String {
-    result
-        .err()
-        .map(|invalid| invalid.to_string())
-        .unwrap_or_default()
+    result.err().map(|invalid| invalid.to_string()).unwrap_or_default()
 }
 
 #[test]
@@ -41,19 +35,13 @@ fn pods_are_refused_word_for_word() {
             pod("containers: [{name: c, image: b}, {name: c, image: b}]"),
             "spec.containers[1].name: Duplicate value: \"c\"",
         ),
-        (
-            pod("containers: [{name: c}]"),
-            "spec.containers[0].image: Required value",
-        ),
+        (pod("containers: [{name: c}]"), "spec.containers[0].image: Required value"),
         (pod("containers: []"), "spec.containers: Required value"),
         (
             pod(&format!("restartPolicy: Sometimes\n  {one}")),
             "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
-        (
-            with("volumeMounts: [{name: v, mountPath: /v}]"),
-            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
-        ),
+        (with("volumeMounts: [{name: v, mountPath: /v}]"), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
         (
             with("livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 70000}}"),
             "spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
@@ -133,15 +121,11 @@ fn pods_are_refused_word_for_word() {
             "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
         ),
         (
-            pod(&format!(
-                "ephemeralContainers: [{{name: e, image: b}}]\n  {one}"
-            )),
+            pod(&format!("ephemeralContainers: [{{name: e, image: b}}]\n  {one}")),
             "spec.ephemeralContainers: Forbidden: cannot be set on create",
         ),
         (
-            pod(&format!(
-                "schedulingGates: [{{name: g}}]\n  nodeName: node\n  {one}"
-            )),
+            pod(&format!("schedulingGates: [{{name: g}}]\n  nodeName: node\n  {one}")),
             "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
         ),
         (
@@ -177,21 +161,15 @@ fn pods_are_refused_word_for_word() {
         ),
         // VO3, VO16, VO22, VO28, VO40, VO45, VO46
         (
-            pod(&format!(
-                "volumes: [{{name: v, emptyDir: {{}}, hostPath: {{path: /a/../b}}}}]\n  {one}"
-            )),
+            pod(&format!("volumes: [{{name: v, emptyDir: {{}}, hostPath: {{path: /a/../b}}}}]\n  {one}")),
             "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
         ),
         (
-            pod(&format!(
-                "volumes: [{{name: v, hostPath: {{path: /a/../b}}}}]\n  {one}"
-            )),
+            pod(&format!("volumes: [{{name: v, hostPath: {{path: /a/../b}}}}]\n  {one}")),
             "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
         ),
         (
-            pod(&format!(
-                "volumes: [{{name: v, secret: {{secretName: s, defaultMode: 512}}}}]\n  {one}"
-            )),
+            pod(&format!("volumes: [{{name: v, secret: {{secretName: s, defaultMode: 512}}}}]\n  {one}")),
             "spec.volumes[0].secret.defaultMode: Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive",
         ),
         (
@@ -218,21 +196,15 @@ fn pods_are_refused_word_for_word() {
             "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
         ),
         (
-            pod(&format!(
-                "shareProcessNamespace: true\n  hostPID: true\n  {one}"
-            )),
+            pod(&format!("shareProcessNamespace: true\n  hostPID: true\n  {one}")),
             "spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
         ),
         (
-            with(
-                "ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8080}]",
-            ),
+            with("ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 8080}]"),
             "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//8080\"",
         ),
         (
-            pod(
-                "hostNetwork: true\n  containers: [{name: c, image: b, ports: [{containerPort: 80, hostPort: 81}]}]",
-            ),
+            pod("hostNetwork: true\n  containers: [{name: c, image: b, ports: [{containerPort: 80, hostPort: 81}]}]"),
             "spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true",
         ),
         (
@@ -279,10 +251,7 @@ fn metadata_is_refused_word_for_word() {
     );
     let mut bad = with("");
     bad.metadata.annotations = Some([("a".to_owned(), "x".repeat(ANNOTATIONS_MAX))].into());
-    assert_eq!(
-        text(validate_pod(&bad)),
-        "metadata.annotations: Too long: may not be more than 262144 bytes"
-    );
+    assert_eq!(text(validate_pod(&bad)), "metadata.annotations: Too long: may not be more than 262144 bytes");
 }
 
 #[test]
@@ -294,10 +263,7 @@ fn updates_may_change_what_they_may() {
         edit(new.spec.as_mut().unwrap());
         text(validate_update(&old, &new))
     };
-    assert_eq!(
-        change(|spec| spec.containers[0].image = Some("other".to_owned())),
-        ""
-    );
+    assert_eq!(change(|spec| spec.containers[0].image = Some("other".to_owned())), "");
     assert_eq!(change(|spec| spec.active_deadline_seconds = Some(5)), "");
     assert_eq!(
         change(|spec| spec.containers[0].command = Some(vec!["x".to_owned()])),
@@ -326,10 +292,7 @@ fn updates_may_change_what_they_may() {
     );
     let mut renamed = old.clone();
     renamed.metadata.name = Some("other".to_owned());
-    assert_eq!(
-        text(validate_update(&old, &renamed)),
-        "metadata.name: Invalid value: \"other\": field is immutable"
-    );
+    assert_eq!(text(validate_update(&old, &renamed)), "metadata.name: Invalid value: \"other\": field is immutable");
 }
 
 #[test]
@@ -341,25 +304,13 @@ fn ephemeral_containers_are_added_and_stay() {
             "containers: [{{name: c, image: busybox}}]\n  ephemeralContainers: [{{name: e, image: b, {fields}}}]"
         ))
     };
+    assert_eq!(text(validate_ephemeral_containers(&one, &ephemeral("targetContainerName: c"))), "");
     assert_eq!(
-        text(validate_ephemeral_containers(
-            &one,
-            &ephemeral("targetContainerName: c")
-        )),
-        ""
-    );
-    assert_eq!(
-        text(validate_ephemeral_containers(
-            &one,
-            &ephemeral("targetContainerName: x")
-        )),
+        text(validate_ephemeral_containers(&one, &ephemeral("targetContainerName: x"))),
         "spec.ephemeralContainers[0].targetContainerName: Not found: \"x\""
     );
     assert_eq!(
-        text(validate_ephemeral_containers(
-            &one,
-            &ephemeral("ports: [{containerPort: 1, protocol: TCP}]")
-        )),
+        text(validate_ephemeral_containers(&one, &ephemeral("ports: [{containerPort: 1, protocol: TCP}]"))),
         "spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container"
     );
     assert!(
@@ -383,10 +334,7 @@ fn warnings_do_not_refuse() {
         "spec.imagePullSecrets[1].name: duplicate name \"a\"",
         "spec.containers[0].resources.limits[memory]: fractional byte value \"100500m\" is invalid, must be an integer",
     ] {
-        assert!(
-            warnings.iter().any(|warning| warning == expected),
-            "{expected}\n{warnings:#?}"
-        );
+        assert!(warnings.iter().any(|warning| warning == expected), "{expected}\n{warnings:#?}");
     }
     assert!(warnings[0].starts_with("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [a lowercase"));
 }

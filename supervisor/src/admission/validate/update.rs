@@ -21,10 +21,7 @@ pub fn validate_update(old: &Pod, new: &Pod) -> Result<(), Invalid> {
         return errors.done();
     };
     if counts_differ(before, after) {
-        errors.forbidden(
-            &path.field("containers"),
-            "pod updates may not add or remove containers",
-        );
+        errors.forbidden(&path.field("containers"), "pod updates may not add or remove containers");
         return errors.done();
     }
     images(after, &path, &mut errors);
@@ -38,30 +35,14 @@ pub fn validate_update(old: &Pod, new: &Pod) -> Result<(), Invalid> {
 pub fn validate_ephemeral_containers(old: &Pod, new: &Pod) -> Result<(), Invalid> {
     let mut errors = Errors::default();
     let path = Path::new("spec").field("ephemeralContainers");
-    let list = |pod: &Pod| {
-        pod.spec
-            .as_ref()
-            .and_then(|spec| spec.ephemeral_containers.clone())
-            .unwrap_or_default()
-    };
+    let list = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone()).unwrap_or_default();
     let (before, after) = (list(old), list(new));
     for existing in &before {
-        match after
-            .iter()
-            .find(|container| container.name == existing.name)
-        {
-            None => errors.forbidden(
-                &path,
-                format!(
-                    "existing ephemeral containers {:?} may not be removed\n",
-                    existing.name
-                ),
-            ),
+        match after.iter().find(|container| container.name == existing.name) {
+            None => errors
+                .forbidden(&path, format!("existing ephemeral containers {:?} may not be removed\n", existing.name)),
             Some(kept) if kept != existing => {
-                let detail = format!(
-                    "existing ephemeral containers {:?} may not be changed\n",
-                    existing.name
-                );
+                let detail = format!("existing ephemeral containers {:?} may not be changed\n", existing.name);
                 errors.forbidden(&path, detail);
             }
             Some(_) => {}
@@ -87,16 +68,11 @@ fn identity(old: &Pod, new: &Pod, errors: &mut Errors) {
         }
     }
     let old_finalizers = before.finalizers.as_deref().unwrap_or_default();
-    let added: Vec<&String> = after
-        .finalizers
-        .iter()
-        .flatten()
-        .filter(|finalizer| !old_finalizers.contains(finalizer))
-        .collect();
+    let added: Vec<&String> =
+        after.finalizers.iter().flatten().filter(|finalizer| !old_finalizers.contains(finalizer)).collect();
     if before.deletion_timestamp.is_some() && !added.is_empty() {
-        let detail = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
-        );
+        let detail =
+            format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
         errors.forbidden(&path.field("finalizers"), detail);
     }
 }
@@ -107,24 +83,14 @@ fn counts_differ(before: &PodSpec, after: &PodSpec) -> bool {
 }
 
 fn images(spec: &PodSpec, path: &Path, errors: &mut Errors) {
-    let apps = spec
-        .containers
-        .iter()
-        .enumerate()
-        .map(|(index, c)| (path.field("containers").index(index), c));
+    let apps = spec.containers.iter().enumerate().map(|(index, c)| (path.field("containers").index(index), c));
     let inits = spec.init_containers.iter().flatten().enumerate();
-    for (path, container) in
-        apps.chain(inits.map(|(index, c)| (path.field("initContainers").index(index), c)))
-    {
+    for (path, container) in apps.chain(inits.map(|(index, c)| (path.field("initContainers").index(index), c))) {
         let image = container.image.as_deref().unwrap_or_default();
         if image.is_empty() {
             errors.required(&path.field("image"), "");
         } else if image.trim() != image {
-            errors.invalid(
-                &path.field("image"),
-                image,
-                "must not have leading or trailing whitespace",
-            );
+            errors.invalid(&path.field("image"), image, "must not have leading or trailing whitespace");
         }
     }
 }
@@ -132,46 +98,23 @@ fn images(spec: &PodSpec, path: &Path, errors: &mut Errors) {
 /// DL2: it may be set and lowered.
 fn deadline(before: &PodSpec, after: &PodSpec, path: &Path, errors: &mut Errors) {
     let path = path.field("activeDeadlineSeconds");
-    match (
-        before.active_deadline_seconds,
-        after.active_deadline_seconds,
-    ) {
+    match (before.active_deadline_seconds, after.active_deadline_seconds) {
         (_, Some(new)) if !(1..=i64::from(i32::MAX)).contains(&new) => {
             errors.invalid(&path, new, "must be between 1 and 2147483647, inclusive");
         }
         (Some(old), Some(new)) if new > old => {
             errors.invalid(&path, new, "must be less than or equal to previous value");
         }
-        (Some(_), None) => errors.invalid(
-            &path,
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        ),
+        (Some(_), None) => errors.invalid(&path, Value::Null, "must not update from a positive integer to nil value"),
         (Some(_) | None, Some(_)) | (None, None) => {}
     }
 }
 
 fn tolerations(before: &PodSpec, after: &PodSpec, path: &Path, errors: &mut Errors) {
-    let without_time = |t: &Toleration| Toleration {
-        toleration_seconds: None,
-        ..t.clone()
-    };
-    let new: Vec<Toleration> = after
-        .tolerations
-        .iter()
-        .flatten()
-        .map(without_time)
-        .collect();
-    if before
-        .tolerations
-        .iter()
-        .flatten()
-        .any(|old| !new.contains(&without_time(old)))
-    {
-        errors.forbidden(
-            path,
-            "existing toleration can not be modified except its tolerationSeconds",
-        );
+    let without_time = |t: &Toleration| Toleration { toleration_seconds: None, ..t.clone() };
+    let new: Vec<Toleration> = after.tolerations.iter().flatten().map(without_time).collect();
+    if before.tolerations.iter().flatten().any(|old| !new.contains(&without_time(old))) {
+        errors.forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
     }
     pod::tolerations(after, path, errors);
 }
@@ -185,16 +128,12 @@ fn rest(before: &PodSpec, after: &PodSpec, path: &Path, errors: &mut Errors) {
     }
     allowed.active_deadline_seconds = before.active_deadline_seconds;
     allowed.tolerations.clone_from(&before.tolerations);
-    let was_negative = before
-        .termination_grace_period_seconds
-        .is_some_and(|seconds| seconds < 0);
+    let was_negative = before.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0);
     if was_negative && after.termination_grace_period_seconds == Some(1) {
         allowed.termination_grace_period_seconds = before.termination_grace_period_seconds;
     }
     if only_removes_gates(before, after) {
-        allowed
-            .scheduling_gates
-            .clone_from(&before.scheduling_gates);
+        allowed.scheduling_gates.clone_from(&before.scheduling_gates);
     }
     if allowed != *before {
         let (old, new) = (json(before), json(&allowed));
@@ -206,11 +145,7 @@ fn rest(before: &PodSpec, after: &PodSpec, path: &Path, errors: &mut Errors) {
 
 fn only_removes_gates(before: &PodSpec, after: &PodSpec) -> bool {
     let old = before.scheduling_gates.as_deref().unwrap_or_default();
-    after
-        .scheduling_gates
-        .iter()
-        .flatten()
-        .all(|gate| old.contains(gate))
+    after.scheduling_gates.iter().flatten().all(|gate| old.contains(gate))
 }
 
 fn copy_images(from: &[Container], to: &mut [Container]) {

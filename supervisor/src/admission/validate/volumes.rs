@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
-    PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount,
-    VolumeProjection,
+    Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PodSpec,
+    ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 
 use super::error::{Errors, Path};
@@ -40,11 +39,7 @@ fn sources(volume: &Volume) -> Vec<String> {
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(volume) else {
         return Vec::new();
     };
-    fields
-        .into_iter()
-        .map(|(name, _)| name)
-        .filter(|name| name != "name")
-        .collect()
+    fields.into_iter().map(|(name, _)| name).filter(|name| name != "name").collect()
 }
 
 fn volume(volume: &Volume, spec: &PodSpec, path: &Path, errors: &mut Errors) {
@@ -56,14 +51,8 @@ fn volume(volume: &Volume, spec: &PodSpec, path: &Path, errors: &mut Errors) {
         errors.forbidden(&path.field(more), "may not specify more than 1 volume type");
     }
     match sources.first().map(String::as_str) {
-        Some("emptyDir") => volume
-            .empty_dir
-            .iter()
-            .for_each(|s| empty_dir(s, &path.field("emptyDir"), errors)),
-        Some("hostPath") => volume
-            .host_path
-            .iter()
-            .for_each(|s| host_path(s, &path.field("hostPath"), errors)),
+        Some("emptyDir") => volume.empty_dir.iter().for_each(|s| empty_dir(s, &path.field("emptyDir"), errors)),
+        Some("hostPath") => volume.host_path.iter().for_each(|s| host_path(s, &path.field("hostPath"), errors)),
         Some("configMap") => volume.config_map.iter().for_each(|source| {
             let path = path.field("configMap");
             required(&source.name, &path.field("name"), errors);
@@ -72,46 +61,26 @@ fn volume(volume: &Volume, spec: &PodSpec, path: &Path, errors: &mut Errors) {
         }),
         Some("secret") => volume.secret.iter().for_each(|source| {
             let path = path.field("secret");
-            required(
-                source.secret_name.as_deref().unwrap_or_default(),
-                &path.field("secretName"),
-                errors,
-            );
+            required(source.secret_name.as_deref().unwrap_or_default(), &path.field("secretName"), errors);
             mode(source.default_mode, &path.field("defaultMode"), errors);
             items(source.items.as_ref(), &path.field("items"), errors);
         }),
         Some("downwardAPI") => volume.downward_api.iter().for_each(|source| {
             let path = path.field("downwardAPI");
             mode(source.default_mode, &path.field("defaultMode"), errors);
-            source
-                .items
-                .iter()
-                .flatten()
-                .enumerate()
-                .for_each(|(index, file)| {
-                    downward_file(file, &path.field("items").index(index), errors);
-                });
+            source.items.iter().flatten().enumerate().for_each(|(index, file)| {
+                downward_file(file, &path.field("items").index(index), errors);
+            });
         }),
-        Some("projected") => volume
-            .projected
-            .iter()
-            .for_each(|s| projected(s, spec, &path.field("projected"), errors)),
+        Some("projected") => volume.projected.iter().for_each(|s| projected(s, spec, &path.field("projected"), errors)),
         Some("persistentVolumeClaim") => volume.persistent_volume_claim.iter().for_each(|source| {
             let path = path.field("persistentVolumeClaim").field("claimName");
             required(&source.claim_name, &path, errors);
         }),
         Some("image") => volume.image.iter().for_each(|source| {
             let path = path.field("image");
-            required(
-                source.reference.as_deref().unwrap_or_default(),
-                &path.field("reference"),
-                errors,
-            );
-            errors.one_of(
-                &path.field("pullPolicy"),
-                source.pull_policy.as_ref(),
-                super::container::PULL_POLICIES,
-            );
+            required(source.reference.as_deref().unwrap_or_default(), &path.field("reference"), errors);
+            errors.one_of(&path.field("pullPolicy"), source.pull_policy.as_ref(), super::container::PULL_POLICIES);
         }),
         Some("gitRepo") => errors.forbidden(&path.field("gitRepo"), "gitRepo volumes are disabled"),
         Some(_) | None => {}
@@ -157,16 +126,7 @@ fn host_path(source: &HostPathVolumeSource, path: &Path, errors: &mut Errors) {
     if source.path.split('/').any(|part| part == "..") {
         errors.invalid(&at, source.path.as_str(), "must not contain '..'");
     }
-    let types = [
-        "",
-        "BlockDevice",
-        "CharDevice",
-        "Directory",
-        "DirectoryOrCreate",
-        "File",
-        "FileOrCreate",
-        "Socket",
-    ];
+    let types = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     errors.one_of(&path.field("type"), source.type_.as_ref(), &types);
 }
 
@@ -203,22 +163,12 @@ fn downward_file(file: &DownwardAPIVolumeFile, path: &Path, errors: &mut Errors)
     file_path(&file.path, &path.field("path"), errors);
     match (&file.field_ref, &file.resource_field_ref) {
         (Some(_), Some(_)) => {
-            errors.invalid(
-                path,
-                "resource",
-                "fieldRef and resourceFieldRef can not be specified simultaneously",
-            );
+            errors.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
         }
-        (Some(field), None) => {
-            env::field_ref(field, env::VOLUME_FIELDS, &path.field("fieldRef"), errors)
-        }
+        (Some(field), None) => env::field_ref(field, env::VOLUME_FIELDS, &path.field("fieldRef"), errors),
         (None, Some(resource)) => {
             let path = path.field("resourceFieldRef");
-            required(
-                resource.container_name.as_deref().unwrap_or_default(),
-                &path.field("containerName"),
-                errors,
-            );
+            required(resource.container_name.as_deref().unwrap_or_default(), &path.field("containerName"), errors);
             env::resource_field_ref(resource, &path, errors);
         }
         (None, None) => errors.required(path, "one of fieldRef and resourceFieldRef is required"),
@@ -237,10 +187,7 @@ fn projected(source: &ProjectedVolumeSource, spec: &PodSpec, path: &Path, errors
             errors.required(&path, "must specify a source");
         }
         for more in kinds.iter().skip(1) {
-            errors.forbidden(
-                &path.field(more),
-                "may not specify more than 1 volume type per source",
-            );
+            errors.forbidden(&path.field(more), "may not specify more than 1 volume type per source");
         }
         for file in projection(part, spec, &path, errors) {
             if !file.is_empty() && !paths.insert(file.to_owned()) {
@@ -259,10 +206,7 @@ fn projection_kinds(part: &VolumeProjection) -> Vec<&'static str> {
         (part.cluster_trust_bundle.is_some(), "clusterTrustBundle"),
         (part.pod_certificate.is_some(), "podCertificate"),
     ];
-    kinds
-        .into_iter()
-        .filter_map(|(is_set, name)| is_set.then_some(name))
-        .collect()
+    kinds.into_iter().filter_map(|(is_set, name)| is_set.then_some(name)).collect()
 }
 
 fn source_name(part: &VolumeProjection) -> &str {
@@ -272,26 +216,11 @@ fn source_name(part: &VolumeProjection) -> &str {
 }
 
 /// Checks one source; returns the paths that it names.
-fn projection<'a>(
-    part: &'a VolumeProjection,
-    spec: &PodSpec,
-    path: &Path,
-    errors: &mut Errors,
-) -> Vec<&'a str> {
+fn projection<'a>(part: &'a VolumeProjection, spec: &PodSpec, path: &Path, errors: &mut Errors) -> Vec<&'a str> {
     let mut named = Vec::new();
     let key_sources = [
-        (
-            "secret",
-            part.secret
-                .as_ref()
-                .map(|source| (&source.name, &source.items)),
-        ),
-        (
-            "configMap",
-            part.config_map
-                .as_ref()
-                .map(|source| (&source.name, &source.items)),
-        ),
+        ("secret", part.secret.as_ref().map(|source| (&source.name, &source.items))),
+        ("configMap", part.config_map.as_ref().map(|source| (&source.name, &source.items))),
     ];
     for (kind, source) in key_sources {
         if let Some((name, keys)) = source {
@@ -300,18 +229,8 @@ fn projection<'a>(
             named.extend(keys.iter().flatten().map(|item| item.path.as_str()));
         }
     }
-    for (index, file) in part
-        .downward_api
-        .iter()
-        .filter_map(|api| api.items.as_ref())
-        .flatten()
-        .enumerate()
-    {
-        downward_file(
-            file,
-            &path.field("downwardAPI").field("items").index(index),
-            errors,
-        );
+    for (index, file) in part.downward_api.iter().filter_map(|api| api.items.as_ref()).flatten().enumerate() {
+        downward_file(file, &path.field("downwardAPI").field("items").index(index), errors);
         named.push(&file.path);
     }
     if let Some(source) = &part.service_account_token {
@@ -319,11 +238,7 @@ fn projection<'a>(
         named.push(&source.path);
     }
     if let Some(bundle) = &part.cluster_trust_bundle {
-        required(
-            &bundle.path,
-            &path.field("clusterTrustBundle").field("path"),
-            errors,
-        );
+        required(&bundle.path, &path.field("clusterTrustBundle").field("path"), errors);
         named.push(&bundle.path);
     }
     named
@@ -331,24 +246,12 @@ fn projection<'a>(
 
 /// VO29, VA11
 fn token(token: &ServiceAccountTokenProjection, spec: &PodSpec, path: &Path, errors: &mut Errors) {
-    if spec
-        .service_account_name
-        .as_deref()
-        .unwrap_or_default()
-        .is_empty()
-    {
-        errors.forbidden(
-            path,
-            "must not be specified when serviceAccountName is not set",
-        );
+    if spec.service_account_name.as_deref().unwrap_or_default().is_empty() {
+        errors.forbidden(path, "must not be specified when serviceAccountName is not set");
     }
     let seconds = token.expiration_seconds.unwrap_or(TOKEN_MIN_SECONDS);
     if seconds < TOKEN_MIN_SECONDS {
-        errors.invalid(
-            &path.field("expirationSeconds"),
-            seconds,
-            "may not specify a duration less than 10 minutes",
-        );
+        errors.invalid(&path.field("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
     } else if seconds > TOKEN_MAX_SECONDS {
         let detail = "may not specify a duration larger than 2^32 seconds";
         errors.invalid(&path.field("expirationSeconds"), seconds, detail);
@@ -359,10 +262,7 @@ fn token(token: &ServiceAccountTokenProjection, spec: &PodSpec, path: &Path, err
 
 /// The mounts of one container.
 pub(super) fn mounts(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors) {
-    let is_privileged = container
-        .security_context
-        .as_ref()
-        .is_some_and(|context| context.privileged == Some(true));
+    let is_privileged = container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true));
     let mut seen = BTreeSet::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = path.index(index);
@@ -370,12 +270,7 @@ pub(super) fn mounts(container: &Container, spec: &PodSpec, path: &Path, errors:
         if mount.name.is_empty() {
             errors.required(&name, "");
         }
-        if !spec
-            .volumes
-            .iter()
-            .flatten()
-            .any(|volume| volume.name == mount.name)
-        {
+        if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
             errors.not_found(&name, &mount.name);
         }
         let target = path.field("mountPath");
@@ -394,10 +289,7 @@ pub(super) fn mounts(container: &Container, spec: &PodSpec, path: &Path, errors:
 /// VO40
 fn sub_paths(mount: &VolumeMount, path: &Path, errors: &mut Errors) {
     let sub_path = mount.sub_path.as_deref().filter(|text| !text.is_empty());
-    let expression = mount
-        .sub_path_expr
-        .as_deref()
-        .filter(|text| !text.is_empty());
+    let expression = mount.sub_path_expr.as_deref().filter(|text| !text.is_empty());
     if let Some(text) = sub_path {
         relative_path(text, &path.field("subPath"), errors);
     }
@@ -414,35 +306,18 @@ fn sub_paths(mount: &VolumeMount, path: &Path, errors: &mut Errors) {
 fn propagation(mount: &VolumeMount, is_privileged: bool, path: &Path, errors: &mut Errors) {
     let at = path.field("mountPropagation");
     let propagation = mount.mount_propagation.as_deref();
-    errors.one_of(
-        &at,
-        mount.mount_propagation.as_ref(),
-        &["Bidirectional", "HostToContainer", "None"],
-    );
+    errors.one_of(&at, mount.mount_propagation.as_ref(), &["Bidirectional", "HostToContainer", "None"]);
     if propagation == Some("Bidirectional") && !is_privileged {
-        errors.forbidden(
-            &at,
-            "Bidirectional mount propagation is available only to privileged containers",
-        );
+        errors.forbidden(&at, "Bidirectional mount propagation is available only to privileged containers");
     }
     let at = path.field("recursiveReadOnly");
-    errors.one_of(
-        &at,
-        mount.recursive_read_only.as_ref(),
-        &["Disabled", "Enabled", "IfPossible"],
-    );
-    if matches!(
-        mount.recursive_read_only.as_deref(),
-        Some("Enabled" | "IfPossible")
-    ) {
+    errors.one_of(&at, mount.recursive_read_only.as_ref(), &["Disabled", "Enabled", "IfPossible"]);
+    if matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")) {
         if mount.read_only != Some(true) {
             errors.forbidden(&at, "may only be specified when readOnly is true");
         }
         if !matches!(propagation, None | Some("None")) {
-            errors.forbidden(
-                &at,
-                "may only be specified when mountPropagation is None or not specified",
-            );
+            errors.forbidden(&at, "may only be specified when mountPropagation is None or not specified");
         }
     }
 }

@@ -20,10 +20,7 @@ pub fn warnings(pod: &Pod) -> Vec<String> {
         ));
     }
     let Some(spec) = &pod.spec else { return texts };
-    if let Some(seconds) = spec
-        .termination_grace_period_seconds
-        .filter(|seconds| *seconds < 0)
-    {
+    if let Some(seconds) = spec.termination_grace_period_seconds.filter(|seconds| *seconds < 0) {
         texts.push(format!("spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1 (got {seconds})"));
     }
     pull_secrets(spec, &mut texts);
@@ -38,12 +35,9 @@ pub fn warnings(pod: &Pod) -> Vec<String> {
 fn containers(spec: &PodSpec) -> Vec<(Path, &Container)> {
     let path = Path::new("spec");
     let inits = spec.init_containers.iter().flatten().enumerate();
-    let inits =
-        inits.map(|(index, container)| (path.field("initContainers").index(index), container));
+    let inits = inits.map(|(index, container)| (path.field("initContainers").index(index), container));
     let apps = spec.containers.iter().enumerate();
-    inits
-        .chain(apps.map(|(index, container)| (path.field("containers").index(index), container)))
-        .collect()
+    inits.chain(apps.map(|(index, container)| (path.field("containers").index(index), container))).collect()
 }
 
 fn pull_secrets(spec: &PodSpec, texts: &mut Vec<String>) {
@@ -76,18 +70,12 @@ fn fractions(container: &Container, path: &Path, texts: &mut Vec<String>) {
     let Some(resources) = &container.resources else {
         return;
     };
-    for (field, list) in [
-        ("limits", &resources.limits),
-        ("requests", &resources.requests),
-    ] {
+    for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         for (name, quantity) in list.iter().flatten() {
             let is_bytes = matches!(name.as_str(), "memory" | "ephemeral-storage");
             if is_bytes && Amount::parse(&quantity.0).is_ok_and(|amount| !amount.is_whole()) {
                 let path = path.field("resources").field(field).key(name);
-                texts.push(format!(
-                    "{path}: fractional byte value {:?} is invalid, must be an integer",
-                    quantity.0
-                ));
+                texts.push(format!("{path}: fractional byte value {:?} is invalid, must be an integer", quantity.0));
             }
         }
     }
@@ -99,10 +87,7 @@ fn ports(spec: &PodSpec, texts: &mut Vec<String>) {
     for (path, container) in containers(spec) {
         for (index, port) in container.ports.iter().flatten().enumerate() {
             let path = path.field("ports").index(index);
-            let key = (
-                port.container_port,
-                port.protocol.clone().unwrap_or_default(),
-            );
+            let key = (port.container_port, port.protocol.clone().unwrap_or_default());
             if let Some(first) = seen.get(&key) {
                 texts.push(format!("{path}: duplicate port definition with {first}"));
             } else {

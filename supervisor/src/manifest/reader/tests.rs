@@ -46,15 +46,11 @@ fn malformed_manifests_are_refused_with_position_and_text() {
         ),
         (
             "apiVersion: v1\nkind: Pood\nmetadata: {name: a}\n",
-            &[
-                "f.yaml:2:7: kind: no matches for kind \"Pood\" in version \"v1\", did you mean \"Pod\"?",
-            ],
+            &["f.yaml:2:7: kind: no matches for kind \"Pood\" in version \"v1\", did you mean \"Pod\"?"],
         ),
         (
             "apiVersion: v7\nkind: Pod\nmetadata: {name: a}\n",
-            &[
-                "f.yaml:1:13: apiVersion: no matches for kind \"Pod\" in version \"v7\", did you mean \"v1\"?",
-            ],
+            &["f.yaml:1:13: apiVersion: no matches for kind \"Pod\" in version \"v7\", did you mean \"v1\"?"],
         ),
         (
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n",
@@ -62,53 +58,20 @@ fn malformed_manifests_are_refused_with_position_and_text() {
                 "f.yaml:2:7: kind: Monopod runs Pods, not Deployments: write the Pod of its spec.template as a manifest of its own (kind: Pod)",
             ],
         ),
-        (
-            "kind: Pod\n",
-            &["f.yaml:1:1: apiVersion: Required value: must be a non-empty string"],
-        ),
-        (
-            "apiVersion: v1\n",
-            &["f.yaml:1:1: kind: Required value: must be a non-empty string"],
-        ),
-        (
-            "apiVersion: v1\nkind: 5\n",
-            &["f.yaml:2:7: kind: Required value: must be a non-empty string"],
-        ),
+        ("kind: Pod\n", &["f.yaml:1:1: apiVersion: Required value: must be a non-empty string"]),
+        ("apiVersion: v1\n", &["f.yaml:1:1: kind: Required value: must be a non-empty string"]),
+        ("apiVersion: v1\nkind: 5\n", &["f.yaml:2:7: kind: Required value: must be a non-empty string"]),
         (
             "apiVersion: v1\nkind: Pod\nmetadata:\n  labels: {}\nspec: {containers: []}\n",
             &["f.yaml:4:3: metadata.name: Required value: name or generateName is required"],
         ),
-        (
-            "just text\n",
-            &["f.yaml:1:1: a manifest is an object with apiVersion, kind and metadata"],
-        ),
-        (
-            "- a\n- b\n",
-            &["f.yaml:1:1: a manifest is an object with apiVersion, kind and metadata"],
-        ),
-        (
-            "a: !!binary aGk=\n",
-            &["f.yaml:1:13: a: the tag !!binary is not allowed in a manifest"],
-        ),
-        (
-            "a: .inf\n",
-            &["f.yaml:1:4: a: infinity and NaN are not values of a Kubernetes object"],
-        ),
-        (
-            "a: 1\na: 2\n? [x]\n: 1\n",
-            &[
-                "f.yaml:2:1: a: duplicate key \"a\"",
-                "f.yaml:3:3: only a string can be a key",
-            ],
-        ),
-        (
-            "<<: 5\n",
-            &["f.yaml:1:1: [<<]: `<<` needs a mapping or a list of mappings"],
-        ),
-        (
-            "a: &x {b: *x}\n",
-            &["f.yaml:1:11: a.b: an alias inside of what it names"],
-        ),
+        ("just text\n", &["f.yaml:1:1: a manifest is an object with apiVersion, kind and metadata"]),
+        ("- a\n- b\n", &["f.yaml:1:1: a manifest is an object with apiVersion, kind and metadata"]),
+        ("a: !!binary aGk=\n", &["f.yaml:1:13: a: the tag !!binary is not allowed in a manifest"]),
+        ("a: .inf\n", &["f.yaml:1:4: a: infinity and NaN are not values of a Kubernetes object"]),
+        ("a: 1\na: 2\n? [x]\n: 1\n", &["f.yaml:2:1: a: duplicate key \"a\"", "f.yaml:3:3: only a string can be a key"]),
+        ("<<: 5\n", &["f.yaml:1:1: [<<]: `<<` needs a mapping or a list of mappings"]),
+        ("a: &x {b: *x}\n", &["f.yaml:1:11: a.b: an alias inside of what it names"]),
         ("a: \"x\\0y\"\n", &["f.yaml:1:4: a: NUL in a string"]),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {app.conf: 5}\n",
@@ -143,20 +106,14 @@ fn malformed_manifests_are_refused_with_position_and_text() {
 fn broken_yaml_is_refused_with_its_position() {
     for (text, position) in [
         ("a:\n\tb: 1\n", "f.yaml:2:"),
-        (
-            "apiVersion: v1\nkind: Pod\n  metadata: {name: bad\n",
-            "f.yaml:3:",
-        ),
+        ("apiVersion: v1\nkind: Pod\n  metadata: {name: bad\n", "f.yaml:3:"),
         ("a: [1, 2\n", "f.yaml:1:4"),
         ("a: \"x\n", "f.yaml:"),
         ("a: *nobody\n", "f.yaml:1:4"),
     ] {
         let faults = faults(text);
         assert_eq!(faults.len(), 1, "{text}: {faults:?}");
-        assert!(
-            faults[0].starts_with(position) && faults[0].len() > 20,
-            "{text}: {faults:?}"
-        );
+        assert!(faults[0].starts_with(position) && faults[0].len() > 20, "{text}: {faults:?}");
     }
 }
 
@@ -165,25 +122,16 @@ fn bombs_run_into_a_budget() {
     // D34, P33. The budgets are counted, so the time is bounded by the size of the text.
     let mut laughs = "a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
     for (previous, name) in "abcdefgh".chars().zip("bcdefghi".chars()) {
-        laughs.push_str(&format!(
-            "{name}: &{name} [{}]\n",
-            vec![format!("*{previous}"); 10].join(", ")
-        ));
+        laughs.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{previous}"); 10].join(", ")));
     }
-    assert!(faults(&laughs)[0].ends_with(&format!(
-        "aliases expand to more than {MAX_ALIAS_NODES} values"
-    )));
+    assert!(faults(&laughs)[0].ends_with(&format!("aliases expand to more than {MAX_ALIAS_NODES} values")));
 
     let deep = |open: &str, levels: usize| format!("a: {}", open.repeat(levels));
     assert!(faults(&deep("[", 200_000)).len() == 1);
     assert!(faults(&deep("{a: ", 200_000)).len() == 1);
     let within = format!("{}1{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
     assert_eq!(yaml::load(&within).unwrap().len(), 1);
-    let beyond = format!(
-        "{}1{}",
-        "[".repeat(MAX_DEPTH + 1),
-        "]".repeat(MAX_DEPTH + 1)
-    );
+    let beyond = format!("{}1{}", "[".repeat(MAX_DEPTH + 1), "]".repeat(MAX_DEPTH + 1));
     assert!(faults(&beyond)[0].contains("nested deeper than 64 levels"));
 
     let wide = format!("a: [{}]", "1,".repeat(MAX_NODES));
@@ -208,12 +156,7 @@ fn bombs_cost_less_than_a_fifth_of_a_second() {
     for text in texts {
         let start = std::time::Instant::now();
         assert_eq!(faults(&text).len(), 1);
-        assert!(
-            start.elapsed().as_millis() < 1000,
-            "{:?} for {}...",
-            start.elapsed(),
-            &text[..8]
-        );
+        assert!(start.elapsed().as_millis() < 1000, "{:?} for {}...", start.elapsed(), &text[..8]);
     }
 }
 
@@ -224,18 +167,10 @@ fn values_are_those_of_kubectls_converter() {
     let expected = serde_json::json!({"base": {"x": 1, "true": 2}, "c": {"x": 1, "true": 2, "z": 420}, "true": "yes",
         "5": "five", "multiline": "a b", "keep": "x\n"});
     assert_eq!(documents[0].value, expected);
-    let explicit_wins =
-        yaml::load("a: &a {x: 1}\nb: {x: 2, <<: *a}\nc: {<<: [{x: 3}, {x: 4, z: 5}]}\n").unwrap();
-    assert_eq!(
-        explicit_wins[0].value,
-        serde_json::json!({"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3, "z": 5}})
-    );
-    let json =
-        yaml::load("{\"a\": \"\\ud83d\\ude00 \\/ \\u0041\", \"b\": [1e3, null, true]}").unwrap();
-    assert_eq!(
-        json[0].value,
-        serde_json::json!({"a": "😀 / A", "b": [1000, null, true]})
-    );
+    let explicit_wins = yaml::load("a: &a {x: 1}\nb: {x: 2, <<: *a}\nc: {<<: [{x: 3}, {x: 4, z: 5}]}\n").unwrap();
+    assert_eq!(explicit_wins[0].value, serde_json::json!({"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3, "z": 5}}));
+    let json = yaml::load("{\"a\": \"\\ud83d\\ude00 \\/ \\u0041\", \"b\": [1e3, null, true]}").unwrap();
+    assert_eq!(json[0].value, serde_json::json!({"a": "😀 / A", "b": [1000, null, true]}));
 }
 
 #[test]
@@ -246,79 +181,45 @@ fn several_documents_and_lists_become_objects_in_order() {
         .iter()
         .map(|m| format!("{} {} {}", m.object.kind(), m.object.name(), m.within))
         .collect();
-    assert_eq!(
-        names,
-        ["ConfigMap a items[0]", "Secret b items[1]", "Namespace c "]
-    );
+    assert_eq!(names, ["ConfigMap a items[0]", "Secret b items[1]", "Namespace c "]);
     assert!(decode("f", "").unwrap().is_empty());
-    assert!(
-        decode("f", "apiVersion: v1\nkind: List\n")
-            .unwrap()
-            .is_empty()
-    );
+    assert!(decode("f", "apiVersion: v1\nkind: List\n").unwrap().is_empty());
 }
 
 #[test]
 fn a_fault_of_validation_points_into_the_file() {
     let text = pod("    ports: [{containerPort: 70000}]\n");
     let manifest = &decode("f.yaml", &text).unwrap()[0];
-    let fault = manifest.fault(
-        &text,
-        "spec.containers[0].ports[0].containerPort",
-        "Invalid value".to_owned(),
-    );
-    assert_eq!(
-        fault.to_string(),
-        "f.yaml:8:29: spec.containers[0].ports[0].containerPort: Invalid value"
-    );
+    let fault = manifest.fault(&text, "spec.containers[0].ports[0].containerPort", "Invalid value".to_owned());
+    assert_eq!(fault.to_string(), "f.yaml:8:29: spec.containers[0].ports[0].containerPort: Invalid value");
     assert_eq!(
         fault.snippet().unwrap(),
         "  8 |     ports: [{containerPort: 70000}]\n    |                             ^"
     );
-    let absent = manifest.fault(
-        &text,
-        "spec.containers[0].volumeMounts[3].name",
-        "Required value".to_owned(),
-    );
+    let absent = manifest.fault(&text, "spec.containers[0].volumeMounts[3].name", "Required value".to_owned());
     assert_eq!(absent.position, Some(Position { line: 6, column: 5 }));
 }
 
 #[test]
 fn directories_are_read_in_order_and_every_fault_of_every_file_is_reported() {
     let directory = tempfile::tempdir().unwrap();
-    let object =
-        |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
-    for (file, text) in [
-        ("b.yml", object("b")),
-        ("a.yaml", object("a")),
-        ("c.json", object("c")),
-        ("d.txt", "x".to_owned()),
-    ] {
+    let object = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+    for (file, text) in
+        [("b.yml", object("b")), ("a.yaml", object("a")), ("c.json", object("c")), ("d.txt", "x".to_owned())]
+    {
         fs::write(directory.path().join(file), text).unwrap();
     }
     let arguments = [directory.path().to_owned()];
-    let names: Vec<String> = read(&arguments)
-        .unwrap()
-        .iter()
-        .map(|m| m.object.name().to_owned())
-        .collect();
+    let names: Vec<String> = read(&arguments).unwrap().iter().map(|m| m.object.name().to_owned()).collect();
     assert_eq!(names, ["a", "b", "c"]);
 
     fs::write(directory.path().join("a.yaml"), "kind: Pod\n").unwrap();
     fs::write(directory.path().join("e.yaml"), [0xff, 0xfe]).unwrap();
-    let arguments = [
-        directory.path().to_owned(),
-        PathBuf::from("/nonexistent/file.yaml"),
-    ];
+    let arguments = [directory.path().to_owned(), PathBuf::from("/nonexistent/file.yaml")];
     let shown = read(&arguments).unwrap_err().to_string();
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines.len(), 3, "{shown}");
-    assert!(
-        lines[0].ends_with("a.yaml:1:1: apiVersion: Required value: must be a non-empty string")
-    );
+    assert!(lines[0].ends_with("a.yaml:1:1: apiVersion: Required value: must be a non-empty string"));
     assert!(lines[1].ends_with("e.yaml: not UTF-8 text"));
-    assert_eq!(
-        lines[2],
-        "/nonexistent/file.yaml: No such file or directory (os error 2)"
-    );
+    assert_eq!(lines[2], "/nonexistent/file.yaml: No such file or directory (os error 2)");
 }
