@@ -6,6 +6,7 @@ pub mod facts;
 pub mod field;
 pub mod launch;
 pub mod mounts;
+pub mod resources;
 pub mod security;
 pub mod slots;
 
