@@ -1,3 +1,17 @@
 //! The project's tasks.
 
-fn main() {}
+mod images;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about = "The project's tasks")]
+enum Task {
+    Images(images::Images),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Task::parse() {
+        Task::Images(images) => images.run(),
+    }
+}
