@@ -21,14 +21,14 @@ const NAMES: [&str; 2] = ["busybox", "nginx"];
 
 /// Build test images from Debian packages into target/images
 #[derive(Debug, Args)]
-pub struct Images {
+pub(crate) struct Images {
     /// Which: busybox, nginx; all when left out
     names: Vec<String>,
 }
 
 impl Images {
     /// Builds what is not there yet and prints the paths.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         let all = NAMES.map(str::to_owned).to_vec();
         let names = if self.names.is_empty() {
             &all
@@ -43,7 +43,7 @@ impl Images {
 }
 
 /// The archive of an image, built if necessary.
-pub fn image(name: &str) -> Result<PathBuf> {
+pub(crate) fn image(name: &str) -> Result<PathBuf> {
     let target = target_directory()?;
     let recipe = recipe(name)?;
     let path = target.join("images").join(format!("{name}.tar"));

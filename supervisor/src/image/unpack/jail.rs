@@ -12,9 +12,7 @@ use landlock::{
     RulesetCreatedAttr,
 };
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -49,7 +47,7 @@ fn failed<E: std::fmt::Display>(call: &'static str) -> impl FnOnce(E) -> JailErr
     }
 }
 
-/// Makes `target` the whole world of this process and gives back the root of it.
+/// Makes `target`, a detached mount, the whole world of this process and gives back the root of it.
 pub(super) fn enter(target: OwnedFd, limits: &Limits) -> Result<OwnedFd, JailError> {
     limit_resources(limits).map_err(failed("setrlimit"))?;
     pivot(target)?;
@@ -88,21 +86,15 @@ fn limit_resources(limits: &Limits) -> rustix::io::Result<()> {
 fn pivot(target: OwnedFd) -> Result<(), JailError> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(failed("mount(\"/\", MS_PRIVATE|MS_REC)"))?;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = rustix::mount::open_tree(&target, "", clone).map_err(failed("open_tree(target)"))?;
-    let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(&tree, "", &target, "", onto)
-        .map_err(failed("move_mount(target)"))?;
-    rustix::process::fchdir(&tree).map_err(failed("fchdir(target)"))?;
-    // A root that is the initial ramdisk cannot be pivoted away; it is covered instead.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&target, "", rustix::fs::CWD, "/", flags)
+        .map_err(failed("move_mount(target, \"/\")"))?;
+    rustix::process::fchdir(&target).map_err(failed("fchdir(target)"))?;
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => rustix::mount::unmount(".", UnmountFlags::DETACH)
             .map_err(failed("umount2(old root)"))?,
-        Err(rustix::io::Errno::INVAL) => {
-            rustix::mount::mount_move(".", "/").map_err(failed("mount(target, \"/\", MS_MOVE)"))?;
-        }
+        // An initial ramdisk cannot be pivoted away; the target covers it.
+        Err(rustix::io::Errno::INVAL) => {}
         Err(errno) => return Err(failed("pivot_root(target)")(errno)),
     }
     rustix::process::chroot(".").map_err(failed("chroot(target)"))?;

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 pub use report::Summary;
@@ -111,13 +112,18 @@ pub fn unpack(job: &Job<'_>, progress: &mut dyn FnMut(u64)) -> Result<Unpacked, 
 
 fn start(job: &Job<'_>, report: OwnedFd) -> io::Result<sys::unpack::Unpacker> {
     let null = rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // A descriptor's mount stays in the namespace where it was opened; a detached copy can be attached in the child's.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let target = rustix::mount::open_tree(job.target, "", flags)?;
     let limits = serde_json::to_string(job.limits)?;
     let argv = sys::unpack::argv(c"monopod", &[UNPACK_ARGUMENT, &limits])?;
     let fds = [
         job.layer,
         report.as_fd(),
         null.as_fd(),
-        job.target,
+        target.as_fd(),
         job.lock,
     ];
     sys::unpack::spawn(job.program, &argv, fds)
