@@ -362,27 +362,29 @@ impl Tree {
         let link = entry
             .link_name()?
             .and_then(|link| Some(link.to_str()?.to_owned()));
-        let node = match header.entry_type() {
-            EntryType::Directory if self.nodes.contains_key(&path) => return Ok(()),
-            EntryType::Directory => Node::Directory { mode, uid, gid },
-            EntryType::Symlink => Node::Link {
+        let kind = header.entry_type();
+        let node = if kind.is_dir() {
+            if self.nodes.contains_key(&path) {
+                return Ok(());
+            }
+            Node::Directory { mode, uid, gid }
+        } else if kind.is_symlink() {
+            Node::Link {
                 target: link.context("link")?,
-            },
-            EntryType::Link => {
-                let target = self.merged(link.context("link")?.trim_start_matches("./"));
-                self.nodes.get(&target).context("hard link")?.clone()
             }
-            EntryType::Regular => {
-                let mut content = Vec::new();
-                entry.read_to_end(&mut content)?;
-                Node::File {
-                    mode,
-                    uid,
-                    gid,
-                    content,
-                }
+        } else if kind.is_hard_link() {
+            let target = self.merged(link.context("link")?.trim_start_matches("./"));
+            self.nodes.get(&target).context("hard link")?.clone()
+        } else {
+            ensure!(kind.is_file(), "{path}: entry type {kind:?}");
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            Node::File {
+                mode,
+                uid,
+                gid,
+                content,
             }
-            other => bail!("{path}: entry type {other:?}"),
         };
         self.nodes.insert(path, node);
         Ok(())

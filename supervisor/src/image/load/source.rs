@@ -104,7 +104,7 @@ impl Content {
                 let from = spool
                     .by_digest
                     .get(&blob.digest)
-                    .ok_or_else(|| LoadError::Missing(name))?;
+                    .ok_or(LoadError::Missing(name))?;
                 check_size(blob, from)?;
                 fs::hard_link(from, &place).map_err(io_error("link", place))
             }

@@ -56,6 +56,9 @@ pub(super) enum ApplyError {
     NoSpace { free: u64, floor: u64 },
 }
 
+/// Seconds since 1970 and nanoseconds.
+type Time = (i64, u32);
+
 type Result<T> = std::result::Result<T, ApplyError>;
 
 fn shown(path: &[u8]) -> String {
@@ -132,7 +135,7 @@ pub(super) struct Applier<'a> {
     limits: &'a Limits,
     tell: &'a mut dyn FnMut(Report),
     /// Times of directories, set last: every entry below changes them.
-    directory_times: Vec<(Box<[u8]>, (i64, u32))>,
+    directory_times: Vec<(Box<[u8]>, Time)>,
     buffer: Vec<u8>,
     written: u64,
     /// Sum of the files' sizes, holes included.
@@ -168,6 +171,8 @@ impl<'a> Applier<'a> {
 
     /// Applies all entries of an archive.
     pub(super) fn apply_all<R: Read>(&mut self, archive: &mut Reader<R>) -> Result<()> {
+        // Whatever an archive does not say is the same in every unpacked copy.
+        self.directory_times.push((Box::from(&b"."[..]), (0, 0)));
         while let Some(entry) = archive.next_entry()? {
             self.entries += 1;
             if archive.headers() > self.limits.entries {

@@ -178,7 +178,7 @@ pub fn unpack_main() -> ExitCode {
     let Ok(mut report) = sys::unpack::inherited(REPORT_FD).map(File::from) else {
         return ExitCode::from(2);
     };
-    let result = work(&limits, &report).unwrap_or_else(|text| Report::Failed(text));
+    let result = work(&limits, &report).unwrap_or_else(Report::Failed);
     let told = result.write(&mut report).and_then(|()| report.flush());
     match (result, told) {
         (Report::Done(_), Ok(())) => ExitCode::SUCCESS,
