@@ -27,6 +27,8 @@ enum Task {
     Test(test::Test),
     /// Runs the tests that need a virtual machine, as an ordinary user.
     E2e(e2e::E2e),
+    /// Builds the tests' images from Debian packages.
+    Images(images::Images),
     /// What has to pass before a change lands: formatting, lints, all tests.
     Ci,
 }
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Task::Run(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::E2e(task) => task.run(),
+        Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run(),
     };
     match done {

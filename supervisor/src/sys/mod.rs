@@ -4,5 +4,6 @@ pub mod exec;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
+pub mod unpack;
 
 pub use process::exit_now;
