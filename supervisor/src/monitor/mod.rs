@@ -1,7 +1,17 @@
 //! The parent of all processes of one pod.
 
 pub mod channel;
+pub mod clock;
+mod failure;
+pub mod frame;
+pub mod log_file;
+mod pause;
+mod poller;
 pub mod protocol;
+pub mod pump;
+pub mod record;
+mod volumes;
+pub mod wire;
 
 use std::process::ExitCode;
 

@@ -186,6 +186,9 @@ pub enum Step {
     Seccomp,
     LookUpProgram,
     Exec,
+    /// Of a sandbox.
+    Hostname,
+    Sysctl,
 }
 
 impl std::fmt::Display for Step {
@@ -205,6 +208,8 @@ impl std::fmt::Display for Step {
             Self::Seccomp => "load seccomp profile",
             Self::LookUpProgram => "exec",
             Self::Exec => "exec",
+            Self::Hostname => "set host name",
+            Self::Sysctl => "set sysctl",
         })
     }
 }

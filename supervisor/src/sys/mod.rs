@@ -1,5 +1,10 @@
 //! Every system call that no library wraps, and all `unsafe` of this crate.
 
+pub mod buffer;
+pub mod clone;
+pub mod fd;
 pub mod process;
+pub mod signal;
+pub mod spawn;
 
 pub use process::exit_now;
