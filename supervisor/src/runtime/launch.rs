@@ -206,8 +206,7 @@ impl std::fmt::Display for Step {
             Self::Terminal => "set up terminal",
             Self::Credentials => "set credentials",
             Self::Seccomp => "load seccomp profile",
-            Self::LookUpProgram => "exec",
-            Self::Exec => "exec",
+            Self::LookUpProgram | Self::Exec => "exec:",
             Self::Hostname => "set host name",
             Self::Sysctl => "set sysctl",
         })

@@ -2,8 +2,11 @@
 
 pub mod buffer;
 pub mod clone;
+pub mod exec;
 pub mod fd;
+pub mod mount;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 
