@@ -25,15 +25,20 @@ pub(super) struct Child {
 pub(super) fn fork(
     namespaces: NewNamespaces,
     cgroup: BorrowedFd<'_>,
-    work: impl FnOnce(ChildChannel) -> std::convert::Infallible,
+    work: impl FnOnce(ChildChannel),
 ) -> Result<Child> {
     let (monitor, child) = channel::pair().called(|| "socketpair(AF_UNIX)".to_owned())?;
     match clone_into(namespaces, cgroup).called(|| format!("clone3({namespaces:?})"))? {
         Cloned::Child => {
             drop(monitor);
-            match work(child) {}
+            work(child);
+            crate::sys::exit_now(channel::START_ERROR_CODE)
         }
-        Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd, channel: monitor }),
+        Cloned::Parent { pid, pidfd } => Ok(Child {
+            pid,
+            pidfd,
+            channel: monitor,
+        }),
     }
 }
 
@@ -63,7 +68,7 @@ pub(super) struct Join<'a> {
 }
 
 /// In the child: joins and hands over to the runtime.
-pub(super) fn run(join: Join<'_>, plan: &ChildPlan<'_>, channel: ChildChannel) -> std::convert::Infallible {
+pub(super) fn run(join: Join<'_>, plan: &ChildPlan<'_>, channel: ChildChannel) -> ! {
     if let Err(error) = enter(join) {
         channel.fail(&error)
     }
@@ -72,7 +77,8 @@ pub(super) fn run(join: Join<'_>, plan: &ChildPlan<'_>, channel: ChildChannel) -
 
 fn enter(join: Join<'_>) -> std::result::Result<(), LaunchError> {
     if !join.namespaces.is_empty() {
-        move_into_thread_name_spaces(join.target, join.namespaces).map_err(failed("the sandbox"))?;
+        move_into_thread_name_spaces(join.target, join.namespaces)
+            .map_err(failed("the sandbox"))?;
     }
     if join.own_cgroup_namespace {
         // Not by clone3: its new namespace would have the root of the monitor's cgroup.
@@ -99,5 +105,6 @@ pub(super) fn output_pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Reader and writer.
 pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).called(|| "pipe2(O_CLOEXEC)".to_owned())
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .called(|| "pipe2(O_CLOEXEC)".to_owned())
 }
