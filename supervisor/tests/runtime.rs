@@ -39,6 +39,70 @@ fn helper() {
     harness::become_container();
 }
 
+/// Not a test: the process that becomes an exec, started by [`Container::exec`].
+#[test]
+#[ignore = "started by another test"]
+fn exec_helper() {
+    harness::become_exec();
+}
+
+/// P21, P39: an exec is confined like the container.
+#[test]
+fn an_exec_runs_inside_the_container() {
+    let mut process = harness::process(&[
+        "/bin/sh",
+        "-c",
+        &format!("{STATUS}; ps; pwd; ls /proc/self/fd; exit 3"),
+    ]);
+    process.user = user("web");
+    process.cwd = "/srv".to_owned();
+    process.oom_score_adj = Some(500);
+    let ran = Container::new().exec(process);
+    assert_eq!((ran.code, &ran.error), (Some(3), &None), "{ran:?}");
+    let set = format!("CapBnd:\t{:016x}", capabilities::default_set());
+    for line in [
+        "Uid:\t101\t101\t101\t101",
+        &set,
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "/srv",
+    ] {
+        assert!(
+            ran.out.lines().any(|found| found == line),
+            "{line:?} not in {ran:?}"
+        );
+    }
+    assert!(
+        ran.out.contains("/bin/sleep 1000"),
+        "another PID namespace: {ran:?}"
+    );
+    assert!(ran.out.ends_with("/srv\n0\n1\n2\n3\n"), "{ran:?}");
+}
+
+/// P03, D14
+#[test]
+fn an_exec_has_the_checks_of_a_container() {
+    let mut terminal = harness::process(&["/bin/tty"]);
+    terminal.terminal = true;
+    let ran = Container::new().exec(terminal);
+    assert_eq!(ran.out, "/dev/pts/0\r\n", "{ran:?}");
+    let mut elsewhere = harness::process(&["/bin/pwd"]);
+    elsewhere.cwd = "/proc/self/fd/1".to_owned();
+    assert_eq!(
+        Container::new().exec(elsewhere).error.unwrap().step,
+        Step::WorkingDirectory
+    );
+    let missing = Container::new()
+        .exec(harness::process(&["nonesuch"]))
+        .error
+        .unwrap();
+    assert_eq!(
+        missing.to_string(),
+        r#"exec: "nonesuch": executable file not found in $PATH"#
+    );
+}
+
 #[test]
 fn a_program_runs_in_its_root() {
     let ran =

@@ -31,6 +31,7 @@ const SCRATCH_SLOT: FdSlot = FdSlot(1);
 const FIRST_LAYER_SLOT: u8 = 2;
 
 const BUSYBOX: &str = "/bin/busybox";
+const NAMESPACE_VARIABLE: &str = "RUNTIME_TEST_NAMESPACE";
 const PLAN_VARIABLE: &str = "RUNTIME_TEST_PLAN";
 
 #[derive(Debug)]
@@ -62,7 +63,7 @@ struct Plan {
     layers: Vec<PathBuf>,
 }
 
-fn process(args: &[&str]) -> Process {
+pub(crate) fn process(args: &[&str]) -> Process {
     Process {
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![],
@@ -132,8 +133,8 @@ impl Container {
         fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
         for name in [
             "sh", "cat", "cut", "echo", "grep", "head", "id", "ip", "ls", "mkdir", "mount",
-            "nsenter", "pwd", "readlink", "stat", "touch", "tr", "true", "tty", "unshare", "wc",
-            "chroot",
+            "nsenter", "pwd", "readlink", "stat", "touch", "tr", "true", "tty", "unshare", "sleep",
+            "ps", "wc", "chroot",
         ] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
@@ -184,30 +185,69 @@ impl Container {
     }
 
     pub(crate) fn run_program(&mut self, args: &[&str]) -> Ran {
+        let (ours, mut started) = self.launch_program(args);
+        let (identity, error, terminal) = self.follow(&ours);
+        let out = terminal.map(read_terminal).unwrap_or_default();
+        let code = started.wait().unwrap().code();
+        self.ran(identity, error, code, out)
+    }
+
+    /// Runs `process` inside the container while its first process waits for it to end.
+    pub(crate) fn exec(&mut self, process: Process) -> Ran {
+        let (ours, first) = self.launch_program(&["/bin/sleep", "1000"]);
+        let (_, error, _) = self.follow(&ours);
+        assert_eq!(error, None, "the container did not start");
+        let parent = first.id();
+        let pid = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        let pid = pid.trim();
+        let first = KilledOnDrop(
+            first,
+            rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap(),
+        );
+        self.launch.process = process;
+        self.write_plan();
+        let (ours, theirs) = socket_pair();
+        let mut started = self.start_exec(pid, theirs);
+        let (identity, error, terminal) = self.follow(&ours);
+        let out = terminal.map(read_terminal).unwrap_or_default();
+        let code = started.wait().unwrap().code();
+        drop(first);
+        self.ran(identity, error, code, out)
+    }
+
+    fn launch_program(&mut self, args: &[&str]) -> (OwnedFd, Child) {
         self.launch.process.args = args.iter().map(|&arg| arg.to_owned()).collect();
         self.write_plan();
         let (ours, theirs) = socket_pair();
-        let mut started = self.start(theirs);
-        let monitor = receive_channel(&ours);
-        let (identity, mut error, terminal) = match receive_report(&monitor) {
-            Some((Report::Prepared(identity), terminal)) => (Some(identity), None, terminal),
-            Some((Report::Failed(error), _)) => (None, Some(error), None),
-            None => (None, None, None),
+        (ours, self.start(theirs))
+    }
+
+    /// Plays the monitor until the exec.
+    fn follow(&self, ours: &OwnedFd) -> (Option<Identity>, Option<LaunchError>, Option<OwnedFd>) {
+        let monitor = receive_channel(ours);
+        let (identity, terminal) = match receive_report(&monitor) {
+            Some((Report::Prepared(identity), terminal)) => (identity, terminal),
+            Some((Report::Failed(error), _)) => return (None, Some(error), None),
+            None => return (None, None, None),
         };
-        let mut out = String::new();
         if self.give_up {
-            drop(monitor);
-        } else if identity.is_some() {
-            rustix::net::send(&monitor, b"g", SendFlags::NOSIGNAL).unwrap();
-            error = receive_report(&monitor).map(|(report, _)| match report {
-                Report::Failed(error) => error,
-                Report::Prepared(_) => panic!("prepared twice"),
-            });
+            return (Some(identity), None, None);
         }
-        if let Some(terminal) = terminal {
-            read_terminal(terminal, &mut out);
-        }
-        let code = started.wait().unwrap().code();
+        rustix::net::send(&monitor, b"g", SendFlags::NOSIGNAL).unwrap();
+        let error = receive_report(&monitor).map(|(report, _)| match report {
+            Report::Failed(error) => error,
+            Report::Prepared(_) => panic!("prepared twice"),
+        });
+        (Some(identity), error, terminal)
+    }
+
+    fn ran(
+        &self,
+        identity: Option<Identity>,
+        error: Option<LaunchError>,
+        code: Option<i32>,
+        mut out: String,
+    ) -> Ran {
         out.push_str(&fs::read_to_string(self.path("out")).unwrap());
         Ran {
             identity,
@@ -291,6 +331,28 @@ impl Container {
     }
 }
 
+impl Container {
+    #[expect(clippy::disallowed_methods, reason = "a test may start programs")]
+    fn start_exec(&self, pid: &str, stdin: OwnedFd) -> Child {
+        std::process::Command::new("nsenter")
+            .args(["-t", pid, "-n", "-i", "-u", "-C", "-p"])
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "exec_helper",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(PLAN_VARIABLE, self.path("plan"))
+            .env(NAMESPACE_VARIABLE, format!("/proc/{pid}/ns/mnt"))
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+}
+
 /// Runs a test of this binary where its mounts end with it.
 #[expect(clippy::disallowed_methods, reason = "a test may start programs")]
 pub(crate) fn in_new_mount_namespace(test: &str) -> std::process::Output {
@@ -306,6 +368,16 @@ pub(crate) fn in_new_mount_namespace(test: &str) -> std::process::Output {
         ])
         .output()
         .unwrap()
+}
+
+/// A container that ends with the test, also when that fails: `unshare`, and the process that it waits for.
+struct KilledOnDrop(Child, rustix::process::Pid);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        rustix::process::kill_process(self.1, rustix::process::Signal::KILL).unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 fn write_files(root: &std::path::Path, files: &[(&str, &str)]) {
@@ -401,30 +473,66 @@ fn receive_report(monitor: &OwnedFd) -> Option<(Report, Option<OwnedFd>)> {
 }
 
 /// Until the last process that has the terminal open is gone (EIO).
-fn read_terminal(master: OwnedFd, out: &mut String) {
+fn read_terminal(master: OwnedFd) -> String {
+    let mut out = String::new();
     let mut file = fs::File::from(master);
     let mut buffer = [0; 4096];
-    while let Ok(bytes) = file.read(&mut buffer) {
-        if bytes == 0 {
-            break;
-        }
+    while let Ok(bytes @ 1..) = file.read(&mut buffer) {
         out.push_str(&String::from_utf8_lossy(&buffer[..bytes]));
     }
+    out
 }
 
 /// In the helper: never returns unless something before the launch fails.
 pub(crate) fn become_container() {
-    let plan: Plan =
-        serde_json::from_slice(&fs::read(std::env::var_os(PLAN_VARIABLE).unwrap()).unwrap())
-            .unwrap();
+    let plan = read_plan();
     let mut fds = vec![
         open(&plan.dir.join("filter")),
         open(&plan.dir.join("scratch")),
     ];
     fds.extend(plan.layers.iter().map(|layer| open(layer)));
-    let memfd = rustix::fs::memfd_create("launch", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    rustix::io::write(&memfd, &serde_json::to_vec(&plan.launch).unwrap()).unwrap();
+    let launch = memfd(&serde_json::to_vec(&plan.launch).unwrap());
+    std::env::set_current_dir(plan.dir.join("volumes")).unwrap();
+    hand_over(
+        &plan,
+        &fds,
+        Work::Container {
+            launch: launch.as_fd(),
+        },
+    );
+}
 
+/// As [`become_container`], in the mount namespace of the process that the environment names.
+pub(crate) fn become_exec() {
+    let plan = read_plan();
+    let fds = [open(&plan.dir.join("filter"))];
+    let process = memfd(&serde_json::to_vec(&plan.launch.process).unwrap());
+    let namespace = std::env::var(NAMESPACE_VARIABLE).unwrap();
+    let namespace = open(std::path::Path::new(&namespace));
+    JOIN.set(namespace).unwrap();
+    hand_over(
+        &plan,
+        &fds,
+        Work::Exec {
+            process: process.as_fd(),
+        },
+    );
+}
+
+/// The mount namespace to join once nothing more is needed of the host.
+static JOIN: std::sync::OnceLock<OwnedFd> = std::sync::OnceLock::new();
+
+fn read_plan() -> Plan {
+    serde_json::from_slice(&fs::read(std::env::var_os(PLAN_VARIABLE).unwrap()).unwrap()).unwrap()
+}
+
+fn memfd(bytes: &[u8]) -> OwnedFd {
+    let memfd = rustix::fs::memfd_create("plan", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::io::write(&memfd, bytes).unwrap();
+    memfd
+}
+
+fn hand_over(plan: &Plan, fds: &[OwnedFd], work: Work<'_>) {
     let (monitor, child) = channel::pair().unwrap();
     let sent = [monitor.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -439,7 +547,6 @@ pub(crate) fn become_container() {
     )
     .unwrap();
     drop(monitor);
-
     let stream = |name: &str| {
         OwnedFd::from(
             fs::File::options()
@@ -449,7 +556,7 @@ pub(crate) fn become_container() {
         )
     };
     let (null, out, err) = (
-        OwnedFd::from(fs::File::open("/dev/null").unwrap()),
+        open(std::path::Path::new("/dev/null")),
         stream("out"),
         stream("err"),
     );
@@ -462,17 +569,14 @@ pub(crate) fn become_container() {
             stderr: err.as_fd(),
         }
     };
-    std::env::set_current_dir(plan.dir.join("volumes")).unwrap();
-    child::run(
-        &ChildPlan {
-            work: Work::Container {
-                launch: memfd.as_fd(),
-            },
-            fds: &fds,
-            streams,
-        },
-        child,
-    )
+    if let Some(namespace) = JOIN.get() {
+        // The harness's main thread shares our working directory, which the kernel does not allow for this.
+        #[expect(deprecated, reason = "the flag FS does not touch descriptors")]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::FS).unwrap();
+        let mount = rustix::thread::LinkNameSpaceType::Mount;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(mount)).unwrap();
+    }
+    child::run(&ChildPlan { work, fds, streams }, child)
 }
 
 fn open(path: &std::path::Path) -> OwnedFd {

@@ -46,22 +46,42 @@ struct Group {
 const NOT_MINE: SeccompAction = SeccompAction::Trace(0x7a7a);
 
 /// Bytes of an array of `struct sock_filter`.
+///
+/// Calls whose arguments matter are compiled by `seccompiler`, one test after the other. All others, some 300, follow as
+/// a binary search over ranges of numbers: the kernel runs the program for every number when it is loaded, so a
+/// straight list of them costs most of the time of a container's start.
 fn compile(groups: Vec<Group>, default: SeccompAction) -> Result<Vec<u8>, SeccompError> {
-    let mut program: BpfProgram = Vec::new();
-    for group in groups.into_iter().filter(|group| !group.calls.is_empty()) {
-        program.append(&mut compile_group(group)?);
+    // Every program starts with the check of the architecture.
+    let mut program = build(BTreeMap::new(), NOT_MINE, SeccompAction::KillProcess)?;
+    program.pop();
+    let mut decided: BTreeMap<u32, u32> = BTreeMap::new();
+    for Group { action, calls } in groups {
+        let (always, sometimes): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            calls.into_iter().partition(|(_, rules)| rules.is_empty());
+        let open = |number: &i64| {
+            !u32::try_from(*number).is_ok_and(|number| decided.contains_key(&number))
+        };
+        let sometimes: BTreeMap<_, _> = sometimes
+            .into_iter()
+            .filter(|(number, _)| open(number))
+            .collect();
+        if !sometimes.is_empty() {
+            program.append(&mut compile_group(Group {
+                action: action.clone(),
+                calls: sometimes,
+            })?);
+        }
+        for number in always
+            .into_keys()
+            .filter_map(|number| u32::try_from(number).ok())
+        {
+            decided
+                .entry(number)
+                .or_insert_with(|| u32::from(action.clone()));
+        }
     }
-    if program.is_empty() {
-        // No group at all: the check of the architecture and the default.
-        program = build(BTreeMap::new(), default, SeccompAction::KillProcess)?;
-    } else {
-        program.push(seccompiler::sock_filter {
-            code: RETURN,
-            jt: 0,
-            jf: 0,
-            k: u32::from(default),
-        });
-    }
+    program.push(instruction(LOAD, 0, 0, NUMBER_OFFSET));
+    program.append(&mut search(&ranges(&decided, u32::from(default))));
     if program.len() > MAX_INSTRUCTIONS {
         return Err(SeccompError::TooLong(program.len()));
     }
@@ -72,6 +92,63 @@ fn compile(groups: Vec<Group>, default: SeccompAction) -> Result<Vec<u8>, Seccom
 const RETURN: u16 = 0x06;
 /// `BPF_JMP | BPF_JA`
 const JUMP: u16 = 0x05;
+/// `BPF_JMP | BPF_JGE | BPF_K`
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+/// `BPF_LD | BPF_W | BPF_ABS`
+const LOAD: u16 = 0x20;
+/// Of `nr` in `struct seccomp_data`.
+const NUMBER_OFFSET: u32 = 0;
+
+fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> seccompiler::sock_filter {
+    seccompiler::sock_filter { code, jt, jf, k }
+}
+
+/// The first number of each range and what all calls in it get, from 0 without gaps.
+fn ranges(decided: &BTreeMap<u32, u32>, default: u32) -> Vec<(u32, u32)> {
+    let mut ranges = vec![(0, default)];
+    let mut next = 0;
+    let begin = |ranges: &mut Vec<(u32, u32)>, number, action| {
+        ranges.pop_if(|last| last.0 == number);
+        if ranges.last().is_none_or(|last| last.1 != action) {
+            ranges.push((number, action));
+        }
+    };
+    for (&number, &action) in decided {
+        if number > next {
+            begin(&mut ranges, next, default);
+        }
+        begin(&mut ranges, number, action);
+        next = number.saturating_add(1);
+    }
+    begin(&mut ranges, next, default);
+    ranges
+}
+
+/// Finds the range of the loaded number by halving.
+fn search(ranges: &[(u32, u32)]) -> BpfProgram {
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let Some(&(first, action)) = upper.first() else {
+        return BpfProgram::new();
+    };
+    if lower.is_empty() {
+        return vec![instruction(RETURN, 0, 0, action)];
+    }
+    let mut low = search(lower);
+    let mut program = match u8::try_from(low.len()) {
+        Ok(skipped) => vec![instruction(JUMP_IF_AT_LEAST, skipped, 0, first)],
+        // Farther than a conditional jump reaches.
+        Err(_) => {
+            let skipped = u32::try_from(low.len()).unwrap_or(u32::MAX);
+            vec![
+                instruction(JUMP_IF_AT_LEAST, 0, 1, first),
+                instruction(JUMP, 0, 0, skipped),
+            ]
+        }
+    };
+    program.append(&mut low);
+    program.append(&mut search(upper));
+    program
+}
 
 /// A part of a program: falls off its end when the call is not in the group.
 fn compile_group(group: Group) -> Result<BpfProgram, SeccompError> {
@@ -125,6 +202,79 @@ fn rule32(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, Seccomp
     });
     let conditions = conditions.collect::<Result<_, _>>().map_err(uncompilable)?;
     SeccompRule::new(conditions).map_err(uncompilable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::machine::{Call, NATIVE, run};
+    use super::*;
+
+    const ALLOW: u32 = 0x7fff_0000;
+
+    #[test]
+    fn every_number_gets_what_was_decided() {
+        // Every third is allowed: more ranges than a short jump reaches over.
+        let allowed = |number: u32| number.is_multiple_of(3) || (100..200).contains(&number);
+        let calls = (0..900)
+            .filter(|&number| allowed(number))
+            .map(|number| (i64::from(number), vec![]))
+            .collect();
+        let program = compile(
+            vec![Group {
+                action: SeccompAction::Allow,
+                calls,
+            }],
+            SeccompAction::Errno(1),
+        )
+        .unwrap();
+        for number in (0..1200).chain([u32::MAX]) {
+            let found = run(
+                &program,
+                &Call {
+                    arch: NATIVE,
+                    number,
+                    arguments: [0; 6],
+                },
+            );
+            assert_eq!(found == ALLOW, number < 900 && allowed(number), "{number}");
+        }
+    }
+
+    #[test]
+    fn the_first_group_decides() {
+        let group = |action, rules: Vec<SeccompRule>| Group {
+            action,
+            calls: BTreeMap::from([(7, rules)]),
+        };
+        let if_one = || vec![rule(&[(0, SeccompCmpOp::Eq, 1)]).unwrap()];
+        let verdicts = |groups| {
+            let program = compile(groups, SeccompAction::Errno(9)).unwrap();
+            let at = |argument| {
+                run(
+                    &program,
+                    &Call {
+                        arch: NATIVE,
+                        number: 7,
+                        arguments: [argument, 0, 0, 0, 0, 0],
+                    },
+                )
+            };
+            [at(1), at(2)]
+        };
+        let (refuse, allow) = (SeccompAction::Errno(5), SeccompAction::Allow);
+        let refused = u32::from(refuse.clone());
+        let conditional_first = vec![
+            group(refuse.clone(), if_one()),
+            group(allow.clone(), vec![]),
+        ];
+        assert_eq!(verdicts(conditional_first), [refused, ALLOW]);
+        let always_first = vec![group(refuse.clone(), vec![]), group(allow, if_one())];
+        assert_eq!(verdicts(always_first), [refused, refused]);
+        assert_eq!(
+            verdicts(vec![group(refuse, if_one())]),
+            [refused, u32::from(SeccompAction::Errno(9))]
+        );
+    }
 }
 
 #[cfg(test)]
