@@ -1,6 +1,8 @@
 //! The command line.
 
+pub mod admit;
 pub mod image;
+pub mod output;
 
 use std::process::ExitCode;
 
@@ -23,9 +25,11 @@ pub fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(crate::image::unpack::UNPACK_ARGUMENT) {
         return crate::image::unpack_main();
     }
-    let Command::Image(command) = Cli::parse().command;
-    image::run(&command).unwrap_or_else(|err| {
-        eprintln!("error: {err}");
+    let done = match Cli::parse().command {
+        Command::Image(command) => image::run(&command).map_err(|error| error.to_string()),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
         ExitCode::FAILURE
     })
 }

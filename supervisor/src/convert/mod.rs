@@ -5,6 +5,7 @@ pub mod expand;
 pub mod facts;
 pub mod field;
 pub mod launch;
+pub mod machine;
 pub mod mounts;
 pub mod resources;
 pub mod security;

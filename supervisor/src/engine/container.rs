@@ -8,8 +8,8 @@ use rustix::fs::{Mode, OFlags};
 use super::error::EngineError;
 use super::id::{ContainerId, SandboxId};
 use super::record::{self, ContainerRecord};
-use super::{ContainerSummary, Engine, program};
 use super::sandbox::add;
+use super::{ContainerSummary, Engine, program};
 use crate::monitor::client::{ClientError, Descriptors};
 use crate::monitor::protocol::{ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
 use crate::runtime::launch::{Identity, Launch, Process};
@@ -74,7 +74,8 @@ impl Engine {
         }
         // The upper directory becomes the root directory that the container sees.
         let upper = dir.join("upper");
-        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755)).map_err(EngineError::system(format!("chmod({})", upper.display())))?;
+        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755))
+            .map_err(EngineError::system(format!("chmod({})", upper.display())))?;
         open_directory(&dir)
     }
 
@@ -126,7 +127,12 @@ impl Engine {
     }
 
     /// To the container's first process; success when it is gone already.
-    pub async fn signal_container(&self, sandbox: &SandboxId, id: &ContainerId, signal: i32) -> Result<(), EngineError> {
+    pub async fn signal_container(
+        &self,
+        sandbox: &SandboxId,
+        id: &ContainerId,
+        signal: i32,
+    ) -> Result<(), EngineError> {
         gone_is_done(self.client(sandbox)?.signal_container(id.as_str(), signal).await)
     }
 
@@ -191,13 +197,16 @@ impl Engine {
 }
 
 fn leaf(record: &record::SandboxRecord, id: &ContainerId) -> Result<cgroupd::ContainerCgroup, EngineError> {
-    let pod = record.cgroup().ok_or_else(|| EngineError::NotFound { what: "cgroup of pod", id: record.pod.uid.clone() })?;
+    let pod =
+        record.cgroup().ok_or_else(|| EngineError::NotFound { what: "cgroup of pod", id: record.pod.uid.clone() })?;
     Ok(pod.leaf(id.as_str())?)
 }
 
 fn gone_is_done(result: Result<(), ClientError>) -> Result<(), EngineError> {
     match result {
-        Err(ClientError::Closed | ClientError::Monitor(MonitorError::NotFound { .. } | MonitorError::WrongState { .. })) => Ok(()),
+        Err(
+            ClientError::Closed | ClientError::Monitor(MonitorError::NotFound { .. } | MonitorError::WrongState { .. }),
+        ) => Ok(()),
         other => Ok(other?),
     }
 }

@@ -59,7 +59,9 @@ impl Dirs {
 
     /// Makes the directories that must exist before anything else.
     pub fn create(&self) -> std::io::Result<()> {
-        for dir in [self.sandboxes(), self.data.join("scratch"), self.trash(), self.run.join("sandboxes"), self.leases()] {
+        for dir in
+            [self.sandboxes(), self.data.join("scratch"), self.trash(), self.run.join("sandboxes"), self.leases()]
+        {
             create_private(&dir)?;
         }
         std::fs::create_dir_all(&self.log)

@@ -27,7 +27,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    pub(super) fn io(operation: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { operation, path, source }
     }

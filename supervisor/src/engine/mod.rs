@@ -76,8 +76,7 @@ impl Engine {
         let network = netsetup::Network::open(config.network.clone()).await?;
         let programs = program::Programs::open()?;
         let (events, receiver) = mpsc::unbounded_channel();
-        let shared =
-            Shared { config, tree, network, programs, sandboxes: RefCell::new(BTreeMap::new()), events };
+        let shared = Shared { config, tree, network, programs, sandboxes: RefCell::new(BTreeMap::new()), events };
         let engine = Self { shared: Rc::new(shared) };
         engine.sweep().await;
         Ok((engine, receiver))

@@ -13,8 +13,8 @@ use super::record::{self, PodReference, SandboxRecord};
 use super::{Engine, EngineEvent, What};
 use crate::convert::mounts::FILES_VOLUME;
 use crate::monitor::client::{Client, Descriptors};
-use crate::monitor::spawn::Start;
 use crate::monitor::protocol::{HostNamespaces, SandboxSpec, WhenBrainDies};
+use crate::monitor::spawn::Start;
 use crate::runtime::launch::FdSlot;
 
 /// Name of the owner record in a sandbox's directory.
@@ -80,10 +80,12 @@ impl Engine {
         let leaf = shared.tree.create_sandbox(&cgroup.leaf(request.id.as_str())?)?.dir;
         let client = self.start_monitor(&request.id, &leaf).await?;
         let mut descriptors = Descriptors::default();
-        let (cgroup_slot, pause_slot) = (add(&mut descriptors, leaf)?, add(&mut descriptors, shared.programs.pause()?)?);
+        let (cgroup_slot, pause_slot) =
+            (add(&mut descriptors, leaf)?, add(&mut descriptors, shared.programs.pause()?)?);
         let created = client.create_sandbox(sandbox_spec(&request, cgroup_slot, pause_slot), descriptors).await?;
         let files = files_volume(request.files)?;
-        let keeping = client.keep_volume(FILES_VOLUME, files.try_clone().map_err(EngineError::io("duplicate", "mount"))?);
+        let keeping =
+            client.keep_volume(FILES_VOLUME, files.try_clone().map_err(EngineError::io("duplicate", "mount"))?);
         let network = self.attach(&request, created.netns.as_fd());
         let (kept, addresses) = tokio::join!(keeping, network);
         kept?;
@@ -120,7 +122,8 @@ impl Engine {
         let sandbox = self.sandbox(id)?;
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode);
-        let file = rustix::fs::openat(&sandbox.files, name, flags, mode).map_err(EngineError::system(format!("openat({name})")))?;
+        let file = rustix::fs::openat(&sandbox.files, name, flags, mode)
+            .map_err(EngineError::system(format!("openat({name})")))?;
         // Independent of our umask.
         rustix::fs::fchmod(&file, mode).map_err(EngineError::system(format!("fchmod({name})")))?;
         use std::io::Write as _;
@@ -217,7 +220,7 @@ impl Engine {
     }
 
     /// Moves a directory out of the way at once; it is deleted in the background.
-    pub(super) fn discard(&self, dir: &std::path::Path) -> Result<(), EngineError> {
+    pub fn discard(&self, dir: &std::path::Path) -> Result<(), EngineError> {
         let Some(name) = dir.file_name() else { return Ok(()) };
         let trash = self.dirs().trash().join(name);
         match std::fs::rename(dir, &trash) {
