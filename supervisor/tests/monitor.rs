@@ -240,6 +240,28 @@ fn what_the_first_process_leaves_behind_ends_with_it() {
 }
 
 #[test]
+fn a_writer_elsewhere_does_not_hold_up_the_end() {
+    run(async {
+        let mut pod = Pod::new(STAY).await;
+        let created = pod.create("c", "exec sleep 1000", Options::default()).await;
+        pod.client().start_container("c").await.unwrap();
+        let mut leaked = File::options()
+            .write(true)
+            .open(format!("/proc/{}/fd/1", created.pid))
+            .unwrap();
+        pod.client().kill_container("c").await.unwrap();
+        assert_eq!(pod.exited().await.exit, Exit::Signal(9));
+        // The log goes on until the container is removed.
+        leaked.write_all(b"late\n").unwrap();
+        while pod.log("c") != ["stdout F late"] {
+            tokio::task::yield_now().await;
+        }
+        pod.client().remove_container("c").await.unwrap();
+        assert!(leaked.write_all(b"too late").is_err());
+    });
+}
+
+#[test]
 fn pause_has_no_rights_and_sees_nothing_of_the_host() {
     run(async {
         let pod = Pod::new(STAY).await;

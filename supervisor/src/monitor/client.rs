@@ -165,9 +165,9 @@ impl Client {
                     pidfd,
                     netns,
                 },
-                mut fds,
+                fds,
             ) => {
-                let (pidfd, netns) = (take(&mut fds, pidfd)?, take(&mut fds, netns)?);
+                let (pidfd, netns) = (take(&fds, pidfd)?, take(&fds, netns)?);
                 Ok(Sandbox {
                     pause_pid,
                     pidfd,
@@ -203,7 +203,7 @@ impl Client {
             )
             .await?
         {
-            (Answer::Volume { root }, mut fds) => take(&mut fds, root),
+            (Answer::Volume { root }, fds) => take(&fds, root),
             (other, _) => Err(unexpected(&other)),
         }
     }
@@ -216,11 +216,11 @@ impl Client {
                     identity,
                     pidfd,
                 },
-                mut fds,
+                fds,
             ) => Ok(Created {
                 pid,
                 identity,
-                pidfd: take(&mut fds, pidfd)?,
+                pidfd: take(&fds, pidfd)?,
             }),
             (other, _) => Err(unexpected(&other)),
         }
@@ -270,8 +270,8 @@ impl Client {
 
     pub async fn exec(&self, spec: ExecSpec, fds: Descriptors) -> Result<ExecStarted> {
         match self.call(Request::Exec(spec), fds).await? {
-            (Answer::ExecStarted { pid, terminal }, mut fds) => {
-                let terminal = terminal.map(|slot| take(&mut fds, slot)).transpose()?;
+            (Answer::ExecStarted { pid, terminal }, fds) => {
+                let terminal = terminal.map(|slot| take(&fds, slot)).transpose()?;
                 Ok(ExecStarted { pid, terminal })
             }
             (other, _) => Err(unexpected(&other)),
@@ -344,9 +344,16 @@ impl Shared {
                 wire::send(socket.as_fd(), text, &borrowed)
             })
             .await;
-        sent.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
-            _ => io_error("sendmsg(monitor)")(error),
+        sent.map_err(|error| {
+            let gone = matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            );
+            if gone {
+                ClientError::Closed
+            } else {
+                io_error("sendmsg(monitor)")(error)
+            }
         })
     }
 
@@ -435,7 +442,7 @@ fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
 
-fn take(fds: &mut Vec<OwnedFd>, slot: FdSlot) -> Result<OwnedFd> {
+fn take(fds: &[OwnedFd], slot: FdSlot) -> Result<OwnedFd> {
     let at = usize::from(slot.0);
     let fd = fds.get(at).map(OwnedFd::try_clone);
     fd.ok_or_else(|| ClientError::Unexpected(format!("no descriptor {at}")))?
