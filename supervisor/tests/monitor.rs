@@ -10,8 +10,7 @@ use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write};
 
 use harness::{
-    Options, Pod, cpu_ticks, create, drained, held, open_directory, run, tmpfs, wait_for_end,
-    wait_until_quiet,
+    Options, Pod, cpu_ticks, create, drained, held, open_directory, run, tmpfs, wait_for_end, wait_until_quiet,
 };
 use rustix::fs::AtFlags;
 use supervisor::monitor::client::{ClientError, Descriptors};
@@ -26,13 +25,9 @@ fn a_container_logs_and_its_exit_is_recorded() {
     // LF2, D41, HN1
     run(async {
         let mut pod = Pod::new(STAY).await;
-        pod.start("c", "hostname; echo err >&2; printf end; exit 7")
-            .await;
+        pod.start("c", "hostname; echo err >&2; printf end; exit 7").await;
         let record = pod.exited().await;
-        assert_eq!(
-            (record.exit, record.oom_killed, &record.start_error),
-            (Exit::Code(7), false, &None)
-        );
+        assert_eq!((record.exit, record.oom_killed, &record.start_error), (Exit::Code(7), false, &None));
         assert!(record.started_at.as_ref().unwrap() <= &record.finished_at);
         assert_eq!(pod.record("c"), record);
         let mut log = pod.log("c");
@@ -49,10 +44,7 @@ fn a_signalled_container_is_recorded_with_its_signal() {
     run(async {
         let mut pod = Pod::new(STAY).await;
         for (id, signal) in [("term", 15), ("rtmin", 37)] {
-            let options = Options {
-                pid: PidNamespace::Sandbox,
-                ..Options::default()
-            };
+            let options = Options { pid: PidNamespace::Sandbox, ..Options::default() };
             pod.create(id, "exec sleep 1000", options).await;
             pod.client().start_container(id).await.unwrap();
             pod.client().signal_container(id, signal).await.unwrap();
@@ -63,13 +55,7 @@ fn a_signalled_container_is_recorded_with_its_signal() {
         pod.client().kill_container("kill").await.unwrap();
         assert_eq!(pod.exited().await.exit, Exit::Signal(9));
         let again = pod.client().signal_container("kill", 15).await;
-        assert!(
-            matches!(
-                again,
-                Err(ClientError::Monitor(MonitorError::WrongState { .. }))
-            ),
-            "{again:?}"
-        );
+        assert!(matches!(again, Err(ClientError::Monitor(MonitorError::WrongState { .. }))), "{again:?}");
     });
 }
 
@@ -79,19 +65,11 @@ fn a_program_that_cannot_be_executed_is_a_start_error() {
         let mut pod = Pod::new(STAY).await;
         let log = pod.directory("logs/c");
         fs::write(pod.path("layer/bin/garbage"), "garbage").unwrap();
-        fs::set_permissions(
-            pod.path("layer/bin/garbage"),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
-        pod.create_with("c", &["/bin/garbage"], Options::default(), log)
-            .await
+        fs::set_permissions(pod.path("layer/bin/garbage"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
+        pod.create_with("c", &["/bin/garbage"], Options::default(), log).await.unwrap();
         let started = pod.client().start_container("c").await;
-        assert!(
-            matches!(started, Err(ClientError::Monitor(MonitorError::Launch(_)))),
-            "{started:?}"
-        );
+        assert!(matches!(started, Err(ClientError::Monitor(MonitorError::Launch(_)))), "{started:?}");
         let record = pod.exited().await;
         assert_eq!((record.exit, &record.started_at), (Exit::Code(128), &None));
         assert!(record.start_error.is_some());
@@ -105,16 +83,11 @@ fn a_container_that_cannot_be_prepared_leaves_nothing() {
         let mut pod = Pod::new(STAY).await;
         fs::remove_dir_all(pod.path("layer/bin")).unwrap();
         let log = pod.directory("logs/c");
-        let created = pod
-            .create_with("c", &["nonexistent"], Options::default(), log)
-            .await;
+        let created = pod.create_with("c", &["nonexistent"], Options::default(), log).await;
         if created.is_ok() {
             pod.client().remove_container("c").await.unwrap();
         } else {
-            assert!(
-                matches!(created, Err(ClientError::Monitor(MonitorError::Launch(_)))),
-                "{created:?}"
-            );
+            assert!(matches!(created, Err(ClientError::Monitor(MonitorError::Launch(_)))), "{created:?}");
         }
         assert!(pod.client().snapshot().await.unwrap().containers.is_empty());
         assert_eq!(pod.processes().len(), 1, "only pause");
@@ -134,15 +107,7 @@ fn an_exit_without_a_brain_is_recorded_and_told_to_the_next() {
         pod.reconnect().await;
         let snapshot = pod.client().snapshot().await.unwrap();
         assert_eq!(snapshot.sandbox.as_deref(), Some("sandbox"));
-        let state = |id: &str| {
-            snapshot
-                .containers
-                .iter()
-                .find(|container| container.id == id)
-                .unwrap()
-                .clone()
-                .state
-        };
+        let state = |id: &str| snapshot.containers.iter().find(|container| container.id == id).unwrap().clone().state;
         assert!(matches!(state("d"), ContainerState::Running { .. }));
         let ContainerState::Exited(record) = state("c") else {
             panic!("{:?}", state("c"));
@@ -159,8 +124,7 @@ fn an_exit_without_a_brain_is_recorded_and_told_to_the_next() {
 fn events_that_no_brain_took_come_after_hello() {
     run(async {
         let mut pod = Pod::new(STAY).await;
-        pod.start("c", "read line < /dev/shm/never 2> /dev/null; exit 4")
-            .await;
+        pod.start("c", "read line < /dev/shm/never 2> /dev/null; exit 4").await;
         pod.leave();
         // The old connection has ended once the monitor answers on the new one.
         pod.reconnect().await;
@@ -168,10 +132,7 @@ fn events_that_no_brain_took_come_after_hello() {
             Ok(Event::ContainerExited(record)) => record,
             _ => pod.exited().await,
         };
-        assert_eq!(
-            (record.container.as_str(), record.exit),
-            ("c", Exit::Code(4))
-        );
+        assert_eq!((record.container.as_str(), record.exit), ("c", Exit::Code(4)));
     });
 }
 
@@ -180,15 +141,8 @@ fn a_pod_that_does_not_outlive_its_brain_ends_with_it() {
     run(async {
         let mut pod = Pod::new(WhenBrainDies::EndAfter { grace_ms: 600_000 }).await;
         let ready = pod.client().open_volume(SHM_VOLUME).await.unwrap();
-        pod.start(
-            "obedient",
-            "trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done",
-        )
-        .await;
-        while !fs::read_to_string(pod.path("logs/obedient/0.log"))
-            .unwrap()
-            .contains("up")
-        {
+        pod.start("obedient", "trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done").await;
+        while !fs::read_to_string(pod.path("logs/obedient/0.log")).unwrap().contains("up") {
             tokio::task::yield_now().await;
         }
         drop(ready);
@@ -202,8 +156,7 @@ fn a_pod_that_does_not_outlive_its_brain_ends_with_it() {
 fn a_container_that_ignores_term_is_killed_after_the_grace() {
     run(async {
         let mut pod = Pod::new(WhenBrainDies::EndAfter { grace_ms: 50 }).await;
-        pod.start("deaf", "trap '' TERM; while :; do sleep 0.01; done")
-            .await;
+        pod.start("deaf", "trap '' TERM; while :; do sleep 0.01; done").await;
         pod.leave();
         assert_eq!(pod.process.wait().await.unwrap(), Some(Exit::Code(0)));
         assert_eq!(pod.record("deaf").exit, Exit::Signal(9));
@@ -225,10 +178,7 @@ fn what_the_first_process_leaves_behind_ends_with_it() {
     // TR11
     run(async {
         let mut pod = Pod::new(STAY).await;
-        let options = Options {
-            pid: PidNamespace::Sandbox,
-            ..Options::default()
-        };
+        let options = Options { pid: PidNamespace::Sandbox, ..Options::default() };
         pod.create("c", "sleep 1000 & echo started", options).await;
         pod.client().start_container("c").await.unwrap();
         assert_eq!(pod.exited().await.exit, Exit::Code(0));
@@ -243,10 +193,7 @@ fn a_writer_elsewhere_does_not_hold_up_the_end() {
         let mut pod = Pod::new(STAY).await;
         let created = pod.create("c", "exec sleep 1000", Options::default()).await;
         pod.client().start_container("c").await.unwrap();
-        let mut leaked = File::options()
-            .write(true)
-            .open(format!("/proc/{}/fd/1", created.pid))
-            .unwrap();
+        let mut leaked = File::options().write(true).open(format!("/proc/{}/fd/1", created.pid)).unwrap();
         pod.client().kill_container("c").await.unwrap();
         assert_eq!(pod.exited().await.exit, Exit::Signal(9));
         // The log goes on until the container is removed.
@@ -279,10 +226,7 @@ fn pause_has_no_rights_and_sees_nothing_of_the_host() {
         let mounts = fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
         assert_eq!(mounts.lines().count(), 1, "{mounts}");
         assert!(mounts.contains("none / tmpfs ro"), "{mounts}");
-        assert_eq!(
-            fs::read_dir(format!("/proc/{pid}/root")).unwrap().count(),
-            1
-        );
+        assert_eq!(fs::read_dir(format!("/proc/{pid}/root")).unwrap().count(), 1);
         assert_eq!(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 3);
     });
 }
@@ -292,16 +236,9 @@ fn the_sandbox_has_its_sysctls_and_the_defaults() {
     // NS5, SY3
     run(async {
         let mut pod = Pod::new(STAY).await;
-        pod.start(
-            "c",
-            "cd /proc/sys/net/ipv4; cat tcp_syncookies ip_unprivileged_port_start ping_group_range",
-        )
-        .await;
+        pod.start("c", "cd /proc/sys/net/ipv4; cat tcp_syncookies ip_unprivileged_port_start ping_group_range").await;
         pod.exited().await;
-        assert_eq!(
-            pod.log("c"),
-            ["stdout F 0", "stdout F 0", "stdout F 0\t2147483647"]
-        );
+        assert_eq!(pod.log("c"), ["stdout F 0", "stdout F 0", "stdout F 0\t2147483647"]);
     });
 }
 
@@ -311,19 +248,12 @@ fn an_exec_runs_inside_the_container() {
         let mut pod = Pod::new(STAY).await;
         pod.start("c", "exec sleep 1000").await;
         let mut fds = Descriptors::default();
-        let mut spec = pod.exec_spec(
-            "c",
-            "hostname; cat /proc/1/comm; readlink /proc/self/ns/pid; exit 9",
-            &mut fds,
-        );
+        let mut spec = pod.exec_spec("c", "hostname; cat /proc/1/comm; readlink /proc/self/ns/pid; exit 9", &mut fds);
         let (mut reader, writer): (PipeReader, _) = std::io::pipe().unwrap();
         spec.stdout = fds.add(writer.into());
         let started = pod.client().exec(spec, fds).await.unwrap();
         let event = pod.event().await;
-        assert!(
-            matches!(&event, Event::ExecExited { id, exit: Exit::Code(9) } if id == "exec"),
-            "{event:?}"
-        );
+        assert!(matches!(&event, Event::ExecExited { id, exit: Exit::Code(9) } if id == "exec"), "{event:?}");
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("pod\nsleep\n"), "{text}");
@@ -339,31 +269,17 @@ fn an_exec_with_a_terminal_brings_its_master() {
         let mut fds = Descriptors::default();
         let mut spec = pod.exec_spec("c", "tty; read line; echo got $line", &mut fds);
         spec.terminal = true;
-        spec.process = fds
-            .add(pod.terminal_plan("tty; read line; echo got $line"))
-            .unwrap();
+        spec.process = fds.add(pod.terminal_plan("tty; read line; echo got $line")).unwrap();
         let started = pod.client().exec(spec, fds).await.unwrap();
         let mut master = File::from(started.terminal.unwrap());
         master.write_all(b"x\n").unwrap();
         let event = pod.event().await;
-        assert!(
-            matches!(
-                event,
-                Event::ExecExited {
-                    exit: Exit::Code(0),
-                    ..
-                }
-            ),
-            "{event:?}"
-        );
+        assert!(matches!(event, Event::ExecExited { exit: Exit::Code(0), .. }), "{event:?}");
         // EIO is the end of a terminal.
         let mut text = Vec::new();
         let _end = master.read_to_end(&mut text);
         let text = String::from_utf8(text).unwrap();
-        assert!(
-            text.contains("/dev/pts/") && text.contains("got x"),
-            "{text}"
-        );
+        assert!(text.contains("/dev/pts/") && text.contains("got x"), "{text}");
     });
 }
 
@@ -378,21 +294,9 @@ fn a_killed_exec_is_told_and_the_container_goes_on() {
         assert_eq!(pod.client().snapshot().await.unwrap().execs, ["exec"]);
         pod.client().kill_exec("exec").await.unwrap();
         let event = pod.event().await;
-        assert!(
-            matches!(
-                event,
-                Event::ExecExited {
-                    exit: Exit::Signal(9),
-                    ..
-                }
-            ),
-            "{event:?}"
-        );
+        assert!(matches!(event, Event::ExecExited { exit: Exit::Signal(9), .. }), "{event:?}");
         let snapshot = pod.client().snapshot().await.unwrap();
-        assert!(matches!(
-            snapshot.containers[0].state,
-            ContainerState::Running { .. }
-        ));
+        assert!(matches!(snapshot.containers[0].state, ContainerState::Running { .. }));
     });
 }
 
@@ -400,15 +304,7 @@ fn a_killed_exec_is_told_and_the_container_goes_on() {
 fn a_container_with_a_terminal_logs_what_it_prints() {
     run(async {
         let mut pod = Pod::new(STAY).await;
-        pod.create(
-            "c",
-            "tty; echo two",
-            Options {
-                terminal: true,
-                ..Options::default()
-            },
-        )
-        .await;
+        pod.create("c", "tty; echo two", Options { terminal: true, ..Options::default() }).await;
         pod.client().start_container("c").await.unwrap();
         assert_eq!(pod.exited().await.exit, Exit::Code(0));
         let log = pod.log("c");
@@ -432,17 +328,8 @@ fn volumes_are_kept_and_opened_and_invisible_outside() {
         let kept = pod.client().open_volume("v").await.unwrap();
         assert!(rustix::fs::statat(&kept, "file", AtFlags::empty()).is_ok());
         let missing = pod.client().open_volume("w").await;
-        assert!(
-            matches!(
-                missing,
-                Err(ClientError::Monitor(MonitorError::NotFound { .. }))
-            ),
-            "{missing:?}"
-        );
-        assert_eq!(
-            pod.client().snapshot().await.unwrap().volumes,
-            [SHM_VOLUME, "v"]
-        );
+        assert!(matches!(missing, Err(ClientError::Monitor(MonitorError::NotFound { .. }))), "{missing:?}");
+        assert_eq!(pod.client().snapshot().await.unwrap().volumes, [SHM_VOLUME, "v"]);
         assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
     });
 }
@@ -453,13 +340,9 @@ fn a_full_disk_blocks_the_log_and_loses_nothing() {
     run(async {
         let mut pod = Pod::new(STAY).await;
         let disk = tmpfs("256k");
-        create(&disk, "filler")
-            .write_all(&vec![0; 200 << 10])
-            .unwrap();
+        create(&disk, "filler").write_all(&vec![0; 200 << 10]).unwrap();
         let log = open_directory(&disk);
-        pod.create_with("c", &["/bin/seq", "1", "3000"], Options::default(), log)
-            .await
-            .unwrap();
+        pod.create_with("c", &["/bin/seq", "1", "3000"], Options::default(), log).await.unwrap();
         pod.client().start_container("c").await.unwrap();
         let (mut blocked, mut exited) = (false, false);
         while !(blocked && exited) {
@@ -469,9 +352,7 @@ fn a_full_disk_blocks_the_log_and_loses_nothing() {
                     blocked = true;
                 }
                 Event::ContainerExited(record) => exited = record.exit == Exit::Code(0),
-                other @ (Event::ExecExited { .. }
-                | Event::SandboxExited { .. }
-                | Event::LogResumed { .. }) => {
+                other @ (Event::ExecExited { .. } | Event::SandboxExited { .. } | Event::LogResumed { .. }) => {
                     panic!("{other:?}")
                 }
             }
@@ -492,34 +373,15 @@ fn a_flood_is_rotated_at_the_limit() {
     run(async {
         let mut pod = Pod::new(STAY).await;
         let max_bytes = 100_000;
-        pod.create(
-            "c",
-            "yes 123456789 | head -n 20000",
-            Options {
-                max_bytes,
-                ..Options::default()
-            },
-        )
-        .await;
+        pod.create("c", "yes 123456789 | head -n 20000", Options { max_bytes, ..Options::default() }).await;
         pod.client().start_container("c").await.unwrap();
         pod.exited().await;
         let record = 40 + 10;
-        let mut files: Vec<_> = fs::read_dir(pod.path("logs/c"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let mut files: Vec<_> = fs::read_dir(pod.path("logs/c")).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
-        let sizes: Vec<u64> = files
-            .iter()
-            .map(|path| fs::metadata(path).unwrap().len())
-            .collect();
+        let sizes: Vec<u64> = files.iter().map(|path| fs::metadata(path).unwrap().len()).collect();
         assert_eq!(sizes.len(), 5, "{files:?}");
-        assert!(
-            sizes[1..]
-                .iter()
-                .all(|size| *size == max_bytes / record * record),
-            "{sizes:?}"
-        );
+        assert!(sizes[1..].iter().all(|size| *size == max_bytes / record * record), "{sizes:?}");
     });
 }
 
@@ -558,39 +420,20 @@ fn figures() {
             pod.create(id, "exec sleep 1000", Options::default()).await;
             let created = begin.elapsed();
             pod.client().start_container(id).await.unwrap();
-            println!(
-                "created after {created:?}, started after {:?}",
-                begin.elapsed()
-            );
+            println!("created after {created:?}, started after {:?}", begin.elapsed());
         }
         wait_until_quiet(pod.client().pid);
-        let memory =
-            fs::read_to_string(format!("/proc/{}/smaps_rollup", pod.client().pid)).unwrap();
+        let memory = fs::read_to_string(format!("/proc/{}/smaps_rollup", pod.client().pid)).unwrap();
         println!("{memory}");
         let block = ("x".repeat(127) + "\n").repeat(32);
-        fs::write(
-            pod.path("layer/flood"),
-            block.repeat(200_000_000 / block.len()),
-        )
-        .unwrap();
+        fs::write(pod.path("layer/flood"), block.repeat(200_000_000 / block.len())).unwrap();
         let before = cpu_ticks(pod.client().pid);
         let begin = std::time::Instant::now();
-        let options = Options {
-            max_bytes: u64::MAX,
-            ..Options::default()
-        };
-        pod.create("flood", "exec dd if=/flood bs=4096 2> /dev/null", options)
-            .await;
+        let options = Options { max_bytes: u64::MAX, ..Options::default() };
+        pod.create("flood", "exec dd if=/flood bs=4096 2> /dev/null", options).await;
         pod.client().start_container("flood").await.unwrap();
         assert_eq!(pod.exited().await.exit, Exit::Code(0));
-        println!(
-            "200 MB in {:?}, {} ticks of 10 ms",
-            begin.elapsed(),
-            cpu_ticks(pod.client().pid) - before
-        );
-        println!(
-            "log of {} bytes",
-            fs::metadata(pod.path("logs/flood/0.log")).unwrap().len()
-        );
+        println!("200 MB in {:?}, {} ticks of 10 ms", begin.elapsed(), cpu_ticks(pod.client().pid) - before);
+        println!("log of {} bytes", fs::metadata(pod.path("logs/flood/0.log")).unwrap().len());
     });
 }

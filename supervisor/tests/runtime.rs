@@ -9,27 +9,15 @@ mod harness;
 use std::os::fd::{AsFd, AsRawFd};
 
 use harness::Container;
-use supervisor::runtime::launch::{
-    LaunchError, Mount, MountOptions, MountSource, Rlimit, Step, User,
-};
+use supervisor::runtime::launch::{LaunchError, Mount, MountOptions, MountSource, Rlimit, Step, User};
 use supervisor::runtime::{capabilities, overlay};
 
 fn mount(target: &str, source: MountSource, options: MountOptions) -> Mount {
-    Mount {
-        target: target.to_owned(),
-        source,
-        options,
-    }
+    Mount { target: target.to_owned(), source, options }
 }
 
 fn user(name: &str) -> User {
-    User {
-        name: name.to_owned(),
-        group: None,
-        supplementary: vec![],
-        merge_image_groups: true,
-        non_root: false,
-    }
+    User { name: name.to_owned(), group: None, supplementary: vec![], merge_image_groups: true, non_root: false }
 }
 
 /// Not a test: the process that becomes a container, started by [`Container::run_program`].
@@ -49,34 +37,18 @@ fn exec_helper() {
 /// P21, P39: an exec is confined like the container.
 #[test]
 fn an_exec_runs_inside_the_container() {
-    let mut process = harness::process(&[
-        "/bin/sh",
-        "-c",
-        &format!("{STATUS}; ps; pwd; ls /proc/self/fd; exit 3"),
-    ]);
+    let mut process = harness::process(&["/bin/sh", "-c", &format!("{STATUS}; ps; pwd; ls /proc/self/fd; exit 3")]);
     process.user = user("web");
     process.cwd = "/srv".to_owned();
     process.oom_score_adj = Some(500);
     let ran = Container::new().exec(process);
     assert_eq!((ran.code, &ran.error), (Some(3), &None), "{ran:?}");
     let set = format!("CapBnd:\t{:016x}", capabilities::default_set());
-    for line in [
-        "Uid:\t101\t101\t101\t101",
-        &set,
-        "CapEff:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-        "/srv",
-    ] {
-        assert!(
-            ran.out.lines().any(|found| found == line),
-            "{line:?} not in {ran:?}"
-        );
+    for line in ["Uid:\t101\t101\t101\t101", &set, "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "/srv"]
+    {
+        assert!(ran.out.lines().any(|found| found == line), "{line:?} not in {ran:?}");
     }
-    assert!(
-        ran.out.contains("/bin/sleep 1000"),
-        "another PID namespace: {ran:?}"
-    );
+    assert!(ran.out.contains("/bin/sleep 1000"), "another PID namespace: {ran:?}");
     assert!(ran.out.ends_with("/srv\n0\n1\n2\n3\n"), "{ran:?}");
 }
 
@@ -89,37 +61,19 @@ fn an_exec_has_the_checks_of_a_container() {
     assert_eq!(ran.out, "/dev/pts/0\r\n", "{ran:?}");
     let mut elsewhere = harness::process(&["/bin/pwd"]);
     elsewhere.cwd = "/proc/self/fd/1".to_owned();
-    assert_eq!(
-        Container::new().exec(elsewhere).error.unwrap().step,
-        Step::WorkingDirectory
-    );
-    let missing = Container::new()
-        .exec(harness::process(&["nonesuch"]))
-        .error
-        .unwrap();
-    assert_eq!(
-        missing.to_string(),
-        r#"exec: "nonesuch": executable file not found in $PATH"#
-    );
+    assert_eq!(Container::new().exec(elsewhere).error.unwrap().step, Step::WorkingDirectory);
+    let missing = Container::new().exec(harness::process(&["nonesuch"])).error.unwrap();
+    assert_eq!(missing.to_string(), r#"exec: "nonesuch": executable file not found in $PATH"#);
 }
 
 #[test]
 fn a_program_runs_in_its_root() {
-    let ran =
-        Container::new().sh("echo out; echo err >&2; pwd; id; echo $PATH $HOME $HOSTNAME; exit 7");
+    let ran = Container::new().sh("echo out; echo err >&2; pwd; id; echo $PATH $HOME $HOSTNAME; exit 7");
     assert_eq!(ran.code, Some(7), "{ran:?}");
     assert_eq!(ran.err, "err\n");
     let lines: Vec<_> = ran.out.lines().collect();
-    assert_eq!(
-        lines[..3],
-        ["out", "/", "uid=0(root) gid=0(root) groups=0(root)"],
-        "{ran:?}"
-    );
-    assert!(
-        ran.out
-            .ends_with("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /root pod\n"),
-        "{ran:?}"
-    );
+    assert_eq!(lines[..3], ["out", "/", "uid=0(root) gid=0(root) groups=0(root)"], "{ran:?}");
+    assert!(ran.out.ends_with("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /root pod\n"), "{ran:?}");
 }
 
 #[test]
@@ -128,32 +82,19 @@ fn the_mounts_are_those_of_a_container() {
     let has = |start: &str, words: &[&str]| {
         let line = ran.out.lines().find(|line| line.starts_with(start));
         let line = line.unwrap_or_else(|| panic!("no mount {start:?}: {}", ran.out));
-        assert!(
-            words.iter().all(|word| line.contains(word)),
-            "{line:?} lacks one of {words:?}"
-        );
+        assert!(words.iter().all(|word| line.contains(word)), "{line:?} lacks one of {words:?}");
     };
     has("/ rw", &["overlay", "volatile"]);
     has("/proc rw,nosuid,nodev,noexec", &["- proc"]);
     has("/sys ro,nosuid,nodev,noexec", &["- sysfs"]);
     has("/sys/fs/cgroup ro", &["- cgroup2"]);
     has("/dev rw,nosuid,noexec", &["- tmpfs"]);
-    has(
-        "/dev/pts rw,nosuid,noexec",
-        &["- devpts", "gid=5", "mode=620", "ptmxmode=666"],
-    );
+    has("/dev/pts rw,nosuid,noexec", &["- devpts", "gid=5", "mode=620", "ptmxmode=666"]);
     has("/dev/mqueue rw,nosuid,nodev,noexec", &["- mqueue"]);
-    has(
-        "/dev/shm rw,nosuid,nodev,noexec",
-        &["- tmpfs", "size=65536k"],
-    );
+    has("/dev/shm rw,nosuid,nodev,noexec", &["- tmpfs", "size=65536k"]);
     has("/proc/sys ro", &["- proc"]);
     has("/sys/firmware ro", &["- tmpfs"]);
-    let roots = ran
-        .out
-        .lines()
-        .filter(|line| line.starts_with("/ "))
-        .count();
+    let roots = ran.out.lines().filter(|line| line.starts_with("/ ")).count();
     assert_eq!(roots, 1, "the old root is left: {}", ran.out);
 }
 
@@ -161,10 +102,7 @@ fn the_mounts_are_those_of_a_container() {
 fn nothing_appears_on_the_host() {
     let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     Container::new().sh("true");
-    assert_eq!(
-        std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
-        before
-    );
+    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
 }
 
 /// PV4, D5
@@ -175,11 +113,7 @@ fn masked_paths_are_empty_and_read_only_ones_cannot_be_written() {
          echo 1 > /proc/sys/kernel/panic; touch /sys/x; mkdir /sys/fs/cgroup/x; echo done",
     );
     assert_eq!(ran.out, "0\n0\ndone\n", "{ran:?}");
-    assert_eq!(
-        ran.err.matches("Read-only file system").count(),
-        4,
-        "{ran:?}"
-    );
+    assert_eq!(ran.err.matches("Read-only file system").count(), 4, "{ran:?}");
 }
 
 /// PV9
@@ -196,8 +130,7 @@ fn the_devices_are_there_and_no_others() {
     assert_eq!(ran.out, expected, "{ran:?}");
 }
 
-const STATUS: &str =
-    "grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups|Uid|Gid|Umask|Sig(Blk|Ign))' /proc/self/status";
+const STATUS: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups|Uid|Gid|Umask|Sig(Blk|Ign))' /proc/self/status";
 
 /// P21, CP3
 #[test]
@@ -217,10 +150,7 @@ fn another_user_has_its_groups_and_no_capabilities() {
     for no_new_privs in [true, false] {
         let mut container = Container::new();
         container.launch.process.no_new_privs = no_new_privs;
-        container.launch.process.user = User {
-            supplementary: vec![77],
-            ..user("web")
-        };
+        container.launch.process.user = User { supplementary: vec![77], ..user("web") };
         let ran = container.sh(&format!("{STATUS}; echo $HOME; touch /x"));
         let set = format!("{:016x}", capabilities::default_set());
         let nnp = u8::from(no_new_privs);
@@ -238,17 +168,11 @@ fn another_user_has_its_groups_and_no_capabilities() {
             "SigIgn:\t0000000000000000",
             "/srv/web",
         ] {
-            assert!(
-                ran.out.lines().any(|found| found == line),
-                "{line:?} not in {ran:?}"
-            );
+            assert!(ran.out.lines().any(|found| found == line), "{line:?} not in {ran:?}");
         }
         assert!(ran.err.contains("Permission denied"), "{ran:?}");
         let identity = ran.identity.unwrap();
-        assert_eq!(
-            (identity.uid, identity.gid, identity.groups),
-            (101, 102, vec![102, 77, 200])
-        );
+        assert_eq!((identity.uid, identity.gid, identity.groups), (101, 102, vec![102, 77, 200]));
     }
 }
 
@@ -261,10 +185,7 @@ fn only_the_three_streams_are_open() {
     for fd in 0..12 {
         let mut container = Container::new();
         container.launch.process.cwd = format!("/proc/self/fd/{fd}");
-        let error = container
-            .sh("pwd")
-            .error
-            .unwrap_or_else(|| panic!("fd {fd} was entered"));
+        let error = container.sh("pwd").error.unwrap_or_else(|| panic!("fd {fd} was entered"));
         assert_eq!(error.step, Step::WorkingDirectory, "{error}");
     }
 }
@@ -272,15 +193,9 @@ fn only_the_three_streams_are_open() {
 /// D9, P13
 #[test]
 fn a_working_directory_is_made_inside_the_root() {
-    for (cwd, entered) in [
-        ("/new/one", "/new/one"),
-        ("/link-abs/x", "/canary/x"),
-        ("/link-up/y", "/canary/y"),
-    ] {
+    for (cwd, entered) in [("/new/one", "/new/one"), ("/link-abs/x", "/canary/x"), ("/link-up/y", "/canary/y")] {
         let mut container = Container::new();
-        container
-            .link("link-abs", "/canary")
-            .link("link-up", "../../../../../../canary");
+        container.link("link-abs", "/canary").link("link-up", "../../../../../../canary");
         container.launch.process.cwd = cwd.to_owned();
         let ran = container.sh("pwd");
         assert_eq!(ran.out, format!("{entered}\n"), "{ran:?}");
@@ -294,57 +209,31 @@ fn an_image_whose_proc_sys_or_dev_is_a_link_is_refused() {
     let canary = tempfile::tempdir().unwrap();
     std::fs::write(canary.path().join("secret"), "s").unwrap();
     for name in ["proc", "sys", "dev"] {
-        for target in [
-            canary.path().to_str().unwrap(),
-            "tmp",
-            "../../../../../../../../tmp",
-        ] {
+        for target in [canary.path().to_str().unwrap(), "tmp", "../../../../../../../../tmp"] {
             let mut container = Container::new();
             container.link(name, target);
-            let error = container
-                .sh("true")
-                .error
-                .unwrap_or_else(|| panic!("{name} -> {target} was accepted"));
-            assert_eq!(
-                error.to_string(),
-                format!("mount /{name}: is or goes through a symbolic link")
-            );
+            let error = container.sh("true").error.unwrap_or_else(|| panic!("{name} -> {target} was accepted"));
+            assert_eq!(error.to_string(), format!("mount /{name}: is or goes through a symbolic link"));
         }
     }
     assert_eq!(std::fs::read_dir(canary.path()).unwrap().count(), 1);
 }
 
 fn kept(name: &str, sub_path: Option<&str>) -> MountSource {
-    MountSource::Kept {
-        name: name.to_owned(),
-        sub_path: sub_path.map(str::to_owned),
-    }
+    MountSource::Kept { name: name.to_owned(), sub_path: sub_path.map(str::to_owned) }
 }
 
 #[test]
 fn volumes_land_inside_the_root_only() {
     let mut container = Container::new();
-    container
-        .link("data", "/etc/../../../../elsewhere")
-        .volume("vol", &[("file", "content\n"), ("sub/deep", "d\n")]);
-    let read_only = MountOptions {
-        read_only: true,
-        ..MountOptions::default()
-    };
+    container.link("data", "/etc/../../../../elsewhere").volume("vol", &[("file", "content\n"), ("sub/deep", "d\n")]);
+    let read_only = MountOptions { read_only: true, ..MountOptions::default() };
     container.launch.mounts.extend([
         mount("/data/in", kept("vol", None), MountOptions::default()),
         mount("/ro", kept("vol", None), read_only),
         mount("/sub", kept("vol", Some("sub")), MountOptions::default()),
-        mount(
-            "/one/file",
-            kept("vol", Some("file")),
-            MountOptions::default(),
-        ),
-        mount(
-            "/made",
-            kept("vol", Some("new/dir")),
-            MountOptions::default(),
-        ),
+        mount("/one/file", kept("vol", Some("file")), MountOptions::default()),
+        mount("/made", kept("vol", Some("new/dir")), MountOptions::default()),
     ]);
     let ran =
         container.sh("cat /elsewhere/in/file /one/file /sub/deep; echo x > /made/z; ls /ro/new/dir; echo x > /ro/y");
@@ -354,25 +243,14 @@ fn volumes_land_inside_the_root_only() {
 
 #[test]
 fn a_volume_may_not_cover_the_root_or_proc() {
-    for (target, cause) in [
-        ("/", "leads to the root directory"),
-        ("/p/sys", "leads into /proc"),
-        ("/proc/1", "leads into /proc"),
-    ] {
+    for (target, cause) in
+        [("/", "leads to the root directory"), ("/p/sys", "leads into /proc"), ("/proc/1", "leads into /proc")]
+    {
         let mut container = Container::new();
         container.link("p", "proc").volume("vol", &[]);
-        container
-            .launch
-            .mounts
-            .push(mount(target, kept("vol", None), MountOptions::default()));
-        let error = container
-            .sh("true")
-            .error
-            .unwrap_or_else(|| panic!("{target} was accepted"));
-        assert_eq!(
-            (error.object.as_str(), error.cause.as_str()),
-            (target, cause)
-        );
+        container.launch.mounts.push(mount(target, kept("vol", None), MountOptions::default()));
+        let error = container.sh("true").error.unwrap_or_else(|| panic!("{target} was accepted"));
+        assert_eq!((error.object.as_str(), error.cause.as_str()), (target, cause));
     }
 }
 
@@ -384,15 +262,8 @@ fn a_sub_path_does_not_leave_its_volume() {
         container.volume("vol", &[]);
         std::os::unix::fs::symlink("..", container.path("volumes/vol/up")).unwrap();
         std::os::unix::fs::symlink("/etc", container.path("volumes/vol/abs")).unwrap();
-        container.launch.mounts.push(mount(
-            "/x",
-            kept("vol", Some(sub_path)),
-            MountOptions::default(),
-        ));
-        let error = container
-            .sh("true")
-            .error
-            .unwrap_or_else(|| panic!("{sub_path} was accepted"));
+        container.launch.mounts.push(mount("/x", kept("vol", Some(sub_path)), MountOptions::default()));
+        let error = container.sh("true").error.unwrap_or_else(|| panic!("{sub_path} was accepted"));
         assert!(error.cause.contains("failed to prepare subPath"), "{error}");
     }
 }
@@ -412,59 +283,26 @@ fn a_read_only_root_still_gets_its_mounts_and_directory() {
 fn as_many_layers_as_the_limit_mount() {
     let mut container = Container::new();
     for number in 0..127 {
-        container.layer(&[
-            (&format!("layer-{number}"), "x"),
-            ("top", &number.to_string()),
-        ]);
+        container.layer(&[(&format!("layer-{number}"), "x"), ("top", &number.to_string())]);
     }
     let ran = container.sh("ls / | grep -c layer-; cat /top");
     assert_eq!(ran.out, "127\n126", "{ran:?}");
     container.layer(&[]);
-    assert_eq!(
-        container.sh("true").error.unwrap().cause,
-        "129 layers, must be 1 to 128"
-    );
+    assert_eq!(container.sh("true").error.unwrap().cause, "129 layers, must be 1 to 128");
 }
 
 #[test]
 fn failing_programs_give_the_error_that_users_know() {
     for (args, step, text) in [
-        (
-            &["nonesuch"][..],
-            Step::LookUpProgram,
-            r#"exec: "nonesuch": executable file not found in $PATH"#,
-        ),
-        (
-            &["/nonesuch"],
-            Step::LookUpProgram,
-            r#"exec: "/nonesuch": no such file or directory"#,
-        ),
-        (
-            &["/etc/passwd"],
-            Step::LookUpProgram,
-            r#"exec: "/etc/passwd": permission denied"#,
-        ),
-        (
-            &["/etc"],
-            Step::LookUpProgram,
-            r#"exec: "/etc": is a directory"#,
-        ),
-        (
-            &[],
-            Step::LookUpProgram,
-            r#"exec: "": no command specified"#,
-        ),
-        (
-            &["/bin/garbage"],
-            Step::Exec,
-            r#"exec: "/bin/garbage": exec format error"#,
-        ),
+        (&["nonesuch"][..], Step::LookUpProgram, r#"exec: "nonesuch": executable file not found in $PATH"#),
+        (&["/nonesuch"], Step::LookUpProgram, r#"exec: "/nonesuch": no such file or directory"#),
+        (&["/etc/passwd"], Step::LookUpProgram, r#"exec: "/etc/passwd": permission denied"#),
+        (&["/etc"], Step::LookUpProgram, r#"exec: "/etc": is a directory"#),
+        (&[], Step::LookUpProgram, r#"exec: "": no command specified"#),
+        (&["/bin/garbage"], Step::Exec, r#"exec: "/bin/garbage": exec format error"#),
     ] {
         let ran = Container::new().run_program(args);
-        let error = ran
-            .error
-            .clone()
-            .unwrap_or_else(|| panic!("{args:?}: {ran:?}"));
+        let error = ran.error.clone().unwrap_or_else(|| panic!("{args:?}: {ran:?}"));
         assert_eq!((error.step, error.to_string()), (step, text.to_owned()));
         assert_eq!(ran.code, Some(128), "{args:?}");
     }
@@ -475,54 +313,21 @@ fn failing_programs_give_the_error_that_users_know() {
 fn hostile_users_are_refused_with_a_text() {
     let failed = |container: &mut Container, name: &str| -> LaunchError {
         container.launch.process.user = user(name);
-        container
-            .sh("id")
-            .error
-            .unwrap_or_else(|| panic!("{name:?} was accepted"))
+        container.sh("id").error.unwrap_or_else(|| panic!("{name:?} was accepted"))
     };
-    for name in [
-        "2147483648",
-        "4294967296",
-        "-1",
-        "0x0",
-        "+0",
-        " 0",
-        "nobody",
-    ] {
-        assert_eq!(
-            failed(&mut Container::new(), name).step,
-            Step::LookUpUser,
-            "{name:?}"
-        );
+    for name in ["2147483648", "4294967296", "-1", "0x0", "+0", " 0", "nobody"] {
+        assert_eq!(failed(&mut Container::new(), name).step, Step::LookUpUser, "{name:?}");
     }
     let mut root = Container::new();
-    root.launch.process.user = User {
-        non_root: true,
-        ..user("")
-    };
+    root.launch.process.user = User { non_root: true, ..user("") };
     assert!(root.sh("id").error.unwrap().cause.contains("runAsNonRoot"));
     let mut fifo = Container::new();
     std::fs::remove_file(fifo.path("layer/etc/passwd")).unwrap();
-    rustix::fs::mkfifoat(
-        rustix::fs::CWD,
-        fifo.path("layer/etc/passwd"),
-        rustix::fs::Mode::RUSR,
-    )
-    .unwrap();
-    assert_eq!(
-        failed(&mut fifo, "web").to_string(),
-        "look up user /etc/passwd: is not a regular file"
-    );
+    rustix::fs::mkfifoat(rustix::fs::CWD, fifo.path("layer/etc/passwd"), rustix::fs::Mode::RUSR).unwrap();
+    assert_eq!(failed(&mut fifo, "web").to_string(), "look up user /etc/passwd: is not a regular file");
     let mut huge = Container::new();
-    std::fs::File::create(huge.path("layer/etc/group"))
-        .unwrap()
-        .set_len(100 << 20)
-        .unwrap();
-    assert!(
-        failed(&mut huge, "web")
-            .cause
-            .contains("/etc/group is larger than")
-    );
+    std::fs::File::create(huge.path("layer/etc/group")).unwrap().set_len(100 << 20).unwrap();
+    assert!(failed(&mut huge, "web").cause.contains("/etc/group is larger than"));
 }
 
 /// P22: with every capability, only the filter can be what refuses.
@@ -530,18 +335,13 @@ fn hostile_users_are_refused_with_a_text() {
 fn the_default_filter_bites() {
     let all = || {
         let mut container = Container::new();
-        container.launch.process.capabilities =
-            capabilities::for_process(capabilities::known_to_kernel());
+        container.launch.process.capabilities = capabilities::for_process(capabilities::known_to_kernel());
         container
     };
     let refused = "unshare -m true; mount -t tmpfs x /etc; nsenter -t 1 -n true";
     let ran = all().sh(&format!("{refused}; chroot / /bin/true && echo chroot"));
     assert_eq!(ran.out, "chroot\n", "{ran:?}");
-    for text in [
-        "unshare: unshare(0x20000): Operation not permitted",
-        "mount: permission denied",
-        "nsenter: setns()",
-    ] {
+    for text in ["unshare: unshare(0x20000): Operation not permitted", "mount: permission denied", "nsenter: setns()"] {
         assert!(ran.err.contains(text), "{text:?} not in {ran:?}");
     }
     let mut unconfined = all();
@@ -560,11 +360,7 @@ fn sockets() {
     use rustix::net::{AddressFamily, SocketType, socket};
     let opened = [libc::AF_INET, libc::AF_ALG, libc::AF_VSOCK].map(|family| {
         let family = AddressFamily::from_raw(u16::try_from(family).unwrap());
-        let kind = if family == AddressFamily::INET {
-            SocketType::STREAM
-        } else {
-            SocketType::SEQPACKET
-        };
+        let kind = if family == AddressFamily::INET { SocketType::STREAM } else { SocketType::SEQPACKET };
         match socket(family, kind, None) {
             Ok(_) => true,
             Err(errno) => errno != rustix::io::Errno::PERM,
@@ -580,10 +376,7 @@ fn an_unusable_filter_is_refused() {
         let mut container = Container::new();
         container.filter = bytes.to_vec();
         let error = container.sh("true").error.unwrap();
-        assert_eq!(
-            error.to_string(),
-            "load seccomp profile filter: is empty or not a whole program"
-        );
+        assert_eq!(error.to_string(), "load seccomp profile filter: is empty or not a whole program");
     }
     let mut container = Container::new();
     container.filter = vec![0xff; 8];
@@ -609,11 +402,7 @@ fn odd_attributes_of_the_starter_do_not_show() {
 #[test]
 fn limits_are_those_asked_for() {
     let mut container = Container::new();
-    container.launch.process.rlimits = vec![Rlimit {
-        resource: 7,
-        soft: 100,
-        hard: 200,
-    }];
+    container.launch.process.rlimits = vec![Rlimit { resource: 7, soft: 100, hard: 200 }];
     let ran = container.sh("ulimit -Sn; ulimit -Hn; ulimit -c");
     assert_eq!(ran.out, "100\n200\n0\n");
 }
@@ -623,13 +412,8 @@ fn limits_are_those_asked_for() {
 fn a_terminal_is_of_the_containers_own_devpts() {
     let mut container = Container::new();
     container.launch.process.terminal = true;
-    let ran = container.sh(
-        "tty; stat -c %t /dev/console; ls /dev/pts | tr '\\n' ' '; echo $TERM; echo x > /dev/tty",
-    );
-    assert_eq!(
-        ran.out, "/dev/pts/0\r\n88\r\n0 ptmx xterm\r\nx\r\n",
-        "{ran:?}"
-    );
+    let ran = container.sh("tty; stat -c %t /dev/console; ls /dev/pts | tr '\\n' ' '; echo $TERM; echo x > /dev/tty");
+    assert_eq!(ran.out, "/dev/pts/0\r\n88\r\n0 ptmx xterm\r\nx\r\n", "{ran:?}");
 }
 
 /// Kernel floor 6.1: the older way of naming layers must go on working on new kernels, too.
@@ -637,11 +421,7 @@ fn a_terminal_is_of_the_containers_own_devpts() {
 fn both_ways_to_name_layers_work() {
     let output = harness::in_new_mount_namespace("overlay_both_ways");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        text.contains("1 passed"),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Not a test: needs a mount namespace to spoil.
@@ -654,9 +434,7 @@ fn overlay_both_ways() {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();
             std::fs::File::open(dir.path().join(name)).unwrap()
         };
-        let layers: Vec<_> = (0..overlay::MAX_LAYERS)
-            .map(|number| open(&format!("layer{number}")))
-            .collect();
+        let layers: Vec<_> = (0..overlay::MAX_LAYERS).map(|number| open(&format!("layer{number}"))).collect();
         for number in 0..overlay::MAX_LAYERS {
             let layer = dir.path().join(format!("layer{number}"));
             std::fs::write(layer.join(format!("file{number}")), "").unwrap();
@@ -667,23 +445,11 @@ fn overlay_both_ways() {
         let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
         let root = overlay::mount_root_by(method, &layers, scratch.as_fd()).unwrap();
         let root = format!("/proc/self/fd/{}", root.as_raw_fd());
-        assert_eq!(
-            std::fs::read_dir(&root).unwrap().count(),
-            overlay::MAX_LAYERS + 1,
-            "{method:?}"
-        );
-        assert_eq!(
-            std::fs::read_to_string(format!("{root}/top")).unwrap(),
-            "0",
-            "{method:?}"
-        );
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), overlay::MAX_LAYERS + 1, "{method:?}");
+        assert_eq!(std::fs::read_to_string(format!("{root}/top")).unwrap(), "0", "{method:?}");
         std::fs::write(format!("{root}/new"), "").unwrap();
         assert!(dir.path().join("scratch").exists() && !dir.path().join("layer0/new").exists());
-        rustix::mount::unmount(
-            dir.path().join("scratch"),
-            rustix::mount::UnmountFlags::DETACH,
-        )
-        .unwrap();
+        rustix::mount::unmount(dir.path().join("scratch"), rustix::mount::UnmountFlags::DETACH).unwrap();
         assert!(dir.path().join("scratch/upper/new").exists(), "{method:?}");
     }
 }
@@ -692,8 +458,7 @@ fn overlay_both_ways() {
 #[test]
 fn a_privileged_container_has_the_hosts_devices_and_can_mount() {
     let mut container = Container::privileged();
-    container.launch.process.capabilities =
-        capabilities::for_process(capabilities::known_to_kernel());
+    container.launch.process.capabilities = capabilities::for_process(capabilities::known_to_kernel());
     let ran = container.sh("ls /dev/kmsg; mkdir -p /tmp; mount -t tmpfs x /tmp && echo mounted");
     assert_eq!(ran.out, "/dev/kmsg\nmounted\n", "{ran:?}");
 }

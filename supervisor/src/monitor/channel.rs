@@ -11,8 +11,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
 
@@ -91,32 +91,23 @@ pub struct MonitorChannel(OwnedFd);
 
 /// Both ends of a new channel.
 pub fn pair() -> io::Result<(MonitorChannel, ChildChannel)> {
-    let (monitor, child) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (monitor, child) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&monitor, true)?;
     Ok((MonitorChannel(monitor), ChildChannel(child)))
 }
 
 impl ChildChannel {
     /// Everything but the exec is done. `terminal` is the master side of the process's pty.
-    pub fn prepared(
-        &self,
-        identity: &Identity,
-        terminal: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
+    pub fn prepared(&self, identity: &Identity, terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
         self.send(&Report::Prepared(identity.clone()), terminal)
     }
 
     /// Blocks until the monitor says go. False: it gave up or died, and the child has to end.
     pub fn wait_for_go(&self) -> io::Result<bool> {
         let mut byte = [0];
-        let (received, _) = rustix::io::retry_on_intr(|| {
-            rustix::net::recv(&self.0, &mut byte[..], RecvFlags::empty())
-        })?;
+        let (received, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut byte[..], RecvFlags::empty()))?;
         Ok(received == 1)
     }
 
@@ -138,12 +129,7 @@ impl ChildChannel {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        rustix::net::sendmsg(
-            &self.0,
-            &[IoSlice::new(&text)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )?;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
@@ -169,12 +155,8 @@ impl MonitorChannel {
         let mut text = [0; MAX_REPORT_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = rustix::net::recvmsg(
-            &self.0,
-            &mut [IoSliceMut::new(&mut text)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        );
+        let message =
+            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
         let bytes = match message {
             Ok(message) => message.bytes,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
@@ -183,13 +165,9 @@ impl MonitorChannel {
             Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Closed),
             Err(error) => return Err(error.into()),
         };
-        let fd = control.drain().find_map(|message| {
-            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                fds.next()
-            } else {
-                None
-            }
-        });
+        let fd = control
+            .drain()
+            .find_map(|message| if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None });
         if bytes == 0 {
             return Ok(Received::Closed);
         }
@@ -218,11 +196,7 @@ mod tests {
     fn a_report_arrives_with_the_terminal() {
         let (monitor, child) = pair().unwrap();
         assert!(matches!(monitor.receive().unwrap(), Received::Nothing));
-        let identity = Identity {
-            uid: 7,
-            gid: 8,
-            groups: vec![9],
-        };
+        let identity = Identity { uid: 7, gid: 8, groups: vec![9] };
         child.prepared(&identity, Some(child.0.as_fd())).unwrap();
         let Received::Report(report, fd) = monitor.receive().unwrap() else {
             panic!("no report");

@@ -12,8 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
-    Answer, Call, ContainerSpec, Event, ExecSpec, Exit, Message, MonitorError, Request,
-    SandboxSpec, Snapshot, VERSION,
+    Answer, Call, ContainerSpec, Event, ExecSpec, Exit, Message, MonitorError, Request, SandboxSpec, Snapshot, VERSION,
 };
 use super::spawn::{Start, Started};
 use super::{container, spawn, wire};
@@ -29,10 +28,7 @@ pub enum ClientError {
     #[error("the monitor's connection is closed")]
     Closed,
     #[error("{call}: {source}")]
-    Io {
-        call: &'static str,
-        source: io::Error,
-    },
+    Io { call: &'static str, source: io::Error },
     /// The monitor speaks, but not this protocol.
     #[error("the monitor answered {0}")]
     Unexpected(String),
@@ -48,9 +44,7 @@ pub struct Descriptors(Vec<OwnedFd>);
 impl Descriptors {
     /// Adds a descriptor. None when a message cannot carry more ([`wire::MAX_FDS`]).
     pub fn add(&mut self, fd: OwnedFd) -> Option<FdSlot> {
-        let slot = u8::try_from(self.0.len())
-            .ok()
-            .filter(|slot| usize::from(*slot) < wire::MAX_FDS)?;
+        let slot = u8::try_from(self.0.len()).ok().filter(|slot| usize::from(*slot) < wire::MAX_FDS)?;
         self.0.push(fd);
         Some(FdSlot(slot))
     }
@@ -105,17 +99,10 @@ pub struct Client {
 
 impl Client {
     /// Starts a monitor and says hello. The returned child has to be waited for.
-    pub async fn spawn(
-        start: &Start<'_>,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>, MonitorProcess)> {
-        let Started {
-            process,
-            connection,
-        } = spawn::start(start).map_err(io_error("spawn(monitor)"))?;
+    pub async fn spawn(start: &Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Event>, MonitorProcess)> {
+        let Started { process, connection } = spawn::start(start).map_err(io_error("spawn(monitor)"))?;
         let (client, events) = Self::over(connection).await?;
-        let process = MonitorProcess {
-            pidfd: async_fd(process.pidfd).map_err(io_error("epoll(pidfd)"))?,
-        };
+        let process = MonitorProcess { pidfd: async_fd(process.pidfd).map_err(io_error("epoll(pidfd)"))? };
         Ok((client, events, process))
     }
 
@@ -125,13 +112,9 @@ impl Client {
     }
 
     async fn over(socket: OwnedFd) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
-        rustix::io::ioctl_fionbio(&socket, true)
-            .map_err(|errno| io_error("ioctl(FIONBIO)")(errno.into()))?;
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| io_error("ioctl(FIONBIO)")(errno.into()))?;
         let socket = async_fd(socket).map_err(io_error("epoll(monitor)"))?;
-        let shared = Arc::new(Shared {
-            socket,
-            pending: Mutex::default(),
-        });
+        let shared = Arc::new(Shared { socket, pending: Mutex::default() });
         let (events_in, events) = mpsc::unbounded_channel();
         let (alive, dropped) = oneshot::channel();
         let reading = Arc::clone(&shared);
@@ -142,15 +125,8 @@ impl Client {
             }
             reading.close();
         });
-        let mut client = Self {
-            shared,
-            _alive: Arc::new(alive),
-            pid: 0,
-        };
-        match client
-            .call(Request::Hello { version: VERSION }, Descriptors::default())
-            .await?
-        {
+        let mut client = Self { shared, _alive: Arc::new(alive), pid: 0 };
+        match client.call(Request::Hello { version: VERSION }, Descriptors::default()).await? {
             (Answer::Hello { pid, .. }, _) => client.pid = pid,
             (other, _) => return Err(unexpected(&other)),
         }
@@ -159,20 +135,9 @@ impl Client {
 
     pub async fn create_sandbox(&self, spec: SandboxSpec, fds: Descriptors) -> Result<Sandbox> {
         match self.call(Request::CreateSandbox(spec), fds).await? {
-            (
-                Answer::SandboxCreated {
-                    pause_pid,
-                    pidfd,
-                    netns,
-                },
-                fds,
-            ) => {
+            (Answer::SandboxCreated { pause_pid, pidfd, netns }, fds) => {
                 let (pidfd, netns) = (take(&fds, pidfd)?, take(&fds, netns)?);
-                Ok(Sandbox {
-                    pause_pid,
-                    pidfd,
-                    netns,
-                })
+                Ok(Sandbox { pause_pid, pidfd, netns })
             }
             (other, _) => Err(unexpected(&other)),
         }
@@ -182,27 +147,12 @@ impl Client {
     pub async fn keep_volume(&self, name: &str, mount: OwnedFd) -> Result<()> {
         let mut fds = Descriptors::default();
         let mount = fds.add(mount).unwrap_or(FdSlot(0));
-        self.done(
-            Request::KeepVolume {
-                name: name.to_owned(),
-                mount,
-            },
-            fds,
-        )
-        .await
+        self.done(Request::KeepVolume { name: name.to_owned(), mount }, fds).await
     }
 
     /// The root directory of a kept volume.
     pub async fn open_volume(&self, name: &str) -> Result<OwnedFd> {
-        match self
-            .call(
-                Request::OpenVolume {
-                    name: name.to_owned(),
-                },
-                Descriptors::default(),
-            )
-            .await?
-        {
+        match self.call(Request::OpenVolume { name: name.to_owned() }, Descriptors::default()).await? {
             (Answer::Volume { root }, fds) => take(&fds, root),
             (other, _) => Err(unexpected(&other)),
         }
@@ -210,62 +160,32 @@ impl Client {
 
     pub async fn create_container(&self, spec: ContainerSpec, fds: Descriptors) -> Result<Created> {
         match self.call(Request::CreateContainer(spec), fds).await? {
-            (
-                Answer::ContainerCreated {
-                    pid,
-                    identity,
-                    pidfd,
-                },
-                fds,
-            ) => Ok(Created {
-                pid,
-                identity,
-                pidfd: take(&fds, pidfd)?,
-            }),
+            (Answer::ContainerCreated { pid, identity, pidfd }, fds) => {
+                Ok(Created { pid, identity, pidfd: take(&fds, pidfd)? })
+            }
             (other, _) => Err(unexpected(&other)),
         }
     }
 
     /// Returns the time of the start, RFC 3339.
     pub async fn start_container(&self, id: &str) -> Result<String> {
-        match self
-            .call(
-                Request::StartContainer { id: id.to_owned() },
-                Descriptors::default(),
-            )
-            .await?
-        {
+        match self.call(Request::StartContainer { id: id.to_owned() }, Descriptors::default()).await? {
             (Answer::ContainerStarted { started_at }, _) => Ok(started_at),
             (other, _) => Err(unexpected(&other)),
         }
     }
 
     pub async fn signal_container(&self, id: &str, signal: i32) -> Result<()> {
-        self.done(
-            Request::SignalContainer {
-                id: id.to_owned(),
-                signal,
-            },
-            Descriptors::default(),
-        )
-        .await
+        self.done(Request::SignalContainer { id: id.to_owned(), signal }, Descriptors::default()).await
     }
 
     pub async fn kill_container(&self, id: &str) -> Result<()> {
-        self.done(
-            Request::KillContainer { id: id.to_owned() },
-            Descriptors::default(),
-        )
-        .await
+        self.done(Request::KillContainer { id: id.to_owned() }, Descriptors::default()).await
     }
 
     /// Returns when the container is gone; its exit event has come before.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        self.done(
-            Request::RemoveContainer { id: id.to_owned() },
-            Descriptors::default(),
-        )
-        .await
+        self.done(Request::RemoveContainer { id: id.to_owned() }, Descriptors::default()).await
     }
 
     pub async fn exec(&self, spec: ExecSpec, fds: Descriptors) -> Result<ExecStarted> {
@@ -279,11 +199,7 @@ impl Client {
     }
 
     pub async fn kill_exec(&self, id: &str) -> Result<()> {
-        self.done(
-            Request::KillExec { id: id.to_owned() },
-            Descriptors::default(),
-        )
-        .await
+        self.done(Request::KillExec { id: id.to_owned() }, Descriptors::default()).await
     }
 
     pub async fn snapshot(&self) -> Result<Snapshot> {
@@ -308,8 +224,7 @@ impl Client {
     async fn call(&self, request: Request, fds: Descriptors) -> Result<(Answer, Vec<OwnedFd>)> {
         let (sender, receiver) = oneshot::channel();
         let number = self.shared.register(sender)?;
-        let text = serde_json::to_vec(&Call { number, request })
-            .map_err(|error| io_error("encode")(error.into()))?;
+        let text = serde_json::to_vec(&Call { number, request }).map_err(|error| io_error("encode")(error.into()))?;
         if let Err(error) = self.shared.send(&text, &fds.0).await {
             self.shared.pending().replies.remove(&number);
             return Err(error);
@@ -338,22 +253,10 @@ impl Shared {
 
     async fn send(&self, text: &[u8], fds: &[OwnedFd]) -> Result<()> {
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let sent = self
-            .socket
-            .async_io(Interest::WRITABLE, |socket| {
-                wire::send(socket.as_fd(), text, &borrowed)
-            })
-            .await;
+        let sent = self.socket.async_io(Interest::WRITABLE, |socket| wire::send(socket.as_fd(), text, &borrowed)).await;
         sent.map_err(|error| {
-            let gone = matches!(
-                error.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-            );
-            if gone {
-                ClientError::Closed
-            } else {
-                io_error("sendmsg(monitor)")(error)
-            }
+            let gone = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+            if gone { ClientError::Closed } else { io_error("sendmsg(monitor)")(error) }
         })
     }
 
@@ -361,12 +264,8 @@ impl Shared {
     async fn read(&self, events: &mpsc::UnboundedSender<Event>) {
         let mut buffer = vec![0; wire::MAX_MESSAGE_BYTES];
         loop {
-            let received = self
-                .socket
-                .async_io(Interest::READABLE, |socket| {
-                    wire::receive(socket.as_fd(), &mut buffer)
-                })
-                .await;
+            let received =
+                self.socket.async_io(Interest::READABLE, |socket| wire::receive(socket.as_fd(), &mut buffer)).await;
             let (length, fds) = match received {
                 Ok((0, _)) | Err(_) => return,
                 Ok(received) => received,
@@ -427,10 +326,7 @@ pub fn plan_fd(plan: &impl Serialize) -> io::Result<OwnedFd> {
         let count = rustix::io::write(&fd, rest)?;
         rest = rest.get(count..).unwrap_or_default();
     }
-    rustix::fs::fcntl_add_seals(
-        &fd,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(fd)
 }
 
@@ -445,8 +341,7 @@ fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 fn take(fds: &[OwnedFd], slot: FdSlot) -> Result<OwnedFd> {
     let at = usize::from(slot.0);
     let fd = fds.get(at).map(OwnedFd::try_clone);
-    fd.ok_or_else(|| ClientError::Unexpected(format!("no descriptor {at}")))?
-        .map_err(io_error("dup"))
+    fd.ok_or_else(|| ClientError::Unexpected(format!("no descriptor {at}")))?.map_err(io_error("dup"))
 }
 
 fn unexpected(answer: &Answer) -> ClientError {

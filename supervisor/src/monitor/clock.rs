@@ -16,10 +16,7 @@ pub struct Wall {
 impl Wall {
     pub fn now() -> Self {
         let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Realtime);
-        Self {
-            seconds: tv_sec,
-            nanoseconds: u32::try_from(tv_nsec).unwrap_or(0),
-        }
+        Self { seconds: tv_sec, nanoseconds: u32::try_from(tv_nsec).unwrap_or(0) }
     }
 
     /// RFC 3339 in UTC, always with nine digits, so that stamps sort as text (rule LF2).
@@ -34,10 +31,7 @@ impl Wall {
     /// `YYYYMMDD-HHMMSS`, the suffix of a rotated log (rule LF3).
     pub fn compact(self) -> String {
         let (date, time) = (civil(self.seconds), time_of_day(self.seconds));
-        format!(
-            "{:04}{:02}{:02}-{:02}{:02}{:02}",
-            date.0, date.1, date.2, time.0, time.1, time.2
-        )
+        format!("{:04}{:02}{:02}-{:02}{:02}{:02}", date.0, date.1, date.2, time.0, time.1, time.2)
     }
 }
 
@@ -58,11 +52,7 @@ fn civil(seconds: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     let year = days.div_euclid(DAYS_PER_ERA) * 400 + year_of_era + i64::from(month <= 2);
     (year, month, day)
 }
@@ -88,10 +78,7 @@ mod tests {
 
     #[test]
     fn stamps_have_nine_digits_and_one_length() {
-        let wall = Wall {
-            seconds: 1_795_236_438,
-            nanoseconds: 42,
-        };
+        let wall = Wall { seconds: 1_795_236_438, nanoseconds: 42 };
         assert_eq!(wall.rfc3339(), "2026-11-21T04:47:18.000000042Z");
         assert_eq!(wall.rfc3339().len(), RFC3339_BYTES);
         assert_eq!(wall.compact(), "20261121-044718");

@@ -12,9 +12,7 @@ use super::frame::StreamName;
 use super::log_file::LogFile;
 use super::outbox::Caller;
 use super::poller::Serial;
-use super::protocol::{
-    ContainerSnapshot, ContainerSpec, ContainerState, Exit, ExitRecord, LogSpec, PidNamespace,
-};
+use super::protocol::{ContainerSnapshot, ContainerSpec, ContainerState, Exit, ExitRecord, LogSpec, PidNamespace};
 use super::pump::Pump;
 use super::record;
 use crate::runtime::launch::{Identity, LaunchError};
@@ -102,9 +100,7 @@ impl Pipes {
     fn new(spec: &ContainerSpec) -> Result<Self> {
         let logged = spec.log.is_some() && !spec.terminal;
         Ok(Self {
-            stdin: (spec.stdin && !spec.terminal)
-                .then(fork::pipe)
-                .transpose()?,
+            stdin: (spec.stdin && !spec.terminal).then(fork::pipe).transpose()?,
             stdout: logged.then(fork::output_pipe).transpose()?,
             stderr: logged.then(fork::output_pipe).transpose()?,
         })
@@ -114,14 +110,9 @@ impl Pipes {
         if terminal {
             return Streams::Terminal;
         }
-        let writer = |pipe: &'a Option<(OwnedFd, OwnedFd)>| {
-            pipe.as_ref().map_or(null, |(_, writer)| writer.as_fd())
-        };
+        let writer = |pipe: &'a Option<(OwnedFd, OwnedFd)>| pipe.as_ref().map_or(null, |(_, writer)| writer.as_fd());
         Streams::Given {
-            stdin: self
-                .stdin
-                .as_ref()
-                .map_or(null, |(reader, _)| reader.as_fd()),
+            stdin: self.stdin.as_ref().map_or(null, |(reader, _)| reader.as_fd()),
             stdout: writer(&self.stdout),
             stderr: writer(&self.stderr),
         }
@@ -132,10 +123,7 @@ impl Pipes {
         stderr: Option<(OwnedFd, OwnedFd)>,
     ) -> Vec<(StreamName, OwnedFd, Option<OwnedFd>)> {
         let named = [(StreamName::Stdout, stdout), (StreamName::Stderr, stderr)];
-        named
-            .into_iter()
-            .filter_map(|(name, pipe)| pipe.map(|(reader, writer)| (name, reader, Some(writer))))
-            .collect()
+        named.into_iter().filter_map(|(name, pipe)| pipe.map(|(reader, writer)| (name, reader, Some(writer)))).collect()
     }
 }
 
@@ -150,19 +138,11 @@ impl Container {
     ) -> Result<Self> {
         let cgroup = own(fds, spec.cgroup)?;
         let record_dir = own(fds, spec.record_dir)?;
-        let log = spec
-            .log
-            .as_ref()
-            .map(|log| open_log(log, fds))
-            .transpose()?;
+        let log = spec.log.as_ref().map(|log| open_log(log, fds)).transpose()?;
         let oom_kills_before = record::oom_kills(cgroup.as_fd());
         let pipes = Pipes::new(&spec)?;
         let child = fork_container(&spec, fds, around, &pipes, cgroup.as_fd())?;
-        let Pipes {
-            stdin,
-            stdout,
-            stderr,
-        } = pipes;
+        let Pipes { stdin, stdout, stderr } = pipes;
         let (pump, terminal_log) = match (log, spec.terminal) {
             (Some(log), false) => (Some(Pump::new(log, Pipes::outputs(stdout, stderr))), None),
             (log, _) => (None, log),
@@ -238,23 +218,13 @@ impl Container {
         let record = ExitRecord {
             version: RECORD_VERSION,
             container: self.id.clone(),
-            exit: if start_error.is_some() {
-                Exit::Code(START_ERROR_CODE)
-            } else {
-                exit
-            },
+            exit: if start_error.is_some() { Exit::Code(START_ERROR_CODE) } else { exit },
             started_at,
             finished_at: Wall::now().rfc3339(),
             oom_killed: record::oom_kills(self.cgroup.as_fd()) > self.oom_kills_before,
             start_error,
         };
-        Ending {
-            record,
-            recorded: false,
-            told: false,
-            give_up_at: now.after_ms(KILL_WAIT_MS),
-            drained_by: None,
-        }
+        Ending { record, recorded: false, told: false, give_up_at: now.after_ms(KILL_WAIT_MS), drained_by: None }
     }
 
     /// Writes the record and reaps.
@@ -273,9 +243,7 @@ impl Container {
         let state = match &self.phase {
             Phase::Preparing(_) => return None,
             Phase::Created | Phase::Starting(_) => ContainerState::Created,
-            Phase::Running { started_at } => ContainerState::Running {
-                started_at: started_at.clone(),
-            },
+            Phase::Running { started_at } => ContainerState::Running { started_at: started_at.clone() },
             Phase::Ended(ending) => ContainerState::Exited(ending.record.clone()),
         };
         Some(ContainerSnapshot {
@@ -304,21 +272,13 @@ fn fork_container(
     cgroup: BorrowedFd<'_>,
 ) -> Result<Child> {
     let plan = ChildPlan {
-        work: Work::Container {
-            launch: slot(fds, spec.launch)?,
-        },
+        work: Work::Container { launch: slot(fds, spec.launch)? },
         fds,
         streams: pipes.child_side(spec.terminal, around.null),
     };
-    let namespaces = NewNamespaces {
-        mount: true,
-        pid: spec.pid == PidNamespace::Own,
-        ..NewNamespaces::default()
-    };
+    let namespaces = NewNamespaces { mount: true, pid: spec.pid == PidNamespace::Own, ..NewNamespaces::default() };
     fork::in_pid_namespace_of(around.pid_target, around.own_pid_namespace, || {
-        fork::fork(namespaces, cgroup, |channel| {
-            fork::run(around.join, &plan, channel)
-        })
+        fork::fork(namespaces, cgroup, |channel| fork::run(around.join, &plan, channel))
     })
 }
 
@@ -335,8 +295,5 @@ pub(super) fn peek_exit(pidfd: BorrowedFd<'_>) -> Option<Exit> {
 /// Ends the zombie.
 pub(super) fn reap(pidfd: BorrowedFd<'_>) {
     // ECHILD: it is reaped already.
-    let _status = waitid(
-        WaitId::PidFd(pidfd),
-        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-    );
+    let _status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }

@@ -20,9 +20,7 @@ impl State {
         let Some(exit) = peek_exit(container.pidfd.as_fd()) else {
             return;
         };
-        if container.channel.is_some()
-            && matches!(container.phase, Phase::Preparing(_) | Phase::Starting(_))
-        {
+        if container.channel.is_some() && matches!(container.phase, Phase::Preparing(_) | Phase::Starting(_)) {
             self.child_reported(serial);
         }
         let Some(container) = self.by_serial(serial) else {
@@ -44,11 +42,7 @@ impl State {
         if let Some(channel) = channel {
             self.poller.remove(&channel);
         }
-        if let Some(container) = self
-            .containers
-            .iter()
-            .find(|container| container.serial == serial)
-        {
+        if let Some(container) = self.containers.iter().find(|container| container.serial == serial) {
             self.poller.remove(&container.pidfd);
         }
         self.record(serial, now);
@@ -60,29 +54,22 @@ impl State {
             return;
         };
         if let Err(error) = container.record() {
-            note(&format!(
-                "record of {}: {error}, trying again",
-                container.id
-            ));
+            note(&format!("record of {}: {error}, trying again", container.id));
             self.record_retry_at = Some(now.after_ms(RETRY_MS));
         }
     }
 
     /// Ends what the first process left behind (rule TR11), completes the log, and tells the brain.
     pub(super) fn settle(&mut self, serial: Serial, now: Moment) {
-        let streams = self
-            .by_serial(serial)
-            .and_then(|container| container.pump.as_ref().map(super::pump::Pump::sources));
+        let streams =
+            self.by_serial(serial).and_then(|container| container.pump.as_ref().map(super::pump::Pump::sources));
         for stream in 0..streams.unwrap_or(0) {
             self.pump(serial, stream);
         }
         let Some(container) = self.by_serial(serial) else {
             return;
         };
-        let quiet = container
-            .pump
-            .as_ref()
-            .is_none_or(|pump| pump.is_finished() || pump.is_blocked());
+        let quiet = container.pump.as_ref().is_none_or(|pump| pump.is_finished() || pump.is_blocked());
         let populated = record::is_populated(container.cgroup.as_fd());
         if populated {
             let _gone = container.kill();
@@ -111,11 +98,7 @@ impl State {
 
     /// Drops an ended container and answers who asked for it.
     pub(super) fn forget(&mut self, serial: Serial) {
-        let Some(at) = self
-            .containers
-            .iter()
-            .position(|container| container.serial == serial)
-        else {
+        let Some(at) = self.containers.iter().position(|container| container.serial == serial) else {
             return;
         };
         let container = self.containers.swap_remove(at);

@@ -47,19 +47,9 @@ impl Exec {
         let streams = if spec.terminal {
             Streams::Terminal
         } else {
-            Streams::Given {
-                stdin: stream(spec.stdin)?,
-                stdout: stream(spec.stdout)?,
-                stderr: stream(spec.stderr)?,
-            }
+            Streams::Given { stdin: stream(spec.stdin)?, stdout: stream(spec.stdout)?, stderr: stream(spec.stderr)? }
         };
-        let plan = ChildPlan {
-            work: Work::Exec {
-                process: slot(fds, spec.process)?,
-            },
-            fds,
-            streams,
-        };
+        let plan = ChildPlan { work: Work::Exec { process: slot(fds, spec.process)? }, fds, streams };
         let init = container.pidfd.as_fd();
         let join = Join {
             target: init,
@@ -71,26 +61,12 @@ impl Exec {
             own_cgroup_namespace: false,
         };
         let child = fork::in_pid_namespace_of(Some(init), own_pid_namespace, || {
-            fork::fork(
-                NewNamespaces::default(),
-                container.cgroup.as_fd(),
-                |channel| fork::run(join, &plan, channel),
-            )
+            fork::fork(NewNamespaces::default(), container.cgroup.as_fd(), |channel| fork::run(join, &plan, channel))
         })?;
         // A child that is dead already is seen by its pidfd.
         let _dead = child.channel.go();
-        let starting = Some(Starting {
-            caller,
-            channel: child.channel,
-            terminal: None,
-        });
-        Ok(Self {
-            id: spec.id,
-            serial,
-            pid: child.pid,
-            pidfd: child.pidfd,
-            starting,
-        })
+        let starting = Some(Starting { caller, channel: child.channel, terminal: None });
+        Ok(Self { id: spec.id, serial, pid: child.pid, pidfd: child.pidfd, starting })
     }
 
     /// The whole process group when the process leads one, and itself in any case. What else it left behind ends with the

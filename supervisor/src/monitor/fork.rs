@@ -4,9 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
-use rustix::thread::{
-    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
-};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 
 use super::channel::{self, ChildChannel, ChildPlan, MonitorChannel};
 use super::failure::{Called, Result};
@@ -34,11 +32,7 @@ pub(super) fn fork(
             work(child);
             crate::sys::exit_now(channel::START_ERROR_CODE)
         }
-        Cloned::Parent { pid, pidfd } => Ok(Child {
-            pid,
-            pidfd,
-            channel: monitor,
-        }),
+        Cloned::Parent { pid, pidfd } => Ok(Child { pid, pidfd, channel: monitor }),
     }
 }
 
@@ -77,8 +71,7 @@ pub(super) fn run(join: Join<'_>, plan: &ChildPlan<'_>, channel: ChildChannel) -
 
 fn enter(join: Join<'_>) -> std::result::Result<(), LaunchError> {
     if !join.namespaces.is_empty() {
-        move_into_thread_name_spaces(join.target, join.namespaces)
-            .map_err(failed("the sandbox"))?;
+        move_into_thread_name_spaces(join.target, join.namespaces).map_err(failed("the sandbox"))?;
     }
     if join.own_cgroup_namespace {
         // Not by clone3: its new namespace would have the root of the monitor's cgroup.
@@ -105,6 +98,5 @@ pub(super) fn output_pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Reader and writer.
 pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .called(|| "pipe2(O_CLOEXEC)".to_owned())
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).called(|| "pipe2(O_CLOEXEC)".to_owned())
 }

@@ -53,12 +53,7 @@ impl<'a> Out<'a> {
     /// record of [`MAX_RECORD_BYTES`].
     pub fn new(buffer: &'a mut [u8], file_size: u64, file_max: u64) -> Self {
         let file_room = file_max.saturating_sub(file_size);
-        Self {
-            buffer,
-            len: 0,
-            file_room,
-            file_used: file_size > 0,
-        }
+        Self { buffer, len: 0, file_room, file_used: file_size > 0 }
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -97,10 +92,7 @@ pub struct Prefix {
 impl Prefix {
     pub fn new(stamp: &str, stream: StreamName) -> Self {
         let stream = stream.text();
-        Self {
-            full: format!("{stamp} {stream} F ").into_bytes(),
-            partial: format!("{stamp} {stream} P ").into_bytes(),
-        }
+        Self { full: format!("{stamp} {stream} F ").into_bytes(), partial: format!("{stamp} {stream} P ").into_bytes() }
     }
 }
 
@@ -164,13 +156,7 @@ impl Framer {
         }
     }
 
-    fn record(
-        &mut self,
-        prefix: &[u8],
-        rest: &[u8],
-        len: usize,
-        out: &mut Out<'_>,
-    ) -> Result<(), Full> {
+    fn record(&mut self, prefix: &[u8], rest: &[u8], len: usize, out: &mut Out<'_>) -> Result<(), Full> {
         out.push(prefix, &self.carried, rest.get(..len).unwrap_or_default())?;
         if !self.carried.is_empty() {
             self.carried = Vec::new();
@@ -220,9 +206,7 @@ mod tests {
         let text = files(&[input], 2 * MAX_RECORD_BYTES, u64::MAX).concat();
         let lines = text.split_inclusive(|byte| *byte == b'\n');
         let tag_at = OVERHEAD_BYTES - 3;
-        lines
-            .map(|line| (char::from(line[tag_at]), line.len() - OVERHEAD_BYTES))
-            .collect()
+        lines.map(|line| (char::from(line[tag_at]), line.len() - OVERHEAD_BYTES)).collect()
     }
 
     #[test]
@@ -242,10 +226,7 @@ mod tests {
             assert_eq!(shape(&line(max, end)), [('F', max)]);
             assert_eq!(shape(&line(max + 1, end)), [('P', max), ('F', 1)]);
             assert_eq!(shape(&line(2 * max, end)), [('P', max), ('F', max)]);
-            assert_eq!(
-                shape(&line(2 * max + 1, end)),
-                [('P', max), ('P', max), ('F', 1)]
-            );
+            assert_eq!(shape(&line(2 * max + 1, end)), [('P', max), ('P', max), ('F', 1)]);
         }
         assert_eq!(shape(b""), []);
         assert_eq!(shape(b"\n"), [('F', 0)]);
@@ -254,12 +235,8 @@ mod tests {
     #[test]
     fn a_file_ends_exactly_at_the_limit() {
         let record = OVERHEAD_BYTES as u64 + 1;
-        let lengths = |max| -> Vec<usize> {
-            files(&[b"a\nb\nc\n"], MAX_RECORD_BYTES, max)
-                .iter()
-                .map(Vec::len)
-                .collect()
-        };
+        let lengths =
+            |max| -> Vec<usize> { files(&[b"a\nb\nc\n"], MAX_RECORD_BYTES, max).iter().map(Vec::len).collect() };
         let one = usize::try_from(record).unwrap();
         assert_eq!(lengths(2 * record), [2 * one, one]);
         assert_eq!(lengths(2 * record - 1), [one, one, one]);

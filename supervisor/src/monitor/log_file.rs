@@ -27,22 +27,9 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens `name` for appending and creates it when it is absent.
-    pub fn open(
-        directory: OwnedFd,
-        name: String,
-        max_bytes: u64,
-        max_files: u32,
-    ) -> io::Result<Self> {
+    pub fn open(directory: OwnedFd, name: String, max_bytes: u64, max_files: u32) -> io::Result<Self> {
         let (file, size) = open(&directory, &name)?;
-        Ok(Self {
-            directory,
-            name,
-            file,
-            size,
-            max_bytes,
-            max_files,
-            last_rotation: 0,
-        })
+        Ok(Self { directory, name, file, size, max_bytes, max_files, last_rotation: 0 })
     }
 
     pub fn size(&self) -> u64 {
@@ -83,23 +70,9 @@ impl LogFile {
     fn move_aside(&mut self, now: i64) -> io::Result<()> {
         let first = now.max(self.last_rotation + 1);
         for seconds in first..first + MAX_NAME_TRIES {
-            let target = format!(
-                "{}.{}",
-                self.name,
-                Wall {
-                    seconds,
-                    nanoseconds: 0
-                }
-                .compact()
-            );
+            let target = format!("{}.{}", self.name, Wall { seconds, nanoseconds: 0 }.compact());
             let (from, to) = (self.name.as_str(), target.as_str());
-            match rustix::fs::renameat_with(
-                &self.directory,
-                from,
-                &self.directory,
-                to,
-                RenameFlags::NOREPLACE,
-            ) {
+            match rustix::fs::renameat_with(&self.directory, from, &self.directory, to, RenameFlags::NOREPLACE) {
                 Ok(()) => {
                     self.last_rotation = seconds;
                     return Ok(());
@@ -142,30 +115,20 @@ fn is_rotated(candidate: &CStr, name: &str) -> bool {
     let suffix = suffix.strip_suffix(b".gz").unwrap_or(suffix);
     let pattern = b".dddddddd-dddddd";
     suffix.len() == pattern.len()
-        && suffix
-            .iter()
-            .zip(pattern)
-            .all(|(byte, wanted)| match wanted {
-                b'd' => byte.is_ascii_digit(),
-                other => byte == other,
-            })
+        && suffix.iter().zip(pattern).all(|(byte, wanted)| match wanted {
+            b'd' => byte.is_ascii_digit(),
+            other => byte == other,
+        })
 }
 
 /// D37: no link is followed, nothing but a regular file with one name is written.
 fn open(directory: &OwnedFd, name: &str) -> io::Result<(OwnedFd, u64)> {
-    let flags = OFlags::WRONLY
-        | OFlags::APPEND
-        | OFlags::CREATE
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::CLOEXEC;
+    let flags =
+        OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory.as_fd(), name, flags, LOG_MODE)?;
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink != 1 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file with one link",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file with one link"));
     }
     Ok((file, u64::try_from(stat.st_size).unwrap_or(0)))
 }
@@ -201,10 +164,7 @@ mod tests {
         assert_eq!(names.len(), 4, "{names:?}");
         assert_eq!(names[3], "0.log.other");
         let content = |name: &String| std::fs::read_to_string(directory.path().join(name)).unwrap();
-        assert_eq!(
-            [content(&names[0]), content(&names[1]), content(&names[2])],
-            ["", "3", "4"]
-        );
+        assert_eq!([content(&names[0]), content(&names[1]), content(&names[2])], ["", "3", "4"]);
     }
 
     #[test]

@@ -9,11 +9,7 @@ use super::state::{RETRY_MS, State};
 impl State {
     pub(super) fn pump(&mut self, serial: Serial, stream: usize) {
         let now = Moment::now();
-        let Some(container) = self
-            .containers
-            .iter_mut()
-            .find(|container| container.serial == serial)
-        else {
+        let Some(container) = self.containers.iter_mut().find(|container| container.serial == serial) else {
             return;
         };
         let Some(pump) = &mut container.pump else {
@@ -34,16 +30,9 @@ impl State {
             }
             Turn::Blocked(cause) => {
                 container.retry_log_at = Some(now.after_ms(RETRY_MS));
-                let event = Event::LogBlocked {
-                    container: container.id.clone(),
-                    cause,
-                };
+                let event = Event::LogBlocked { container: container.id.clone(), cause };
                 self.outbox.event(event);
-                if let Some(container) = self
-                    .containers
-                    .iter()
-                    .find(|container| container.serial == serial)
-                {
+                if let Some(container) = self.containers.iter().find(|container| container.serial == serial) {
                     self.unwatch_streams(container);
                 }
             }
@@ -51,11 +40,7 @@ impl State {
     }
 
     pub(super) fn retry_log(&mut self, serial: Serial, now: Moment) {
-        let Some(container) = self
-            .containers
-            .iter_mut()
-            .find(|container| container.serial == serial)
-        else {
+        let Some(container) = self.containers.iter_mut().find(|container| container.serial == serial) else {
             return;
         };
         container.retry_log_at = None;
@@ -66,17 +51,11 @@ impl State {
             container.retry_log_at = Some(now.after_ms(RETRY_MS));
             return;
         }
-        self.outbox.event(Event::LogResumed {
-            container: container.id.clone(),
-        });
+        self.outbox.event(Event::LogResumed { container: container.id.clone() });
         if pump.is_finished() {
             container.pump = None;
         }
-        if let Some(container) = self
-            .containers
-            .iter()
-            .find(|container| container.serial == serial)
-        {
+        if let Some(container) = self.containers.iter().find(|container| container.serial == serial) {
             // Without a place in the set the stream is drained at the container's end.
             let _unwatched = self.watch_streams(container);
         }

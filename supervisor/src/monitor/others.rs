@@ -37,11 +37,7 @@ impl State {
                 self.poller.remove(&starting.channel);
                 let fds: Vec<OwnedFd> = starting.terminal.into_iter().collect();
                 let terminal = (!fds.is_empty()).then_some(FdSlot(0));
-                self.outbox.reply(
-                    starting.caller,
-                    Ok(Answer::ExecStarted { pid, terminal }),
-                    fds,
-                );
+                self.outbox.reply(starting.caller, Ok(Answer::ExecStarted { pid, terminal }), fds);
             }
         }
     }
@@ -63,11 +59,7 @@ impl State {
         let Some(at) = self.execs.iter().position(|exec| exec.serial == serial) else {
             return;
         };
-        let Some(exit) = self
-            .execs
-            .get(at)
-            .and_then(|exec| peek_exit(exec.pidfd.as_fd()))
-        else {
+        let Some(exit) = self.execs.get(at).and_then(|exec| peek_exit(exec.pidfd.as_fd())) else {
             return;
         };
         let exec = self.execs.swap_remove(at);

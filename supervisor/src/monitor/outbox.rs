@@ -35,20 +35,14 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.connection
-            .as_ref()
-            .map(|connection| connection.socket.as_fd())
+        self.connection.as_ref().map(|connection| connection.socket.as_fd())
     }
 
     /// Replaces the connection; returns the one before.
     pub(super) fn connect(&mut self, socket: OwnedFd) -> Option<OwnedFd> {
         let before = self.disconnect();
         self.current = self.current.wrapping_add(1);
-        self.connection = Some(Connection {
-            socket,
-            greeted: false,
-            waiting: VecDeque::new(),
-        });
+        self.connection = Some(Connection { socket, greeted: false, waiting: VecDeque::new() });
         before
     }
 
@@ -58,16 +52,11 @@ impl Outbox {
     }
 
     pub(super) fn caller(&self, number: u64) -> Caller {
-        Caller {
-            connection: self.current,
-            number,
-        }
+        Caller { connection: self.current, number }
     }
 
     pub(super) fn is_greeted(&self) -> bool {
-        self.connection
-            .as_ref()
-            .is_some_and(|connection| connection.greeted)
+        self.connection.as_ref().is_some_and(|connection| connection.greeted)
     }
 
     /// After the reply to Hello: from now on events flow.
@@ -77,21 +66,9 @@ impl Outbox {
         }
     }
 
-    pub(super) fn reply(
-        &mut self,
-        caller: Caller,
-        result: failure::Result<Answer>,
-        fds: Vec<OwnedFd>,
-    ) {
-        if let Some(connection) = self
-            .connection
-            .as_mut()
-            .filter(|_| caller.connection == self.current)
-        {
-            let message = Message::Reply {
-                number: caller.number,
-                result,
-            };
+    pub(super) fn reply(&mut self, caller: Caller, result: failure::Result<Answer>, fds: Vec<OwnedFd>) {
+        if let Some(connection) = self.connection.as_mut().filter(|_| caller.connection == self.current) {
+            let message = Message::Reply { number: caller.number, result };
             connection.waiting.push_back((text(&message), fds));
         }
     }
@@ -105,16 +82,14 @@ impl Outbox {
 
     /// Whether there is something that the socket would not take.
     pub(super) fn is_waiting(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| {
-            !connection.waiting.is_empty() || (connection.greeted && !self.events.is_empty())
-        })
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| !connection.waiting.is_empty() || (connection.greeted && !self.events.is_empty()))
     }
 
     /// Whether the brain has so much to read that it should do so first.
     pub(super) fn is_full(&self) -> bool {
-        self.connection
-            .as_ref()
-            .is_some_and(|connection| connection.waiting.len() >= MAX_WAITING)
+        self.connection.as_ref().is_some_and(|connection| connection.waiting.len() >= MAX_WAITING)
     }
 
     /// Sends what the socket takes: replies first, so that nobody waits behind a flood of events; an event leaves the queue
@@ -164,13 +139,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     fn pair() -> (OwnedFd, OwnedFd) {
-        rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap()
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
     }
 
     fn received(socket: &OwnedFd) -> Option<Message> {
@@ -183,9 +152,7 @@ mod tests {
     fn events_wait_for_a_greeted_brain_and_the_oldest_go_first() {
         let mut outbox = Outbox::default();
         for code in 0..=i32::try_from(MAX_EVENTS).unwrap() {
-            outbox.event(Event::SandboxExited {
-                exit: Exit::Code(code),
-            });
+            outbox.event(Event::SandboxExited { exit: Exit::Code(code) });
         }
         let (ours, theirs) = pair();
         outbox.connect(ours);
@@ -196,12 +163,7 @@ mod tests {
         let Some(Message::Event(event)) = received(&theirs) else {
             panic!("no event");
         };
-        assert_eq!(
-            event,
-            Event::SandboxExited {
-                exit: Exit::Code(1)
-            }
-        );
+        assert_eq!(event, Event::SandboxExited { exit: Exit::Code(1) });
     }
 
     #[test]
@@ -211,9 +173,7 @@ mod tests {
         outbox.connect(ours);
         outbox.greet();
         drop(theirs);
-        outbox.event(Event::LogResumed {
-            container: "c".to_owned(),
-        });
+        outbox.event(Event::LogResumed { container: "c".to_owned() });
         assert!(outbox.flush().is_err());
         outbox.disconnect();
         let (ours, theirs) = pair();
@@ -236,12 +196,6 @@ mod tests {
         let caller = outbox.caller(1);
         outbox.reply(caller, Ok(Answer::Done), Vec::new());
         outbox.flush().unwrap();
-        assert!(matches!(
-            received(&theirs),
-            Some(Message::Reply {
-                number: 1,
-                result: Ok(Answer::Done)
-            })
-        ));
+        assert!(matches!(received(&theirs), Some(Message::Reply { number: 1, result: Ok(Answer::Done) })));
     }
 }

@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-    unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_reconfigure,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
 use rustix::process::{Gid, Uid};
 
@@ -22,31 +21,19 @@ const PAUSE_ID: u32 = 65_535;
 const MAX_CAPABILITY: u32 = 63;
 
 /// What a pod's network namespace gets unless the pod says otherwise (rule NS5): unprivileged ports and ping.
-const NETWORK_DEFAULTS: [(&str, &str); 2] = [
-    ("net.ipv4.ip_unprivileged_port_start", "0"),
-    ("net.ipv4.ping_group_range", "0 2147483647"),
-];
+const NETWORK_DEFAULTS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
 type Done = Result<(), LaunchError>;
 
 /// The namespaces that pause is born into.
 pub(super) fn namespaces(host: HostNamespaces) -> NewNamespaces {
-    NewNamespaces {
-        mount: true,
-        pid: !host.pid,
-        network: !host.network,
-        ipc: !host.ipc,
-        uts: !host.network,
-    }
+    NewNamespaces { mount: true, pid: !host.pid, network: !host.network, ipc: !host.ipc, uts: !host.network }
 }
 
 /// The sandbox's own sysctls and the defaults that it does not override, each with whether it must succeed.
 fn sysctls(spec: &SandboxSpec) -> Vec<(String, String, bool)> {
-    let mut all: Vec<_> = spec
-        .sysctls
-        .iter()
-        .map(|(name, value)| (sysctl_path(name), value.clone(), true))
-        .collect();
+    let mut all: Vec<_> = spec.sysctls.iter().map(|(name, value)| (sysctl_path(name), value.clone(), true)).collect();
     if !spec.host.network {
         for (name, value) in NETWORK_DEFAULTS {
             let path = sysctl_path(name);
@@ -60,10 +47,7 @@ fn sysctls(spec: &SandboxSpec) -> Vec<(String, String, bool)> {
 
 /// sysctl(8): the first separator decides; when it is a dot, dots and slashes change places.
 fn sysctl_path(name: &str) -> String {
-    if name
-        .find(['.', '/'])
-        .is_some_and(|at| name.as_bytes().get(at) == Some(&b'/'))
-    {
+    if name.find(['.', '/']).is_some_and(|at| name.as_bytes().get(at) == Some(&b'/')) {
         return name.to_owned();
     }
     let swap = |character| match character {
@@ -102,9 +86,7 @@ fn become_pause(spec: &SandboxSpec, pause: BorrowedFd<'_>) -> Done {
     crate::sys::fd::cloexec_from(3).map_err(at(Step::Exec, "/pause"))?;
     let environment: [&std::ffi::CStr; 0] = [];
     let Err(errno) = nix::unistd::execve(c"/pause", &[c"/pause"], &environment);
-    Err(at(Step::Exec, "/pause")(Errno::from_raw_os_error(
-        errno as i32,
-    )))
+    Err(at(Step::Exec, "/pause")(Errno::from_raw_os_error(errno as i32)))
 }
 
 fn at(step: Step, object: &str) -> impl FnOnce(Errno) -> LaunchError {
@@ -124,13 +106,7 @@ fn write_proc(directory: &str, path: &str, value: &str) -> Result<(), Errno> {
         return Err(Errno::NODEV);
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let file = rustix::fs::openat2(
-        &directory,
-        path,
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )?;
+    let file = rustix::fs::openat2(&directory, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     rustix::io::write(&file, value.as_bytes()).map(drop)
 }
 
@@ -146,13 +122,7 @@ fn enter_root(pause: BorrowedFd<'_>) -> Result<(), Errno> {
     copy_pause(pause, &root)?;
     fsconfig_set_flag(context.as_fd(), "ro")?;
     fsconfig_reconfigure(context.as_fd())?;
-    move_mount(
-        root.as_fd(),
-        "",
-        CWD,
-        ".",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?;
+    move_mount(root.as_fd(), "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     rustix::process::fchdir(&root)?;
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
@@ -207,8 +177,7 @@ fn block_only_term_and_int() -> Result<(), Errno> {
     let mut mask = nix::sys::signal::SigSet::empty();
     mask.add(nix::sys::signal::Signal::SIGTERM);
     mask.add(nix::sys::signal::Signal::SIGINT);
-    mask.thread_set_mask()
-        .map_err(|errno| Errno::from_raw_os_error(errno as i32))
+    mask.thread_set_mask().map_err(|errno| Errno::from_raw_os_error(errno as i32))
 }
 
 #[cfg(test)]
@@ -222,10 +191,7 @@ mod tests {
             id: "s".to_owned(),
             hostname: None,
             host,
-            sysctls: sysctls
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
+            sysctls: sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             cgroup: FdSlot(0),
             pause: FdSlot(1),
             oom_score_adj: None,
@@ -239,14 +205,8 @@ mod tests {
         for (name, path) in [
             ("kernel.shm_rmid_forced", "kernel/shm_rmid_forced"),
             ("kernel/shm_rmid_forced", "kernel/shm_rmid_forced"),
-            (
-                "net/ipv4/conf/eth0.1/forwarding",
-                "net/ipv4/conf/eth0.1/forwarding",
-            ),
-            (
-                "net.ipv4.conf.eth0/1.forwarding",
-                "net/ipv4/conf/eth0.1/forwarding",
-            ),
+            ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+            ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
         ] {
             assert_eq!(sysctl_path(name), path);
         }
@@ -256,55 +216,21 @@ mod tests {
     fn the_network_defaults_yield_to_the_pod_and_to_the_hosts_network() {
         // NS5
         let values = |spec: &SandboxSpec| -> Vec<(String, bool)> {
-            sysctls(spec)
-                .into_iter()
-                .map(|(_, value, required)| (value, required))
-                .collect()
+            sysctls(spec).into_iter().map(|(_, value, required)| (value, required)).collect()
         };
         let own = HostNamespaces::default();
         let all = [("0".to_owned(), false), ("0 2147483647".to_owned(), false)];
         assert_eq!(values(&spec(own, &[])), all);
         let given = spec(own, &[("net/ipv4/ping_group_range", "1 0")]);
-        assert_eq!(
-            values(&given),
-            [("1 0".to_owned(), true), ("0".to_owned(), false)]
-        );
-        assert_eq!(
-            values(&spec(
-                HostNamespaces {
-                    network: true,
-                    ..own
-                },
-                &[]
-            )),
-            []
-        );
+        assert_eq!(values(&given), [("1 0".to_owned(), true), ("0".to_owned(), false)]);
+        assert_eq!(values(&spec(HostNamespaces { network: true, ..own }, &[])), []);
     }
 
     #[test]
     fn shared_namespaces_are_not_made() {
         let all = namespaces(HostNamespaces::default());
-        assert_eq!(
-            all,
-            NewNamespaces {
-                mount: true,
-                pid: true,
-                network: true,
-                ipc: true,
-                uts: true
-            }
-        );
-        let none = namespaces(HostNamespaces {
-            network: true,
-            pid: true,
-            ipc: true,
-        });
-        assert_eq!(
-            none,
-            NewNamespaces {
-                mount: true,
-                ..NewNamespaces::default()
-            }
-        );
+        assert_eq!(all, NewNamespaces { mount: true, pid: true, network: true, ipc: true, uts: true });
+        let none = namespaces(HostNamespaces { network: true, pid: true, ipc: true });
+        assert_eq!(none, NewNamespaces { mount: true, ..NewNamespaces::default() });
     }
 }

@@ -76,12 +76,7 @@ impl Poller {
     }
 
     pub(super) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        Ok(epoll::add(
-            &self.0,
-            fd,
-            EventData::new_u64(token.pack()),
-            EventFlags::IN,
-        )?)
+        Ok(epoll::add(&self.0, fd, EventData::new_u64(token.pack()), EventFlags::IN)?)
     }
 
     /// Whether to wait for room to write, and whether for something to read.
@@ -105,18 +100,11 @@ impl Poller {
             tv_nsec: i64::try_from(timeout % 1000).unwrap_or(0) * 1_000_000,
         });
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
-        match epoll::wait(
-            &self.0,
-            rustix::buffer::spare_capacity(&mut events),
-            timeout.as_ref(),
-        ) {
+        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Ok(events
-            .iter()
-            .filter_map(|event| Token::unpack(event.data.u64()))
-            .collect())
+        Ok(events.iter().filter_map(|event| Token::unpack(event.data.u64())).collect())
     }
 }
 

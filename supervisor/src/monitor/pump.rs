@@ -30,11 +30,7 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            input: Buffer::new(INPUT_BYTES)?,
-            output: Buffer::new(OUTPUT_BYTES)?,
-            dirty: false,
-        })
+        Ok(Self { input: Buffer::new(INPUT_BYTES)?, output: Buffer::new(OUTPUT_BYTES)?, dirty: false })
     }
 
     pub fn is_dirty(&self) -> bool {
@@ -112,11 +108,7 @@ impl Pump {
             framer: Framer::default(),
             enlarged: false,
         };
-        Self {
-            sources: streams.into_iter().map(source).collect(),
-            log,
-            held: None,
-        }
+        Self { sources: streams.into_iter().map(source).collect(), log, held: None }
     }
 
     pub fn reader(&self, index: usize) -> Option<BorrowedFd<'_>> {
@@ -216,21 +208,12 @@ impl Pump {
             rest = rest.get(consumed..).unwrap_or_default();
             let failure = match self.log.write(out.bytes()) {
                 Err((written, errno)) => Some((written, errno.to_string())),
-                Ok(()) if rotate => self
-                    .log
-                    .rotate()
-                    .err()
-                    .map(|error| (out.bytes().len(), error.to_string())),
+                Ok(()) if rotate => self.log.rotate().err().map(|error| (out.bytes().len(), error.to_string())),
                 Ok(()) => None,
             };
             if let Some((written, cause)) = failure {
                 let framed = out.bytes().get(written..).unwrap_or_default().to_vec();
-                self.held = Some(Held {
-                    framed,
-                    unframed: rest.to_vec(),
-                    source: index,
-                    rotate,
-                });
+                self.held = Some(Held { framed, unframed: rest.to_vec(), source: index, rotate });
                 return Err(cause);
             }
             if !more {
@@ -285,10 +268,7 @@ mod tests {
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
         let fd = std::fs::File::open(directory).unwrap().into();
         let log = LogFile::open(fd, "0.log".to_owned(), u64::MAX, 5).unwrap();
-        (
-            Pump::new(log, vec![(StreamName::Stdout, reader.into(), None)]),
-            writer,
-        )
+        (Pump::new(log, vec![(StreamName::Stdout, reader.into(), None)]), writer)
     }
 
     #[test]
@@ -327,10 +307,8 @@ mod tests {
                 Turn::Ended => break,
                 Turn::Busy => {}
                 Turn::Drained => {
-                    let fd = rustix::event::PollFd::from_borrowed_fd(
-                        pump.reader(0).unwrap(),
-                        rustix::event::PollFlags::IN,
-                    );
+                    let fd =
+                        rustix::event::PollFd::from_borrowed_fd(pump.reader(0).unwrap(), rustix::event::PollFlags::IN);
                     rustix::event::poll(&mut [fd], None).unwrap();
                 }
                 Turn::Blocked(cause) => panic!("{cause}"),
@@ -338,9 +316,6 @@ mod tests {
         }
         writing.join().unwrap();
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        println!(
-            "{:?} for {TOTAL} bytes, {cpu:?} in the pump",
-            start.elapsed()
-        );
+        println!("{:?} for {TOTAL} bytes, {cpu:?} in the pump", start.elapsed());
     }
 }

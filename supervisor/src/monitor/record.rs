@@ -14,14 +14,8 @@ const MAX_EVENTS_BYTES: usize = 1024;
 pub fn write(directory: BorrowedFd<'_>, name: &str, record: &ExitRecord) -> io::Result<()> {
     let temporary = format!("{name}.tmp");
     let text = serde_json::to_vec(record)?;
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(
-        directory,
-        temporary.as_str(),
-        flags,
-        Mode::RUSR | Mode::WUSR,
-    )?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
     let mut rest = text.as_slice();
     while !rest.is_empty() {
         let count = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
@@ -35,15 +29,12 @@ pub fn write(directory: BorrowedFd<'_>, name: &str, record: &ExitRecord) -> io::
 
 /// `oom_kill` of `memory.events`; 0 where the memory controller is not on cgroup v2.
 pub fn oom_kills(cgroup: BorrowedFd<'_>) -> u64 {
-    read_small(cgroup, "memory.events")
-        .as_deref()
-        .map_or(0, oom_kill_count)
+    read_small(cgroup, "memory.events").as_deref().map_or(0, oom_kill_count)
 }
 
 /// Whether a process is left in the cgroup or below (`populated` of `cgroup.events`).
 pub fn is_populated(cgroup: BorrowedFd<'_>) -> bool {
-    read_small(cgroup, "cgroup.events")
-        .is_some_and(|text| text.lines().any(|line| line == "populated 1"))
+    read_small(cgroup, "cgroup.events").is_some_and(|text| text.lines().any(|line| line == "populated 1"))
 }
 
 /// `cgroup.kill`: SIGKILL to every process of the cgroup and below.
@@ -54,10 +45,7 @@ pub fn kill_all(cgroup: BorrowedFd<'_>) -> rustix::io::Result<()> {
 }
 
 fn oom_kill_count(text: &str) -> u64 {
-    text.lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn read_small(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
@@ -65,9 +53,7 @@ fn read_small(directory: BorrowedFd<'_>, name: &str) -> Option<String> {
     let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
     let mut text = [0; MAX_EVENTS_BYTES];
     let count = rustix::io::read(&file, &mut text[..]).ok()?;
-    std::str::from_utf8(text.get(..count)?)
-        .ok()
-        .map(str::to_owned)
+    std::str::from_utf8(text.get(..count)?).ok().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -77,10 +63,7 @@ mod tests {
 
     #[test]
     fn the_count_of_oom_kills_is_found() {
-        assert_eq!(
-            oom_kill_count("low 0\noom 1\noom_kill 2\noom_group_kill 0\n"),
-            2
-        );
+        assert_eq!(oom_kill_count("low 0\noom 1\noom_kill 2\noom_group_kill 0\n"), 2);
         assert_eq!(oom_kill_count("low 0\noom_group_kill 7\n"), 0);
         assert_eq!(oom_kill_count(""), 0);
     }
@@ -100,10 +83,8 @@ mod tests {
         };
         write(fd.as_fd(), "c.json", &record).unwrap();
         write(fd.as_fd(), "c.json", &record).unwrap();
-        let names: Vec<_> = std::fs::read_dir(directory.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["c.json"]);
         let text = std::fs::read(directory.path().join("c.json")).unwrap();
         assert_eq!(serde_json::from_slice::<ExitRecord>(&text).unwrap(), record);

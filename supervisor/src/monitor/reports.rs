@@ -29,10 +29,7 @@ impl State {
         };
         for index in 0..pump.sources() {
             if let (false, Some(reader)) = (pump.has_ended(index), pump.reader(index)) {
-                self.poller.add(
-                    reader,
-                    Token::Stream(container.serial, u8::try_from(index).unwrap_or(0)),
-                )?;
+                self.poller.add(reader, Token::Stream(container.serial, u8::try_from(index).unwrap_or(0)))?;
             }
         }
         Ok(())
@@ -76,12 +73,7 @@ impl State {
         }
     }
 
-    pub(super) fn child_prepared(
-        &mut self,
-        serial: Serial,
-        identity: Identity,
-        terminal: Option<OwnedFd>,
-    ) {
+    pub(super) fn child_prepared(&mut self, serial: Serial, identity: Identity, terminal: Option<OwnedFd>) {
         let Some(container) = self.by_serial(serial) else {
             return;
         };
@@ -93,23 +85,12 @@ impl State {
         let pidfd = container.pidfd.try_clone();
         let pid = container.pid.as_raw_nonzero().get().cast_unsigned();
         let (true, Ok(pidfd)) = (taken.is_ok(), pidfd) else {
-            return self.discard(
-                serial,
-                MonitorError::Protocol("descriptor of the child".to_owned()),
-            );
+            return self.discard(serial, MonitorError::Protocol("descriptor of the child".to_owned()));
         };
         container.phase = Phase::Created;
-        let answer = Answer::ContainerCreated {
-            pid,
-            identity,
-            pidfd: FdSlot(0),
-        };
+        let answer = Answer::ContainerCreated { pid, identity, pidfd: FdSlot(0) };
         self.outbox.reply(caller, Ok(answer), vec![pidfd]);
-        let Some(container) = self
-            .containers
-            .iter()
-            .find(|container| container.serial == serial)
-        else {
+        let Some(container) = self.containers.iter().find(|container| container.serial == serial) else {
             return;
         };
         // Streams of pipes are in the set already; a terminal's is new.
@@ -126,8 +107,7 @@ impl State {
                 container.start_error = Some(error.clone());
                 if let Phase::Starting(caller) = container.phase {
                     container.phase = Phase::Created;
-                    self.outbox
-                        .reply(caller, Err(MonitorError::Launch(error)), Vec::new());
+                    self.outbox.reply(caller, Err(MonitorError::Launch(error)), Vec::new());
                 }
             }
             Phase::Running { .. } | Phase::Ended(_) => {}
@@ -144,14 +124,8 @@ impl State {
             Phase::Preparing(_) => self.discard(serial, died()),
             Phase::Starting(caller) => {
                 let started_at = Wall::now().rfc3339();
-                container.phase = Phase::Running {
-                    started_at: started_at.clone(),
-                };
-                self.outbox.reply(
-                    caller,
-                    Ok(Answer::ContainerStarted { started_at }),
-                    Vec::new(),
-                );
+                container.phase = Phase::Running { started_at: started_at.clone() };
+                self.outbox.reply(caller, Ok(Answer::ContainerStarted { started_at }), Vec::new());
             }
             Phase::Created | Phase::Running { .. } | Phase::Ended(_) => {}
         }
@@ -162,11 +136,7 @@ impl State {
 
     /// Gives up a container that was never created.
     pub(super) fn discard(&mut self, serial: Serial, error: MonitorError) {
-        let Some(at) = self
-            .containers
-            .iter()
-            .position(|container| container.serial == serial)
-        else {
+        let Some(at) = self.containers.iter().position(|container| container.serial == serial) else {
             return;
         };
         let container = self.containers.swap_remove(at);
@@ -179,25 +149,12 @@ impl State {
             Phase::Preparing(caller) => Some(caller),
             Phase::Created | Phase::Starting(_) | Phase::Running { .. } | Phase::Ended(_) => None,
         };
-        self.doom(
-            serial,
-            container.pidfd,
-            caller.map(|caller| (caller, error)),
-        );
+        self.doom(serial, container.pidfd, caller.map(|caller| (caller, error)));
     }
 
-    pub(super) fn doom(
-        &mut self,
-        serial: Serial,
-        pidfd: OwnedFd,
-        reply: Option<(Caller, MonitorError)>,
-    ) {
+    pub(super) fn doom(&mut self, serial: Serial, pidfd: OwnedFd, reply: Option<(Caller, MonitorError)>) {
         let watched = self.poller.add(&pidfd, Token::Doomed(serial)).is_ok();
-        self.doomed.push(Doomed {
-            serial,
-            pidfd,
-            reply,
-        });
+        self.doomed.push(Doomed { serial, pidfd, reply });
         if !watched {
             // It stays a zombie until the monitor ends.
             self.bury(serial);
@@ -205,11 +162,7 @@ impl State {
     }
 
     pub(super) fn bury(&mut self, serial: Serial) {
-        let Some(at) = self
-            .doomed
-            .iter()
-            .position(|doomed| doomed.serial == serial)
-        else {
+        let Some(at) = self.doomed.iter().position(|doomed| doomed.serial == serial) else {
             return;
         };
         let doomed = self.doomed.swap_remove(at);

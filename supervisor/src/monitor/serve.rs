@@ -15,8 +15,8 @@ use super::fork::{self, Join};
 use super::outbox::Caller;
 use super::poller::Token;
 use super::protocol::{
-    Answer, Call, ContainerSpec, ExecSpec, MonitorError, OLDEST_VERSION, PidNamespace, Request,
-    SHM_VOLUME, SandboxSpec, Snapshot, VERSION, WhenBrainDies,
+    Answer, Call, ContainerSpec, ExecSpec, MonitorError, OLDEST_VERSION, PidNamespace, Request, SHM_VOLUME,
+    SandboxSpec, Snapshot, VERSION, WhenBrainDies,
 };
 use super::state::{Sandbox, Shutdown, State, note};
 use super::volumes::refuse_taken;
@@ -40,8 +40,7 @@ impl State {
             return;
         };
         let own = rustix::process::geteuid();
-        let allowed =
-            rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == own);
+        let allowed = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == own);
         if allowed {
             self.connect(socket);
         }
@@ -63,12 +62,7 @@ impl State {
             self.brain_left();
         }
         if let Some(socket) = self.outbox.socket() {
-            self.poller.set_interest(
-                socket,
-                Token::Brain,
-                !self.outbox.is_full(),
-                self.outbox.is_waiting(),
-            );
+            self.poller.set_interest(socket, Token::Brain, !self.outbox.is_full(), self.outbox.is_waiting());
         }
     }
 
@@ -82,16 +76,8 @@ impl State {
         let buffer = self.scratch.borrow();
         let (call, fds) = match wire::receive(socket, buffer) {
             Ok((0, _)) => return self.brain_left(),
-            Ok((length, fds)) => (
-                serde_json::from_slice::<Call>(buffer.get(..length).unwrap_or_default()),
-                fds,
-            ),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
+            Ok((length, fds)) => (serde_json::from_slice::<Call>(buffer.get(..length).unwrap_or_default()), fds),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
             }
             Err(error) => {
@@ -138,10 +124,7 @@ impl State {
                 let _gone = container.kill();
             }
         }
-        self.shutdown = Some(Shutdown {
-            caller: None,
-            kill_at: Some(Moment::now().after_ms(grace_ms)),
-        });
+        self.shutdown = Some(Shutdown { caller: None, kill_at: Some(Moment::now().after_ms(grace_ms)) });
     }
 
     fn answer(&mut self, request: Request, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
@@ -151,13 +134,10 @@ impl State {
         match request {
             Request::Hello { version } => self.hello(version),
             Request::CreateSandbox(spec) => self.create_sandbox(spec, fds, caller),
-            Request::KeepVolume { name, mount } => {
-                self.volumes.keep(&name, slot(fds, mount)?).map(|()| DONE)
+            Request::KeepVolume { name, mount } => self.volumes.keep(&name, slot(fds, mount)?).map(|()| DONE),
+            Request::OpenVolume { name } => {
+                self.volumes.open(&name).map(|root| Outcome::Now(Answer::Volume { root: FdSlot(0) }, vec![root]))
             }
-            Request::OpenVolume { name } => self
-                .volumes
-                .open(&name)
-                .map(|root| Outcome::Now(Answer::Volume { root: FdSlot(0) }, vec![root])),
             Request::CreateContainer(spec) => self.create_container(spec, fds, caller),
             Request::StartContainer { id } => self.start_container(&id, caller),
             Request::SignalContainer { id, signal } => self.signal_container(&id, signal),
@@ -167,10 +147,7 @@ impl State {
             Request::KillExec { id } => self.kill_exec(&id),
             Request::Snapshot => Ok(Outcome::Now(Answer::Snapshot(self.snapshot()), Vec::new())),
             Request::Shutdown => {
-                self.shutdown = Some(Shutdown {
-                    caller: Some(caller),
-                    kill_at: None,
-                });
+                self.shutdown = Some(Shutdown { caller: Some(caller), kill_at: None });
                 Ok(Outcome::Later)
             }
         }
@@ -178,47 +155,24 @@ impl State {
 
     fn hello(&mut self, version: u16) -> Result<Outcome> {
         if version < OLDEST_VERSION {
-            return Err(MonitorError::Protocol(format!(
-                "version {version} is older than {OLDEST_VERSION}"
-            )));
+            return Err(MonitorError::Protocol(format!("version {version} is older than {OLDEST_VERSION}")));
         }
         self.outbox.greet();
-        let pid = rustix::process::getpid()
-            .as_raw_nonzero()
-            .get()
-            .cast_unsigned();
-        Ok(Outcome::Now(
-            Answer::Hello {
-                version: version.min(VERSION),
-                pid,
-            },
-            Vec::new(),
-        ))
+        let pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
+        Ok(Outcome::Now(Answer::Hello { version: version.min(VERSION), pid }, Vec::new()))
     }
 
-    fn create_sandbox(
-        &mut self,
-        spec: SandboxSpec,
-        fds: &[OwnedFd],
-        caller: Caller,
-    ) -> Result<Outcome> {
+    fn create_sandbox(&mut self, spec: SandboxSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
         self.refuse_when_ending()?;
         refuse_taken(self.sandbox.is_some(), "sandbox", &spec.id)?;
         let (cgroup, binary) = (slot(fds, spec.cgroup)?, slot(fds, spec.pause)?);
         if let Some(bytes) = spec.shm_bytes {
             self.volumes.keep_shm(SHM_VOLUME, bytes)?;
         }
-        let child = fork::fork(pause::namespaces(spec.host), cgroup, |channel| {
-            pause::run(&spec, binary, channel)
-        })?;
+        let child = fork::fork(pause::namespaces(spec.host), cgroup, |channel| pause::run(&spec, binary, channel))?;
         let path = format!("/proc/{}/ns/net", child.pid);
-        let netns = rustix::fs::openat(
-            CWD,
-            path.as_str(),
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .called(|| format!("open({path})"));
+        let netns = rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .called(|| format!("open({path})"));
         let added = self
             .poller
             .add(&child.pidfd, Token::PauseExit)
@@ -253,19 +207,11 @@ impl State {
         self.doom(serial, child.pidfd, None);
     }
 
-    fn create_container(
-        &mut self,
-        spec: ContainerSpec,
-        fds: &[OwnedFd],
-        caller: Caller,
-    ) -> Result<Outcome> {
+    fn create_container(&mut self, spec: ContainerSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
         self.refuse_when_ending()?;
         refuse_taken(self.by_id(&spec.id).is_some(), "container", &spec.id)?;
         let serial = self.next_serial();
-        let sandbox = self
-            .sandbox
-            .as_ref()
-            .filter(|sandbox| sandbox.alive && sandbox.starting.is_none());
+        let sandbox = self.sandbox.as_ref().filter(|sandbox| sandbox.alive && sandbox.starting.is_none());
         let sandbox = sandbox.ok_or_else(|| not_found("sandbox", ""))?;
         let around = Surroundings {
             null: self.null.as_fd(),
@@ -282,9 +228,7 @@ impl State {
             },
         };
         let container = Container::create(spec, fds, around, serial, caller)?;
-        let watched = self
-            .watch(&container)
-            .called(|| "epoll_ctl(container)".to_owned());
+        let watched = self.watch(&container).called(|| "epoll_ctl(container)".to_owned());
         if let Err(error) = watched {
             self.unwatch(&container);
             let _gone = container.kill();
@@ -303,12 +247,9 @@ impl State {
                 container.phase = Phase::Starting(caller);
                 Ok(Outcome::Later)
             }
-            (Phase::Running { started_at }, _) => Ok(Outcome::Now(
-                Answer::ContainerStarted {
-                    started_at: started_at.clone(),
-                },
-                Vec::new(),
-            )),
+            (Phase::Running { started_at }, _) => {
+                Ok(Outcome::Now(Answer::ContainerStarted { started_at: started_at.clone() }, Vec::new()))
+            }
             (Phase::Created | Phase::Preparing(_) | Phase::Starting(_) | Phase::Ended(_), _) => {
                 Err(wrong_state("container", id, container.state_name()))
             }
@@ -342,21 +283,14 @@ impl State {
 
     fn exec(&mut self, spec: ExecSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
         self.refuse_when_ending()?;
-        refuse_taken(
-            self.execs.iter().any(|exec| exec.id == spec.id),
-            "exec",
-            &spec.id,
-        )?;
+        refuse_taken(self.execs.iter().any(|exec| exec.id == spec.id), "exec", &spec.id)?;
         let serial = self.next_serial();
         let container = running(&self.containers, &spec.container)?;
         let (null, own) = (self.null.as_fd(), self.own_pid_namespace.as_fd());
         let exec = Exec::create(spec, fds, container, null, own, (serial, caller))?;
         let mut watched = self.poller.add(&exec.pidfd, Token::ExecExit(serial));
         if let Some(starting) = &exec.starting {
-            watched = watched.and_then(|()| {
-                self.poller
-                    .add(&starting.channel, Token::ExecChannel(serial))
-            });
+            watched = watched.and_then(|()| self.poller.add(&starting.channel, Token::ExecChannel(serial)));
         }
         if let Err(error) = watched.called(|| "epoll_ctl(exec)".to_owned()) {
             exec.kill();
@@ -380,11 +314,7 @@ impl State {
         Snapshot {
             sandbox: sandbox.map(|sandbox| sandbox.id.clone()),
             pause_pid: alive.map(|sandbox| sandbox.pid.as_raw_nonzero().get().cast_unsigned()),
-            containers: self
-                .containers
-                .iter()
-                .filter_map(Container::snapshot)
-                .collect(),
+            containers: self.containers.iter().filter_map(Container::snapshot).collect(),
             execs: self.execs.iter().map(|exec| exec.id.clone()).collect(),
             volumes: self.volumes.names().to_vec(),
         }
@@ -395,11 +325,7 @@ impl State {
     }
 
     fn refuse_when_ending(&self) -> Result<()> {
-        if self.shutdown.is_some() {
-            Err(wrong_state("monitor", "", "ending"))
-        } else {
-            Ok(())
-        }
+        if self.shutdown.is_some() { Err(wrong_state("monitor", "", "ending")) } else { Ok(()) }
     }
 }
 
@@ -418,13 +344,7 @@ fn running<'a>(containers: &'a [Container], id: &str) -> Result<&'a Container> {
 fn joined(sandbox: &Sandbox) -> ThreadNameSpaceType {
     let mut all = ThreadNameSpaceType::empty();
     all.set(ThreadNameSpaceType::NETWORK, !sandbox.host.network);
-    all.set(
-        ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
-        !sandbox.host.network,
-    );
-    all.set(
-        ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
-        !sandbox.host.ipc,
-    );
+    all.set(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, !sandbox.host.network);
+    all.set(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, !sandbox.host.ipc);
     all
 }

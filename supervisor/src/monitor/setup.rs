@@ -18,8 +18,7 @@ use crate::sys::fd::{close_from, take_inherited};
 /// Takes what the brain left, leaves the brain's session and mount namespace, and is ready to serve.
 pub(super) fn begin() -> io::Result<State> {
     let brain = take_inherited(BRAIN_FD).ok_or_else(|| refused("descriptor 3 is not open"))?;
-    let listener =
-        take_inherited(LISTENER_FD).ok_or_else(|| refused("descriptor 4 is not open"))?;
+    let listener = take_inherited(LISTENER_FD).ok_or_else(|| refused("descriptor 4 is not open"))?;
     close_from(FIRST_UNUSED_FD).map_err(io::Error::from)?;
     for socket in [&brain, &listener] {
         let kind = rustix::net::sockopt::socket_type(socket)?;
@@ -56,8 +55,7 @@ pub(super) fn begin() -> io::Result<State> {
 /// No signal ends a monitor but KILL: its end is asked for by message, or follows from the brain's.
 fn detach() -> io::Result<()> {
     let all = nix::sys::signal::SigSet::all();
-    all.thread_block()
-        .map_err(|errno| io::Error::from_raw_os_error(errno as i32))?;
+    all.thread_block().map_err(|errno| io::Error::from_raw_os_error(errno as i32))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // EPERM: it leads a session already.
     let _leader = rustix::process::setsid();
@@ -66,12 +64,7 @@ fn detach() -> io::Result<()> {
 }
 
 fn open(path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(
-        CWD,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn refused(text: &str) -> io::Error {

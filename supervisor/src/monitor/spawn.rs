@@ -55,12 +55,7 @@ pub fn find_binary(name: &str) -> io::Result<PathBuf> {
     let beside = own.parent().unwrap_or(Path::new("/"));
     let candidates = [beside.join(name), beside.join("../lib/monopod").join(name)];
     let found = candidates.into_iter().find(|path| path.is_file());
-    found.ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("{name} is not beside {}", own.display()),
-        )
-    })
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{name} is not beside {}", own.display())))
 }
 
 /// Binds the socket, starts the monitor, and connects by a socket pair.
@@ -69,26 +64,11 @@ pub fn start(start: &Start<'_>) -> io::Result<Started> {
     let state = rustix::fs::openat(CWD, start.state, flags, Mode::empty())?;
     let listener = listen(&state)?;
     let volumes = make_directory(&state, VOLUMES_NAME)?;
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let null = rustix::fs::openat(
-        CWD,
-        "/dev/null",
-        OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let stderr = start.stderr.unwrap_or(null.as_fd());
-    let fds = [
-        null.as_fd(),
-        null.as_fd(),
-        stderr,
-        theirs.as_fd(),
-        listener.as_fd(),
-    ];
+    let fds = [null.as_fd(), null.as_fd(), stderr, theirs.as_fd(), listener.as_fd()];
     let path = CString::new(start.binary.as_os_str().as_bytes())?;
     let process = spawn(&Program {
         path: &path,
@@ -98,10 +78,7 @@ pub fn start(start: &Start<'_>) -> io::Result<Started> {
         working_directory: volumes.as_fd(),
         cgroup: start.cgroup,
     })?;
-    Ok(Started {
-        process,
-        connection: ours,
-    })
+    Ok(Started { process, connection: ours })
 }
 
 /// A panic's backtrace is all that the monitor takes from an environment (D12).
@@ -134,30 +111,17 @@ fn listen(state: &OwnedFd) -> io::Result<OwnedFd> {
     }
     let socket = seqpacket()?;
     rustix::net::bind(&socket, &address(state.as_fd())?)?;
-    rustix::fs::chmodat(
-        state,
-        SOCKET_NAME,
-        Mode::RUSR | Mode::WUSR,
-        rustix::fs::AtFlags::empty(),
-    )?;
+    rustix::fs::chmodat(state, SOCKET_NAME, Mode::RUSR | Mode::WUSR, rustix::fs::AtFlags::empty())?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Through the descriptor: a path of a state directory may be longer than an address can be (107 bytes).
 fn address(directory: BorrowedFd<'_>) -> io::Result<SocketAddrUnix> {
     use std::os::fd::AsRawFd;
-    Ok(SocketAddrUnix::new(format!(
-        "/proc/self/fd/{}/{SOCKET_NAME}",
-        directory.as_raw_fd()
-    ))?)
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd()))?)
 }

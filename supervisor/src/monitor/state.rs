@@ -116,18 +116,11 @@ impl State {
 
     /// Milliseconds until something has to be done without an event.
     fn timeout_ms(&self, now: Moment) -> Option<u64> {
-        let logs = self
-            .containers
-            .iter()
-            .filter_map(|container| container.retry_log_at);
+        let logs = self.containers.iter().filter_map(|container| container.retry_log_at);
         let kill = self.shutdown.as_ref().and_then(|shutdown| shutdown.kill_at);
         let quiet = self.scratch.is_dirty().then(|| now.after_ms(QUIET_MS));
-        let others = [self.linger_at, self.record_retry_at, kill, quiet]
-            .into_iter()
-            .flatten();
-        logs.chain(others)
-            .min()
-            .map(|due| due.0.saturating_sub(now.0))
+        let others = [self.linger_at, self.record_retry_at, kill, quiet].into_iter().flatten();
+        logs.chain(others).min().map(|due| due.0.saturating_sub(now.0))
     }
 
     /// What is due now.
@@ -140,37 +133,27 @@ impl State {
         }
         if self.record_retry_at.is_some_and(|due| due <= now) {
             self.record_retry_at = None;
-            for serial in self.serials(
-                |container| matches!(&container.phase, Phase::Ended(ending) if !ending.recorded),
-            ) {
+            for serial in self.serials(|container| matches!(&container.phase, Phase::Ended(ending) if !ending.recorded))
+            {
                 self.record(serial, now);
             }
         }
-        for serial in self.serials(|container| container.retry_log_at.is_some_and(|due| due <= now))
-        {
+        for serial in self.serials(|container| container.retry_log_at.is_some_and(|due| due <= now)) {
             self.retry_log(serial, now);
         }
         self.drive_shutdown(now);
     }
 
     fn serials(&self, wanted: impl Fn(&Container) -> bool) -> Vec<Serial> {
-        self.containers
-            .iter()
-            .filter(|container| wanted(container))
-            .map(|container| container.serial)
-            .collect()
+        self.containers.iter().filter(|container| wanted(container)).map(|container| container.serial).collect()
     }
 
     pub(super) fn by_serial(&mut self, serial: Serial) -> Option<&mut Container> {
-        self.containers
-            .iter_mut()
-            .find(|container| container.serial == serial)
+        self.containers.iter_mut().find(|container| container.serial == serial)
     }
 
     pub(super) fn by_id(&mut self, id: &str) -> Option<&mut Container> {
-        self.containers
-            .iter_mut()
-            .find(|container| container.id == id)
+        self.containers.iter_mut().find(|container| container.id == id)
     }
 
     fn is_over(&self) -> bool {
@@ -192,11 +175,7 @@ impl State {
         let kill = shutdown.kill_at.is_none();
         let containers_ended = self.containers.iter().all(Container::is_told);
         if kill && !containers_ended {
-            for container in self
-                .containers
-                .iter()
-                .filter(|container| !container.is_ended())
-            {
+            for container in self.containers.iter().filter(|container| !container.is_ended()) {
                 let _gone = container.kill();
             }
         }
@@ -209,10 +188,7 @@ impl State {
             }
         }
         if self.is_over()
-            && let Some(caller) = self
-                .shutdown
-                .as_mut()
-                .and_then(|shutdown| shutdown.caller.take())
+            && let Some(caller) = self.shutdown.as_mut().and_then(|shutdown| shutdown.caller.take())
         {
             self.outbox.reply(caller, Ok(Answer::Done), Vec::new());
         }
@@ -220,17 +196,10 @@ impl State {
 }
 
 pub(super) fn died() -> MonitorError {
-    MonitorError::System {
-        call: "child".to_owned(),
-        cause: "it died before its program ran".to_owned(),
-        errno: None,
-    }
+    MonitorError::System { call: "child".to_owned(), cause: "it died before its program ran".to_owned(), errno: None }
 }
 
 /// One line for whoever looks at the monitor's standard error.
 pub(super) fn note(text: &str) {
-    let _lost = rustix::io::write(
-        rustix::stdio::stderr(),
-        format!("monitor: {text}\n").as_bytes(),
-    );
+    let _lost = rustix::io::write(rustix::stdio::stderr(), format!("monitor: {text}\n").as_bytes());
 }

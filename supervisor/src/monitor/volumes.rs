@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
 };
 
 use super::failure::{Called, Result, exists, not_found};
@@ -33,38 +33,20 @@ pub(super) fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> io:
         fsconfig_set_string(context.as_fd(), *key, *value)?;
     }
     fsconfig_create(context.as_fd())?;
-    Ok(fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        attributes,
-    )?)
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 impl Volumes {
     /// Leaves the host's mount namespace and covers the working directory with an empty file system.
     pub(super) fn new() -> io::Result<Self> {
         crate::sys::process::unshare_mounts()?;
-        mount_change(
-            "/",
-            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-        )?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let root = tmpfs(
-            &[
-                ("mode", "0700"),
-                ("size", "64k"),
-                ("nr_inodes", MAX_VOLUMES),
-            ],
-            attributes,
-        )?;
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let root = tmpfs(&[("mode", "0700"), ("size", "64k"), ("nr_inodes", MAX_VOLUMES)], attributes)?;
         attach(root.as_fd(), CWD, ".")?;
         rustix::process::fchdir(&root)?;
-        Ok(Self {
-            root,
-            names: Vec::new(),
-        })
+        Ok(Self { root, names: Vec::new() })
     }
 
     pub(super) fn names(&self) -> &[String] {
@@ -88,14 +70,10 @@ impl Volumes {
 
     /// Makes and keeps the `/dev/shm` of the pod.
     pub(super) fn keep_shm(&mut self, name: &str, bytes: u64) -> Result<()> {
-        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let mount = tmpfs(
-            &[("mode", "1777"), ("size", &bytes.to_string())],
-            attributes,
-        )
-        .called(|| format!("fsmount(tmpfs, size={bytes})"))?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let mount = tmpfs(&[("mode", "1777"), ("size", &bytes.to_string())], attributes)
+            .called(|| format!("fsmount(tmpfs, size={bytes})"))?;
         self.keep(name, mount.as_fd())
     }
 
@@ -105,33 +83,18 @@ impl Volumes {
             return Err(not_found("volume", name));
         }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.root, name, flags, Mode::empty())
-            .called(|| format!("openat(volumes, {name})"))
+        rustix::fs::openat(&self.root, name, flags, Mode::empty()).called(|| format!("openat(volumes, {name})"))
     }
 }
 
 fn attach(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    Ok(move_mount(
-        mount,
-        "",
-        directory,
-        name,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?)
+    Ok(move_mount(mount, "", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// A name is one path component.
 fn check_name(name: &str) -> Result<()> {
-    let legal = !name.is_empty()
-        && name.len() <= 255
-        && name != "."
-        && name != ".."
-        && !name.contains(['/', '\0']);
-    if legal {
-        Ok(())
-    } else {
-        Err(MonitorError::Protocol(format!("volume name {name:?}")))
-    }
+    let legal = !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(['/', '\0']);
+    if legal { Ok(()) } else { Err(MonitorError::Protocol(format!("volume name {name:?}"))) }
 }
 
 /// Refuses a name that is taken.
@@ -145,14 +108,7 @@ mod tests {
 
     #[test]
     fn a_volume_name_is_one_component() {
-        for (name, legal) in [
-            ("shm", true),
-            ("a.b", true),
-            ("", false),
-            (".", false),
-            ("..", false),
-            ("a/b", false),
-        ] {
+        for (name, legal) in [("shm", true), ("a.b", true), ("", false), (".", false), ("..", false), ("a/b", false)] {
             assert_eq!(check_name(name).is_ok(), legal, "{name:?}");
         }
         assert!(check_name(&"x".repeat(255)).is_ok());

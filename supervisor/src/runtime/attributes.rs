@@ -44,27 +44,18 @@ const DEFAULT_LIMITS: [(Resource, u64, u64); 16] = [
 
 /// Everything but limits and credentials. First of all: the process is not dumpable until exec (D11).
 pub(crate) fn reset() -> Result<()> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .at(STEP, "dumpable", "prctl")?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(STEP, "dumpable", "prctl")?;
     raw::reset_signals().at(STEP, "signals", "rt_sigaction")?;
     new_session()?;
     raw::reset_scheduler().at(STEP, "scheduler", "sched_setscheduler")?;
     rustix::process::setpriority_process(None, 0).at(STEP, "nice", "setpriority")?;
     raw::reset_io_priority().at(STEP, "io priority", "ioprio_set")?;
     every_cpu()?;
-    rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)).at(
-        STEP,
-        "timer slack",
-        "prctl",
-    )?;
+    rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)).at(STEP, "timer slack", "prctl")?;
     raw::reset_personality().at(STEP, "personality", "personality")?;
     rustix::process::set_child_subreaper(None).at(STEP, "subreaper", "prctl")?;
     rustix::thread::disable_transparent_huge_pages(false).at(STEP, "huge pages", "prctl")?;
-    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::empty()).at(
-        STEP,
-        "securebits",
-        "prctl",
-    )?;
+    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::empty()).at(STEP, "securebits", "prctl")?;
     unless_missing(raw::reset_memory_policy()).at(STEP, "memory policy", "set_mempolicy")?;
     unless_missing(raw::new_session_keyring()).at(STEP, "session keyring", "keyctl")
 }
@@ -99,10 +90,7 @@ fn every_cpu() -> Result<()> {
 pub(crate) fn set_limits(wanted: &[Rlimit]) -> Result<()> {
     for (resource, soft, hard) in DEFAULT_LIMITS {
         let name = format!("{resource:?} limit");
-        if let Some(limit) = wanted
-            .iter()
-            .find(|limit| limit.resource == resource as u32)
-        {
+        if let Some(limit) = wanted.iter().find(|limit| limit.resource == resource as u32) {
             let limits = limits(limit.soft, limit.hard);
             rustix::process::setrlimit(resource, limits).at(STEP, &name, "setrlimit")?;
         } else {
@@ -115,10 +103,7 @@ pub(crate) fn set_limits(wanted: &[Rlimit]) -> Result<()> {
 fn set_default_limit(resource: Resource, soft: u64, hard: u64) -> std::result::Result<(), Errno> {
     match rustix::process::setrlimit(resource, limits(soft, hard)) {
         Err(Errno::PERM) => {
-            let most = rustix::process::getrlimit(resource)
-                .maximum
-                .unwrap_or(INFINITY)
-                .min(hard);
+            let most = rustix::process::getrlimit(resource).maximum.unwrap_or(INFINITY).min(hard);
             rustix::process::setrlimit(resource, limits(soft.min(most), most))
         }
         other => other,
@@ -127,8 +112,5 @@ fn set_default_limit(resource: Resource, soft: u64, hard: u64) -> std::result::R
 
 fn limits(soft: u64, hard: u64) -> Limits {
     let finite = |value| (value != INFINITY).then_some(value);
-    Limits {
-        current: finite(soft),
-        maximum: finite(hard),
-    }
+    Limits { current: finite(soft), maximum: finite(hard) }
 }

@@ -28,18 +28,12 @@ pub struct UnknownCapability(String);
 
 /// The bits of [`DEFAULT`].
 pub fn default_set() -> u64 {
-    DEFAULT
-        .iter()
-        .map(Capability::bitmask)
-        .fold(0, |set, bit| set | bit)
+    DEFAULT.iter().map(Capability::bitmask).fold(0, |set, bit| set | bit)
 }
 
 /// Every capability that the running kernel has.
 pub fn known_to_kernel() -> u64 {
-    caps::runtime::thread_all_supported()
-        .iter()
-        .map(Capability::bitmask)
-        .fold(0, |set, bit| set | bit)
+    caps::runtime::thread_all_supported().iter().map(Capability::bitmask).fold(0, |set, bit| set | bit)
 }
 
 /// `capabilities.add` and `drop` on the default set: first `ALL`, then the single additions, then the single removals
@@ -63,13 +57,7 @@ pub fn change(add: &[String], drop: &[String], all: u64) -> Result<u64, UnknownC
 
 /// Bounding, permitted and effective get the set, inheritable and ambient nothing (rule CP3).
 pub fn for_process(set: u64) -> Capabilities {
-    Capabilities {
-        bounding: set,
-        permitted: set,
-        effective: set,
-        inheritable: 0,
-        ambient: 0,
-    }
+    Capabilities { bounding: set, permitted: set, effective: set, inheritable: 0, ambient: 0 }
 }
 
 fn is_all(name: &str) -> bool {
@@ -80,9 +68,7 @@ fn is_all(name: &str) -> bool {
 pub fn bit(name: &str) -> Result<u64, UnknownCapability> {
     let name = name.to_ascii_uppercase();
     let parsed = Capability::from_str(&format!("CAP_{name}"));
-    parsed
-        .map(|capability| capability.bitmask())
-        .map_err(|_| UnknownCapability(name))
+    parsed.map(|capability| capability.bitmask()).map_err(|_| UnknownCapability(name))
 }
 
 #[cfg(test)]
@@ -92,33 +78,19 @@ mod tests {
     const ALL: u64 = (1 << 41) - 1;
 
     fn changed(add: &[&str], drop: &[&str]) -> Result<u64, UnknownCapability> {
-        let owned = |names: &[&str]| {
-            names
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect::<Vec<_>>()
-        };
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         change(&owned(add), &owned(drop), ALL)
     }
 
     #[test]
     fn single_names_come_after_all() {
-        let bits = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| bit(name).unwrap())
-                .fold(0, |set, bit| set | bit)
-        };
+        let bits = |names: &[&str]| names.iter().map(|name| bit(name).unwrap()).fold(0, |set, bit| set | bit);
         for (add, drop, set) in [
             (&[][..], &[][..], default_set()),
             (&["ALL"], &[], ALL),
             (&["all"], &["chown"], ALL & !bits(&["CHOWN"])),
             (&["NET_BIND_SERVICE"], &["ALL"], bits(&["NET_BIND_SERVICE"])),
-            (
-                &["net_raw"],
-                &["Kill"],
-                (default_set() | bits(&["NET_RAW"])) & !bits(&["KILL"]),
-            ),
+            (&["net_raw"], &["Kill"], (default_set() | bits(&["NET_RAW"])) & !bits(&["KILL"])),
             (&["SYS_TIME"], &["SYS_TIME"], default_set()),
             (&["ALL"], &["ALL"], 0),
         ] {
@@ -128,10 +100,7 @@ mod tests {
 
     #[test]
     fn a_name_with_its_prefix_is_unknown() {
-        assert_eq!(
-            changed(&["CAP_CHOWN"], &[]).unwrap_err().to_string(),
-            "unknown capability \"CAP_CAP_CHOWN\""
-        );
+        assert_eq!(changed(&["CAP_CHOWN"], &[]).unwrap_err().to_string(), "unknown capability \"CAP_CAP_CHOWN\"");
         assert!(changed(&[], &["NONSENSE"]).is_err());
         assert!(changed(&[""], &[]).is_err());
     }

@@ -54,10 +54,7 @@ impl From<LaunchError> for Ended {
     }
 }
 
-fn prepare_and_exec(
-    plan: &ChildPlan<'_>,
-    channel: &ChildChannel,
-) -> std::result::Result<Infallible, Ended> {
+fn prepare_and_exec(plan: &ChildPlan<'_>, channel: &ChildChannel) -> std::result::Result<Infallible, Ended> {
     attributes::reset()?;
     let prepared = match plan.work {
         Work::Container { launch } => {
@@ -72,16 +69,10 @@ fn prepare_and_exec(
             Prepared::new(plan, &process, terminal.transpose()?)?
         }
     };
-    let master = prepared
-        .terminal
-        .as_ref()
-        .map(|terminal| terminal.master.as_fd());
+    let master = prepared.terminal.as_ref().map(|terminal| terminal.master.as_fd());
     let sent = channel.prepared(&prepared.identity, master);
     sent.at(Step::Exec, "the monitor", "sendmsg")?;
-    if !channel
-        .wait_for_go()
-        .at(Step::Exec, "the monitor", "recv")?
-    {
+    if !channel.wait_for_go().at(Step::Exec, "the monitor", "recv")? {
         return Err(Ended::Abandoned);
     }
     Err(prepared.exec().into())
@@ -98,15 +89,10 @@ fn read_at_most(fd: BorrowedFd<'_>, limit: usize, step: Step, object: &str) -> R
     let file = File::from(fd.try_clone_to_owned().at(step, object, "dup")?);
     let size = file.metadata().at(step, object, "fstat")?.len();
     let Some(size) = usize::try_from(size).ok().filter(|size| *size <= limit) else {
-        return Err(refuse(
-            step,
-            object,
-            format!("{size} bytes are more than {limit}"),
-        ));
+        return Err(refuse(step, object, format!("{size} bytes are more than {limit}")));
     };
     let mut bytes = vec![0; size];
-    file.read_exact_at(&mut bytes, 0)
-        .at(step, object, "pread")?;
+    file.read_exact_at(&mut bytes, 0).at(step, object, "pread")?;
     Ok(bytes)
 }
 
@@ -116,66 +102,29 @@ fn build_root(plan: &ChildPlan<'_>, launch: &Launch) -> Result<Option<Terminal>>
     // Modes below are meant as written.
     rustix::process::umask(Mode::empty());
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let volumes = rustix::fs::openat(CWD, ".", directory, Mode::empty()).at(
-        Step::Mount,
-        "volumes",
-        "openat",
-    )?;
-    let null = rustix::fs::openat(
-        CWD,
-        "/dev/null",
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .at(Step::Mask, "/dev/null", "openat")?;
+    let volumes = rustix::fs::openat(CWD, ".", directory, Mode::empty()).at(Step::Mount, "volumes", "openat")?;
+    let null = rustix::fs::openat(CWD, "/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .at(Step::Mask, "/dev/null", "openat")?;
     let host = own_root()?;
-    let private = MountAttributes {
-        propagation: Some(Propagation::Private),
-        ..MountAttributes::default()
-    };
-    mount_setattr(&host, Reach::Recursive, private).at(
-        Step::MountRoot,
-        "/",
-        "mount_setattr(private)",
-    )?;
+    let private = MountAttributes { propagation: Some(Propagation::Private), ..MountAttributes::default() };
+    mount_setattr(&host, Reach::Recursive, private).at(Step::MountRoot, "/", "mount_setattr(private)")?;
 
-    let layers = launch
-        .root
-        .layers
-        .iter()
-        .map(|slot| fd(plan, *slot, Step::MountRoot))
-        .collect::<Result<Vec<_>>>()?;
+    let layers = launch.root.layers.iter().map(|slot| fd(plan, *slot, Step::MountRoot)).collect::<Result<Vec<_>>>()?;
     let root = overlay::mount_root(&layers, fd(plan, launch.root.scratch, Step::MountRoot)?)?;
     let tree = Tree(root.as_fd());
-    let mounter = Mounter {
-        tree,
-        volumes: volumes.as_fd(),
-        fds: plan.fds,
-        null: null.as_fd(),
-    };
+    let mounter = Mounter { tree, volumes: volumes.as_fd(), fds: plan.fds, null: null.as_fd() };
 
     mount_all(&mounter, launch)?;
     mounter.make_read_only(&launch.read_only_paths)?;
     mounter.mask(&launch.masked_paths)?;
     make_working_directory(tree, &launch.process.cwd)?;
-    let terminal = launch
-        .process
-        .terminal
-        .then(|| terminal::open(tree))
-        .transpose()?;
+    let terminal = launch.process.terminal.then(|| terminal::open(tree)).transpose()?;
     if let Some(terminal) = &terminal {
         terminal.attach_console(&mounter)?;
     }
     if launch.root.read_only {
-        let read_only = MountAttributes {
-            read_only: true,
-            ..MountAttributes::default()
-        };
-        mount_setattr(&root, Reach::Top, read_only).at(
-            Step::MountRoot,
-            "/",
-            "mount_setattr(read-only)",
-        )?;
+        let read_only = MountAttributes { read_only: true, ..MountAttributes::default() };
+        mount_setattr(&root, Reach::Top, read_only).at(Step::MountRoot, "/", "mount_setattr(read-only)")?;
     }
     enter(&root)?;
     Ok(terminal)
@@ -189,8 +138,7 @@ fn mount_all(mounter: &Mounter<'_>, launch: &Launch) -> Result<()> {
     }
     for mount in &launch.mounts {
         let made = mounter.mount(mount)?;
-        if is_dev(&mount.target) && matches!(mount.source, super::launch::MountSource::Tmpfs { .. })
-        {
+        if is_dev(&mount.target) && matches!(mount.source, super::launch::MountSource::Tmpfs { .. }) {
             devices::populate(mounter, &made, launch.devices)?;
         }
     }
@@ -213,8 +161,7 @@ fn own_root() -> Result<OwnedFd> {
 }
 
 fn fd<'a>(plan: &ChildPlan<'a>, slot: FdSlot, step: Step) -> Result<BorrowedFd<'a>> {
-    plan.fd(slot)
-        .ok_or_else(|| refuse(step, "plan", format!("no descriptor {} was sent", slot.0)))
+    plan.fd(slot).ok_or_else(|| refuse(step, "plan", format!("no descriptor {} was sent", slot.0)))
 }
 
 /// A process that only waits for the go.
@@ -236,33 +183,15 @@ impl Prepared {
         let user = look_up_user(Tree(root.as_fd()), process)?;
         write_to_procfs(process)?;
         attributes::set_limits(&process.rlimits)?;
-        let filter = process
-            .seccomp
-            .map(|slot| read_filter(plan, slot))
-            .transpose()?;
+        let filter = process.seccomp.map(|slot| read_filter(plan, slot)).transpose()?;
         set_streams(plan, terminal.as_ref(), user.identity.uid)?;
-        let sealed = credentials::assume(
-            &user.identity,
-            &process.capabilities,
-            process.no_new_privs,
-            filter,
-        )?;
+        let sealed = credentials::assume(&user.identity, &process.capabilities, process.no_new_privs, filter)?;
         // From here on as the user: what it may not reach, it may not be given (D9).
         enter_working_directory(Tree(root.as_fd()), &process.cwd)?;
-        let hostname = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
-        let additions = program::Additions {
-            home: &user.home,
-            hostname: &hostname,
-            terminal: process.terminal,
-        };
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let additions = program::Additions { home: &user.home, hostname: &hostname, terminal: process.terminal };
         let env = program::environment(&process.env, &additions);
-        let name = process
-            .args
-            .first()
-            .ok_or_else(|| refuse(Step::LookUpProgram, "\"\"", "no command specified"))?;
+        let name = process.args.first().ok_or_else(|| refuse(Step::LookUpProgram, "\"\"", "no command specified"))?;
         let file = program::find(name, &env)?;
         close_on_exec()?;
         Ok(Self {
@@ -270,8 +199,7 @@ impl Prepared {
             terminal,
             sealed,
             name: name.clone(),
-            file: CString::new(file)
-                .map_err(|error| refuse(Step::Exec, name, error.to_string()))?,
+            file: CString::new(file).map_err(|error| refuse(Step::Exec, name, error.to_string()))?,
             args: program::strings(&process.args, "arguments")?,
             env: program::strings(&env, "environment")?,
         })
@@ -292,15 +220,10 @@ fn close_on_exec() -> Result<()> {
 
 fn look_up_user(tree: Tree<'_>, process: &Process) -> Result<Resolved> {
     let step = Step::LookUpUser;
-    let name = if process.user.name.is_empty() {
-        "0"
-    } else {
-        &process.user.name
-    };
+    let name = if process.user.name.is_empty() { "0" } else { &process.user.name };
     let passwd = account_file(tree, "/etc/passwd")?;
     let group = account_file(tree, "/etc/group")?;
-    let resolved = Accounts::parse(&passwd, &group)
-        .and_then(|accounts| users::resolve(&process.user, &accounts));
+    let resolved = Accounts::parse(&passwd, &group).and_then(|accounts| users::resolve(&process.user, &accounts));
     resolved.map_err(|error| refuse(step, &format!("{name:?}"), error.to_string()))
 }
 
@@ -316,16 +239,11 @@ fn account_file(tree: Tree<'_>, path: &str) -> Result<Vec<u8>> {
     };
     refuse_irregular(&handle, path)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = tree
-        .open(relative, flags, Links::Follow)
-        .at(step, path, "openat2")?;
+    let file = tree.open(relative, flags, Links::Follow).at(step, path, "openat2")?;
     refuse_irregular(&file, path)?;
     let mut bytes = Vec::new();
     let limit = u64::try_from(users::MAX_FILE_BYTES).unwrap_or(u64::MAX) + 1;
-    File::from(file)
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .at(step, path, "read")?;
+    File::from(file).take(limit).read_to_end(&mut bytes).at(step, path, "read")?;
     Ok(bytes)
 }
 
@@ -354,11 +272,7 @@ fn write_to_procfs(process: &Process) -> Result<()> {
     }
     if let Some(profile) = &process.apparmor {
         let text = format!("exec {profile}");
-        write_own(&proc, "attr/apparmor/exec", &text).at(
-            Step::Credentials,
-            "AppArmor profile",
-            "write",
-        )?;
+        write_own(&proc, "attr/apparmor/exec", &text).at(Step::Credentials, "AppArmor profile", "write")?;
     }
     Ok(())
 }
@@ -373,14 +287,8 @@ fn write_own(proc: &OwnedFd, name: &str, text: &str) -> std::result::Result<(), 
 
 fn read_filter(plan: &ChildPlan<'_>, slot: FdSlot) -> Result<Program> {
     let step = Step::Seccomp;
-    let bytes = read_at_most(
-        fd(plan, slot, step)?,
-        MAX_INSTRUCTIONS * INSTRUCTION_BYTES,
-        step,
-        "filter",
-    )?;
-    Program::from_bytes(&bytes)
-        .ok_or_else(|| refuse(step, "filter", "is empty or not a whole program"))
+    let bytes = read_at_most(fd(plan, slot, step)?, MAX_INSTRUCTIONS * INSTRUCTION_BYTES, step, "filter")?;
+    Program::from_bytes(&bytes).ok_or_else(|| refuse(step, "filter", "is empty or not a whole program"))
 }
 
 /// Descriptors 0 to 2. A pipe is given to the user, so that it can be opened again as `/dev/stdout`.
@@ -391,20 +299,9 @@ fn set_streams(plan: &ChildPlan<'_>, terminal: Option<&Terminal>, uid: u32) -> R
             terminal.take(uid)?;
             (terminal.slave(), terminal.slave(), terminal.slave())
         }
-        (
-            Streams::Given {
-                stdin,
-                stdout,
-                stderr,
-            },
-            None,
-        ) => (stdin, stdout, stderr),
+        (Streams::Given { stdin, stdout, stderr }, None) => (stdin, stdout, stderr),
         (Streams::Terminal, None) => {
-            return Err(refuse(
-                step,
-                "streams",
-                "no terminal was asked for and none given",
-            ));
+            return Err(refuse(step, "streams", "no terminal was asked for and none given"));
         }
     };
     for stream in [stdin, stdout, stderr] {
@@ -432,14 +329,8 @@ fn enter_working_directory(tree: Tree<'_>, cwd: &str) -> Result<()> {
         return Err(refuse(step, cwd, "is not an absolute path"));
     }
     let path = format!("./{cwd}");
-    let directory = tree
-        .open(&path, OFlags::PATH | OFlags::DIRECTORY, Links::Follow)
-        .at(step, cwd, "openat2")?;
+    let directory = tree.open(&path, OFlags::PATH | OFlags::DIRECTORY, Links::Follow).at(step, cwd, "openat2")?;
     fchdir(&directory).at(step, cwd, "fchdir")?;
     let found = getcwd(Vec::new()).at(step, cwd, "getcwd")?;
-    if found.as_bytes().starts_with(b"/") {
-        Ok(())
-    } else {
-        Err(refuse(step, cwd, "is outside of the container"))
-    }
+    if found.as_bytes().starts_with(b"/") { Ok(()) } else { Err(refuse(step, cwd, "is outside of the container")) }
 }

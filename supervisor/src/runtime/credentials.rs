@@ -38,19 +38,12 @@ pub(crate) fn assume(
     let held_back = program.is_some() && !no_new_privs;
     if held_back {
         let admin = CapabilitySet::SYS_ADMIN;
-        let more = CapabilitySets {
-            effective: sets.effective | admin,
-            permitted: sets.permitted | admin,
-            ..sets
-        };
+        let more = CapabilitySets { effective: sets.effective | admin, permitted: sets.permitted | admin, ..sets };
         rustix::thread::set_capabilities(None, more).at(STEP, "capabilities", "capset")?;
     } else {
         set_all(sets, ambient)?;
     }
-    Ok(Sealed {
-        program,
-        last_sets: held_back.then_some((sets, ambient)),
-    })
+    Ok(Sealed { program, last_sets: held_back.then_some((sets, ambient)) })
 }
 
 impl Sealed {
@@ -67,24 +60,12 @@ impl Sealed {
 }
 
 fn become_user(identity: &Identity) -> Result<()> {
-    let groups: Vec<Gid> = identity
-        .groups
-        .iter()
-        .map(|&gid| Gid::from_raw(gid))
-        .collect();
+    let groups: Vec<Gid> = identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
     rustix::thread::set_thread_groups(&groups).at(STEP, "groups", "setgroups")?;
     let gid = Gid::from_raw(identity.gid);
-    rustix::thread::set_thread_res_gid(gid, gid, gid).at(
-        STEP,
-        &format!("gid {}", identity.gid),
-        "setresgid",
-    )?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).at(STEP, &format!("gid {}", identity.gid), "setresgid")?;
     let uid = Uid::from_raw(identity.uid);
-    rustix::thread::set_thread_res_uid(uid, uid, uid).at(
-        STEP,
-        &format!("uid {}", identity.uid),
-        "setresuid",
-    )
+    rustix::thread::set_thread_res_uid(uid, uid, uid).at(STEP, &format!("uid {}", identity.uid), "setresuid")
 }
 
 /// By number, since a kernel may know capabilities that no library names yet.
@@ -92,9 +73,7 @@ fn limit_bounding_set(wanted: u64) -> Result<()> {
     for number in 0..u64::BITS {
         let bit = 1 << number;
         if wanted & bit == 0 {
-            match rustix::thread::remove_capability_from_bounding_set(
-                CapabilitySet::from_bits_retain(bit),
-            ) {
+            match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(bit)) {
                 Ok(()) => {}
                 // The kernel knows no further one.
                 Err(Errno::INVAL) => break,
@@ -109,30 +88,21 @@ fn limit_bounding_set(wanted: u64) -> Result<()> {
 
 /// A capability that this process lacks itself cannot be given.
 fn possible(wanted: &Capabilities) -> Result<(CapabilitySets, CapabilitySet)> {
-    let own = rustix::thread::capabilities(None)
-        .at(STEP, "capabilities", "capget")?
-        .permitted;
+    let own = rustix::thread::capabilities(None).at(STEP, "capabilities", "capget")?.permitted;
     let within = |bits| CapabilitySet::from_bits_retain(bits) & own;
     let sets = CapabilitySets {
         permitted: within(wanted.permitted),
         effective: within(wanted.effective & wanted.permitted),
         inheritable: within(wanted.inheritable),
     };
-    Ok((
-        sets,
-        within(wanted.ambient & wanted.inheritable & wanted.permitted),
-    ))
+    Ok((sets, within(wanted.ambient & wanted.inheritable & wanted.permitted)))
 }
 
 fn set_all(sets: CapabilitySets, ambient: CapabilitySet) -> Result<()> {
     rustix::thread::set_capabilities(None, sets).at(STEP, "capabilities", "capset")?;
     if !ambient.is_empty() {
         for bit in ambient {
-            rustix::thread::configure_capability_in_ambient_set(bit, true).at(
-                STEP,
-                "ambient set",
-                "prctl",
-            )?;
+            rustix::thread::configure_capability_in_ambient_set(bit, true).at(STEP, "ambient set", "prctl")?;
         }
     }
     Ok(())

@@ -17,14 +17,8 @@ const DEV_MODE: u32 = 0o755;
 const MAX_DEPTH: usize = 8;
 
 /// The nodes that every container has, with their numbers in the kernel's `devices.txt`.
-const NODES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
+const NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 const LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
@@ -42,15 +36,8 @@ const NOT_FROM_HOST: [&str; 4] = ["pts", "shm", "mqueue", "hugepages"];
 pub(crate) fn dev_mount() -> Mount {
     Mount {
         target: "/dev".to_owned(),
-        source: MountSource::Tmpfs {
-            size_bytes: DEV_BYTES,
-            mode: DEV_MODE,
-        },
-        options: MountOptions {
-            nosuid: true,
-            noexec: true,
-            ..MountOptions::default()
-        },
+        source: MountSource::Tmpfs { size_bytes: DEV_BYTES, mode: DEV_MODE },
+        options: MountOptions { nosuid: true, noexec: true, ..MountOptions::default() },
     }
 }
 
@@ -72,16 +59,9 @@ pub(crate) fn populate(mounter: &Mounter<'_>, dev: &OwnedFd, devices: Devices) -
 /// The masks rely on it (D5).
 fn check_null(mounter: &Mounter<'_>) -> Result<()> {
     let found = rustix::fs::fstat(mounter.null).at(Step::MakeDevice, "null", "fstat")?;
-    let (major, minor) = (
-        rustix::fs::major(found.st_rdev),
-        rustix::fs::minor(found.st_rdev),
-    );
+    let (major, minor) = (rustix::fs::major(found.st_rdev), rustix::fs::minor(found.st_rdev));
     if Node::of(&found).is_none() || (major, minor) != (1, 3) {
-        return Err(refuse(
-            Step::MakeDevice,
-            "null",
-            "the host's /dev/null is not the device 1:3",
-        ));
+        return Err(refuse(Step::MakeDevice, "null", "the host's /dev/null is not the device 1:3"));
     }
     Ok(())
 }
@@ -119,16 +99,9 @@ fn make_node(dir: &OwnedFd, name: &str, node: Node) -> Result<()> {
     match rustix::fs::mknodat(dir, name, node.kind, node.mode, node.device) {
         Ok(()) if node.owner == (0, 0) => Ok(()),
         Ok(()) => {
-            let (uid, gid) = (
-                rustix::fs::Uid::from_raw(node.owner.0),
-                rustix::fs::Gid::from_raw(node.owner.1),
-            );
+            let (uid, gid) = (rustix::fs::Uid::from_raw(node.owner.0), rustix::fs::Gid::from_raw(node.owner.1));
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags).at(
-                Step::MakeDevice,
-                name,
-                "fchownat",
-            )
+            rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags).at(Step::MakeDevice, name, "fchownat")
         }
         // Made already as one of the nodes that every container has.
         Err(Errno::EXIST) => Ok(()),
@@ -142,8 +115,7 @@ fn bind_node(dir: &OwnedFd, name: &str) -> Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let host = rustix::fs::openat(CWD, format!("/dev/{name}"), flags, Mode::empty());
     let host = host.at(Step::MakeDevice, name, "open on the host")?;
-    let create =
-        OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    let create = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     let place = rustix::fs::openat(dir, name, create, Mode::from_raw_mode(0o666));
     let place = place.at(Step::MakeDevice, name, "openat")?;
     let made = clone_tree(&host, name)?;
@@ -152,11 +124,7 @@ fn bind_node(dir: &OwnedFd, name: &str) -> Result<()> {
 
 fn copy_host(dev: &OwnedFd) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let host = rustix::fs::openat(CWD, "/dev", flags, Mode::empty()).at(
-        Step::MakeDevice,
-        "/dev",
-        "open",
-    )?;
+    let host = rustix::fs::openat(CWD, "/dev", flags, Mode::empty()).at(Step::MakeDevice, "/dev", "open")?;
     copy_directory(&host, dev, MAX_DEPTH)
 }
 
@@ -170,15 +138,11 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
         let kind = entry.file_type();
         if kind == FileType::Directory && depth > 0 && !is_skipped(name) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let from =
-                rustix::fs::openat(from, name, flags, Mode::empty()).at(step, name, "openat")?;
-            rustix::fs::mkdirat(to, name, Mode::from_raw_mode(DEV_MODE))
-                .at(step, name, "mkdirat")?;
+            let from = rustix::fs::openat(from, name, flags, Mode::empty()).at(step, name, "openat")?;
+            rustix::fs::mkdirat(to, name, Mode::from_raw_mode(DEV_MODE)).at(step, name, "mkdirat")?;
             let to = rustix::fs::openat(to, name, flags, Mode::empty()).at(step, name, "openat")?;
             copy_directory(&from, &to, depth - 1)?;
-        } else if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
-            && name != "ptmx"
-        {
+        } else if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && name != "ptmx" {
             copy_node(from, to, name)?;
         }
     }

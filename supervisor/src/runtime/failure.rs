@@ -8,12 +8,7 @@ pub(crate) type Result<T> = std::result::Result<T, LaunchError>;
 
 /// A refusal of our own, without an error number.
 pub(crate) fn refuse(step: Step, object: &str, cause: impl Into<String>) -> LaunchError {
-    LaunchError {
-        step,
-        object: object.to_owned(),
-        cause: cause.into(),
-        errno: None,
-    }
+    LaunchError { step, object: object.to_owned(), cause: cause.into(), errno: None }
 }
 
 /// Names the step, the object and the call of a failed system call.

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::failure::{At, Result, failed, refuse};
@@ -41,11 +41,7 @@ impl Mounter<'_> {
     pub(crate) fn mount(&self, wanted: &Mount) -> Result<OwnedFd> {
         let made = self.source(wanted)?;
         apply(&made, &wanted.options).at(Step::Mount, &wanted.target, "mount_setattr")?;
-        let links = if is_kernel_place(wanted) {
-            Links::Refuse
-        } else {
-            Links::Follow
-        };
+        let links = if is_kernel_place(wanted) { Links::Refuse } else { Links::Follow };
         self.attach(Step::Mount, &wanted.target, &made, links)?;
         Ok(made)
     }
@@ -58,11 +54,9 @@ impl Mounter<'_> {
             MountSource::Proc => new_filesystem("proc", &[], target),
             MountSource::Sysfs => new_filesystem("sysfs", &[], target),
             MountSource::Cgroup => cgroup(target),
-            MountSource::Devpts => new_filesystem(
-                "devpts",
-                &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
-                target,
-            ),
+            MountSource::Devpts => {
+                new_filesystem("devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], target)
+            }
             MountSource::Mqueue => new_filesystem("mqueue", &[], target),
             MountSource::Tmpfs { size_bytes, mode } => {
                 let (size, mode) = (size_bytes.to_string(), format!("{mode:o}"));
@@ -73,32 +67,19 @@ impl Mounter<'_> {
 
     fn detached(&self, slot: FdSlot, target: &str) -> Result<OwnedFd> {
         let fd = self.fds.get(usize::from(slot.0));
-        let fd = fd.ok_or_else(|| {
-            refuse(
-                Step::Mount,
-                target,
-                format!("no descriptor {} was sent", slot.0),
-            )
-        })?;
+        let fd = fd.ok_or_else(|| refuse(Step::Mount, target, format!("no descriptor {} was sent", slot.0)))?;
         fd.try_clone().at(Step::Mount, target, "dup")
     }
 
     /// A clone of a kept volume, or of something inside it (D6).
     fn kept(&self, name: &str, sub_path: Option<&str>, target: &str) -> Result<OwnedFd> {
         if name.is_empty() || name.contains('/') || name == "." || name == ".." {
-            return Err(refuse(
-                Step::Mount,
-                target,
-                format!("{name:?} is not the name of a volume"),
-            ));
+            return Err(refuse(Step::Mount, target, format!("{name:?} is not the name of a volume")));
         }
         let flags = OFlags::PATH;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let root = tree::open(self.volumes, name, flags, resolve).at(
-            Step::Mount,
-            target,
-            &format!("open volume {name}"),
-        )?;
+        let root =
+            tree::open(self.volumes, name, flags, resolve).at(Step::Mount, target, &format!("open volume {name}"))?;
         let Some(sub_path) = sub_path else {
             return clone_tree(&root, target);
         };
@@ -110,22 +91,13 @@ impl Mounter<'_> {
     }
 
     /// Moves a detached mount to its place, which is made when it is missing.
-    pub(crate) fn attach(
-        &self,
-        step: Step,
-        target: &str,
-        made: impl AsFd,
-        links: Links,
-    ) -> Result<()> {
+    pub(crate) fn attach(&self, step: Step, target: &str, made: impl AsFd, links: Links) -> Result<()> {
         let made = made.as_fd();
         let leaf = leaf_like(made).at(step, target, "fstat")?;
-        let place = self
-            .tree
-            .make(target, leaf, links)
-            .map_err(|errno| match errno {
-                Errno::LOOP => refuse(step, target, "is or goes through a symbolic link"),
-                errno => failed(step, target, "openat2", errno),
-            })?;
+        let place = self.tree.make(target, leaf, links).map_err(|errno| match errno {
+            Errno::LOOP => refuse(step, target, "is or goes through a symbolic link"),
+            errno => failed(step, target, "openat2", errno),
+        })?;
         self.refuse_place(step, target, &place)?;
         move_onto(made, &place).at(step, target, "move_mount")?;
         self.check_attached(step, target, made, links)
@@ -144,19 +116,9 @@ impl Mounter<'_> {
     }
 
     /// D2: what the path leads to now is what was attached.
-    fn check_attached(
-        &self,
-        step: Step,
-        target: &str,
-        made: BorrowedFd<'_>,
-        links: Links,
-    ) -> Result<()> {
+    fn check_attached(&self, step: Step, target: &str, made: BorrowedFd<'_>, links: Links) -> Result<()> {
         let path = tree::clean(target).join("/");
-        let seen = self.tree.open(&path, OFlags::PATH, links).at(
-            step,
-            target,
-            "openat2 after attaching",
-        )?;
+        let seen = self.tree.open(&path, OFlags::PATH, links).at(step, target, "openat2 after attaching")?;
         let found = tree::whereabouts(&seen).at(step, target, "statx")?;
         if found != tree::whereabouts(made).at(step, target, "statx")? {
             return Err(refuse(step, target, "leads elsewhere after attaching"));
@@ -179,17 +141,11 @@ impl Mounter<'_> {
                     None => new_empty_directory(path)?,
                 },
             };
-            let read_only = MountAttributes {
-                read_only: true,
-                ..MountAttributes::default()
-            };
+            let read_only = MountAttributes { read_only: true, ..MountAttributes::default() };
             mount_setattr(&cover, Reach::Top, read_only).at(Step::Mask, path, "mount_setattr")?;
             move_onto(cover.as_fd(), &place).at(Step::Mask, path, "move_mount")?;
             self.check_attached(Step::Mask, path, cover.as_fd(), Links::Follow)?;
-            if matches!(
-                leaf_like(cover.as_fd()).at(Step::Mask, path, "fstat")?,
-                Leaf::Directory(_)
-            ) {
+            if matches!(leaf_like(cover.as_fd()).at(Step::Mask, path, "fstat")?, Leaf::Directory(_)) {
                 empty_directory.get_or_insert(cover);
             }
         }
@@ -203,15 +159,8 @@ impl Mounter<'_> {
                 continue;
             };
             let cover = clone_for(Step::Mount, &place, path)?;
-            let read_only = MountAttributes {
-                read_only: true,
-                ..MountAttributes::default()
-            };
-            mount_setattr(&cover, Reach::Recursive, read_only).at(
-                Step::Mount,
-                path,
-                "mount_setattr",
-            )?;
+            let read_only = MountAttributes { read_only: true, ..MountAttributes::default() };
+            mount_setattr(&cover, Reach::Recursive, read_only).at(Step::Mount, path, "mount_setattr")?;
             move_onto(cover.as_fd(), &place).at(Step::Mount, path, "move_mount")?;
             self.check_attached(Step::Mount, path, cover.as_fd(), Links::Follow)?;
         }
@@ -219,10 +168,7 @@ impl Mounter<'_> {
     }
 
     fn existing(&self, step: Step, path: &str) -> Result<Option<OwnedFd>> {
-        match self
-            .tree
-            .open(&tree::clean(path).join("/"), OFlags::PATH, Links::Follow)
-        {
+        match self.tree.open(&tree::clean(path).join("/"), OFlags::PATH, Links::Follow) {
             Ok(place) => Ok(Some(place)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(failed(step, path, "openat2", errno)),
@@ -233,16 +179,11 @@ impl Mounter<'_> {
 /// The kernel's own file systems, and the directories that they belong into, must not be reached through links (D4).
 fn is_kernel_place(wanted: &Mount) -> bool {
     match wanted.source {
-        MountSource::Proc
-        | MountSource::Sysfs
-        | MountSource::Cgroup
-        | MountSource::Devpts
-        | MountSource::Mqueue => true,
+        MountSource::Proc | MountSource::Sysfs | MountSource::Cgroup | MountSource::Devpts | MountSource::Mqueue => {
+            true
+        }
         MountSource::Detached(_) | MountSource::Kept { .. } | MountSource::Tmpfs { .. } => {
-            matches!(
-                tree::clean(&wanted.target).as_slice(),
-                ["proc" | "sys" | "dev"]
-            )
+            matches!(tree::clean(&wanted.target).as_slice(), ["proc" | "sys" | "dev"])
         }
     }
 }
@@ -262,52 +203,27 @@ fn apply(made: &OwnedFd, options: &MountOptions) -> std::io::Result<()> {
     };
     mount_setattr(made, Reach::Recursive, everywhere)?;
     if options.read_only && !options.recursive_read_only {
-        mount_setattr(
-            made,
-            Reach::Top,
-            MountAttributes {
-                read_only: true,
-                ..MountAttributes::default()
-            },
-        )?;
+        mount_setattr(made, Reach::Top, MountAttributes { read_only: true, ..MountAttributes::default() })?;
     }
     Ok(())
 }
 
 /// A detached mount of a new file system.
-pub(crate) fn new_filesystem(
-    name: &str,
-    options: &[(&str, &str)],
-    target: &str,
-) -> Result<OwnedFd> {
+pub(crate) fn new_filesystem(name: &str, options: &[(&str, &str)], target: &str) -> Result<OwnedFd> {
     let step = Step::Mount;
-    let context =
-        fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).at(step, target, &format!("fsopen({name})"))?;
+    let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).at(step, target, &format!("fsopen({name})"))?;
     fsconfig_set_string(&context, "source", name).at(step, target, "fsconfig(source)")?;
     for (key, value) in options {
-        fsconfig_set_string(&context, *key, *value).at(
-            step,
-            target,
-            &format!("fsconfig({key}={value})"),
-        )?;
+        fsconfig_set_string(&context, *key, *value).at(step, target, &format!("fsconfig({key}={value})"))?;
     }
     fsconfig_create(&context).at(step, target, &format!("fsconfig({name}, create)"))?;
-    fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .at(step, target, "fsmount")
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at(step, target, "fsmount")
 }
 
 /// The cgroup hierarchy from the own cgroup namespace. In the first namespace the host's mount is cloned: a new one
 /// there would reset the options (`nsdelegate`) of the whole machine.
 fn cgroup(target: &str) -> Result<OwnedFd> {
-    let namespace = rustix::fs::stat("/proc/self/ns/cgroup").at(
-        Step::Mount,
-        target,
-        "stat(/proc/self/ns/cgroup)",
-    )?;
+    let namespace = rustix::fs::stat("/proc/self/ns/cgroup").at(Step::Mount, target, "stat(/proc/self/ns/cgroup)")?;
     if namespace.st_ino != INITIAL_CGROUP_NAMESPACE {
         return new_filesystem("cgroup2", &[], target);
     }
@@ -319,23 +235,12 @@ fn cgroup(target: &str) -> Result<OwnedFd> {
             return clone_tree(&host, target);
         }
     }
-    Err(refuse(
-        Step::Mount,
-        target,
-        "the host has no cgroup2 mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified",
-    ))
+    Err(refuse(Step::Mount, target, "the host has no cgroup2 mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified"))
 }
 
 fn new_empty_directory(path: &str) -> Result<OwnedFd> {
-    let made = new_filesystem(
-        "tmpfs",
-        &[("size", "0"), ("nr_inodes", "1"), ("mode", "0555")],
-        path,
-    );
-    made.map_err(|error| super::launch::LaunchError {
-        step: Step::Mask,
-        ..error
-    })
+    let made = new_filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1"), ("mode", "0555")], path);
+    made.map_err(|error| super::launch::LaunchError { step: Step::Mask, ..error })
 }
 
 pub(crate) fn clone_tree(of: impl AsFd, target: &str) -> Result<OwnedFd> {
@@ -357,17 +262,11 @@ pub(crate) fn move_onto(made: BorrowedFd<'_>, place: impl AsFd) -> std::result::
 
 fn leaf_like(fd: BorrowedFd<'_>) -> std::result::Result<Leaf, Errno> {
     let mode = rustix::fs::fstat(fd)?.st_mode;
-    Ok(if FileType::from_raw_mode(mode) == FileType::Directory {
-        Leaf::Directory(DIRECTORY_MODE)
-    } else {
-        Leaf::File
-    })
+    Ok(if FileType::from_raw_mode(mode) == FileType::Directory { Leaf::Directory(DIRECTORY_MODE) } else { Leaf::File })
 }
 
 pub(crate) fn filesystem_of(fd: impl AsFd) -> std::result::Result<u64, Errno> {
-    Ok(u64::from_ne_bytes(
-        rustix::fs::fstatfs(fd)?.f_type.to_ne_bytes(),
-    ))
+    Ok(u64::from_ne_bytes(rustix::fs::fstatfs(fd)?.f_type.to_ne_bytes()))
 }
 
 /// Something below a volume's root (VO40-VO44): links may not leave the volume; what is missing becomes a directory
@@ -385,8 +284,7 @@ fn open_or_make(root: &OwnedFd, sub_path: &str) -> std::result::Result<OwnedFd, 
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let found = match tree::open(&here, name, flags, resolve) {
             Err(Errno::NOENT) => {
-                rustix::fs::mkdirat(&here, name, mode)
-                    .or_else(|errno| ignore(errno, Errno::EXIST))?;
+                rustix::fs::mkdirat(&here, name, mode).or_else(|errno| ignore(errno, Errno::EXIST))?;
                 tree::open(&here, name, flags, resolve)
             }
             other => other,

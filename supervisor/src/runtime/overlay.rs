@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount,
 };
 
 use super::failure::{At, Result, refuse};
@@ -44,11 +44,7 @@ pub fn mount_root(layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<
 }
 
 /// As [`mount_root`], by one method alone.
-pub fn mount_root_by(
-    method: Method,
-    layers: &[BorrowedFd<'_>],
-    scratch: BorrowedFd<'_>,
-) -> Result<OwnedFd> {
+pub fn mount_root_by(method: Method, layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<OwnedFd> {
     let parts = Parts::open(layers, scratch)?;
     match method {
         Method::Descriptors => by_descriptors(&parts),
@@ -68,29 +64,15 @@ struct Parts {
 impl Parts {
     fn open(layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<Self> {
         if layers.is_empty() || layers.len() > MAX_LAYERS {
-            return Err(refuse(
-                STEP,
-                NAME,
-                format!("{} layers, must be 1 to {MAX_LAYERS}", layers.len()),
-            ));
+            return Err(refuse(STEP, NAME, format!("{} layers, must be 1 to {MAX_LAYERS}", layers.len())));
         }
-        let layers = layers
-            .iter()
-            .map(|&layer| Ok(reopen(layer)?.0))
-            .collect::<Result<_>>()?;
+        let layers = layers.iter().map(|&layer| Ok(reopen(layer)?.0)).collect::<Result<_>>()?;
         let (scratch, scratch_path) = reopen(scratch)?;
         let below = |name: &str| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            tree::open(&scratch, name, OFlags::RDONLY | OFlags::DIRECTORY, resolve)
-                .at(STEP, name, "openat2")
+            tree::open(&scratch, name, OFlags::RDONLY | OFlags::DIRECTORY, resolve).at(STEP, name, "openat2")
         };
-        Ok(Self {
-            upper: below("upper")?,
-            work: below("work")?,
-            layers,
-            scratch,
-            scratch_path,
-        })
+        Ok(Self { upper: below("upper")?, work: below("work")?, layers, scratch, scratch_path })
     }
 }
 
@@ -125,12 +107,7 @@ fn by_descriptors(parts: &Parts) -> Result<OwnedFd> {
     fsconfig_set_fd(&context, "workdir", &parts.work).at(STEP, NAME, "fsconfig(workdir)")?;
     fsconfig_set_flag(&context, "volatile").at(STEP, NAME, "fsconfig(volatile)")?;
     fsconfig_create(&context).at(STEP, NAME, "fsconfig(create)")?;
-    let root = fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .at(STEP, NAME, "fsmount")?;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at(STEP, NAME, "fsmount")?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&root, "", &parts.scratch, "", flags).at(STEP, NAME, "move_mount")?;
     Ok(root)
@@ -138,34 +115,17 @@ fn by_descriptors(parts: &Parts) -> Result<OwnedFd> {
 
 /// `mount(2)` with paths, which are all our own: `/proc/self/fd` and the scratch directory of the store.
 fn by_option_string(parts: &Parts) -> Result<OwnedFd> {
-    let layers = parts
-        .layers
-        .iter()
-        .map(proc_path)
-        .collect::<Vec<_>>()
-        .join(":");
+    let layers = parts.layers.iter().map(proc_path).collect::<Vec<_>>().join(":");
     let (upper, work) = (proc_path(&parts.upper), proc_path(&parts.work));
     let options = format!("lowerdir={layers},upperdir={upper},workdir={work},volatile");
     let options = CString::new(options).map_err(|error| refuse(STEP, NAME, error.to_string()))?;
-    mount(
-        NAME,
-        &parts.scratch_path,
-        NAME,
-        MountFlags::empty(),
-        Some(options.as_c_str()),
-    )
-    .at(STEP, NAME, "mount")?;
+    mount(NAME, &parts.scratch_path, NAME, MountFlags::empty(), Some(options.as_c_str())).at(STEP, NAME, "mount")?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, &parts.scratch_path, flags, Mode::empty())
-        .at(STEP, NAME, "openat")?;
+    let root = rustix::fs::openat(CWD, &parts.scratch_path, flags, Mode::empty()).at(STEP, NAME, "openat")?;
     let covered = tree::whereabouts(&parts.scratch).at(STEP, NAME, "statx")?;
     let found = tree::whereabouts(&root).at(STEP, NAME, "statx")?;
     if found.mount == covered.mount {
-        return Err(refuse(
-            STEP,
-            NAME,
-            "something else was mounted over the scratch directory",
-        ));
+        return Err(refuse(STEP, NAME, "something else was mounted over the scratch directory"));
     }
     Ok(root)
 }

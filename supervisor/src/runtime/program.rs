@@ -24,33 +24,18 @@ pub(crate) struct Additions<'a> {
 /// The whole environment.
 pub(crate) fn environment(given: &[String], additions: &Additions<'_>) -> Vec<String> {
     let term = additions.terminal.then_some(("TERM", DEFAULT_TERM));
-    let more = [
-        ("PATH", DEFAULT_PATH),
-        ("HOSTNAME", additions.hostname),
-        ("HOME", additions.home),
-    ];
-    let missing = more
-        .into_iter()
-        .chain(term)
-        .filter(|(name, _)| value(given, name).is_none());
-    given
-        .iter()
-        .cloned()
-        .chain(missing.map(|(name, value)| format!("{name}={value}")))
-        .collect()
+    let more = [("PATH", DEFAULT_PATH), ("HOSTNAME", additions.hostname), ("HOME", additions.home)];
+    let missing = more.into_iter().chain(term).filter(|(name, _)| value(given, name).is_none());
+    given.iter().cloned().chain(missing.map(|(name, value)| format!("{name}={value}"))).collect()
 }
 
 fn value<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
-    environment
-        .iter()
-        .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
 }
 
 pub(crate) fn strings(of: &[String], what: &str) -> Result<Vec<CString>> {
     of.iter()
-        .map(|text| {
-            CString::new(text.as_str()).map_err(|_| refuse(Step::Exec, what, "contains a NUL byte"))
-        })
+        .map(|text| CString::new(text.as_str()).map_err(|_| refuse(Step::Exec, what, "contains a NUL byte")))
         .collect()
 }
 
@@ -58,23 +43,14 @@ pub(crate) fn strings(of: &[String], what: &str) -> Result<Vec<CString>> {
 /// containerd's users know.
 pub(crate) fn find(name: &str, environment: &[String]) -> Result<String> {
     if name.contains('/') {
-        return check(name)
-            .map(|()| name.to_owned())
-            .map_err(|errno| not_runnable(name, describe(errno), errno));
+        return check(name).map(|()| name.to_owned()).map_err(|errno| not_runnable(name, describe(errno), errno));
     }
     let directories = value(environment, "PATH").unwrap_or_default().split(':');
     // A relative entry would name a file that the working directory decides.
     let candidates = directories.filter(|directory| directory.starts_with('/'));
-    let mut candidates =
-        candidates.map(|directory| format!("{}/{name}", directory.trim_end_matches('/')));
+    let mut candidates = candidates.map(|directory| format!("{}/{name}", directory.trim_end_matches('/')));
     let found = candidates.find(|candidate| !name.is_empty() && check(candidate).is_ok());
-    found.ok_or_else(|| {
-        not_runnable(
-            name,
-            "executable file not found in $PATH".to_owned(),
-            Errno::NOENT,
-        )
-    })
+    found.ok_or_else(|| not_runnable(name, "executable file not found in $PATH".to_owned(), Errno::NOENT))
 }
 
 fn check(path: &str) -> std::result::Result<(), Errno> {
@@ -88,19 +64,11 @@ fn check(path: &str) -> std::result::Result<(), Errno> {
 /// The error of a failed exec.
 pub(crate) fn not_executed(name: &str, error: &std::io::Error) -> LaunchError {
     let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
-    LaunchError {
-        step: Step::Exec,
-        ..not_runnable(name, describe(errno), errno)
-    }
+    LaunchError { step: Step::Exec, ..not_runnable(name, describe(errno), errno) }
 }
 
 fn not_runnable(name: &str, cause: String, errno: Errno) -> LaunchError {
-    LaunchError {
-        step: Step::LookUpProgram,
-        object: format!("{name:?}"),
-        cause,
-        errno: Some(errno.raw_os_error()),
-    }
+    LaunchError { step: Step::LookUpProgram, object: format!("{name:?}"), cause, errno: Some(errno.raw_os_error()) }
 }
 
 /// strerror(3) in Go's spelling.
@@ -127,34 +95,11 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_added() {
-        let additions = Additions {
-            home: "/srv",
-            hostname: "pod",
-            terminal: true,
-        };
+        let additions = Additions { home: "/srv", hostname: "pod", terminal: true };
         let whole = environment(&owned(&["A=1", "PATH=/x", "HOME=", "HOMER=y"]), &additions);
-        assert_eq!(
-            whole,
-            [
-                "A=1",
-                "PATH=/x",
-                "HOME=",
-                "HOMER=y",
-                "HOSTNAME=pod",
-                "TERM=xterm"
-            ]
-        );
-        let whole = environment(
-            &[],
-            &Additions {
-                terminal: false,
-                ..additions
-            },
-        );
-        assert_eq!(
-            whole,
-            [&format!("PATH={DEFAULT_PATH}"), "HOSTNAME=pod", "HOME=/srv"]
-        );
+        assert_eq!(whole, ["A=1", "PATH=/x", "HOME=", "HOMER=y", "HOSTNAME=pod", "TERM=xterm"]);
+        let whole = environment(&[], &Additions { terminal: false, ..additions });
+        assert_eq!(whole, [&format!("PATH={DEFAULT_PATH}"), "HOSTNAME=pod", "HOME=/srv"]);
     }
 
     #[test]
@@ -164,23 +109,11 @@ mod tests {
         std::fs::write(directory.path().join("data"), "x").unwrap();
         let environment = owned(&[&format!("PATH=.:{path}")]);
         let text = |name: &str| find(name, &environment).unwrap_err().to_string();
-        assert_eq!(
-            text("nonesuch"),
-            r#"exec: "nonesuch": executable file not found in $PATH"#
-        );
-        assert_eq!(
-            text("data"),
-            r#"exec: "data": executable file not found in $PATH"#
-        );
+        assert_eq!(text("nonesuch"), r#"exec: "nonesuch": executable file not found in $PATH"#);
+        assert_eq!(text("data"), r#"exec: "data": executable file not found in $PATH"#);
         assert_eq!(text(""), r#"exec: "": executable file not found in $PATH"#);
-        assert_eq!(
-            text("/nonesuch"),
-            r#"exec: "/nonesuch": no such file or directory"#
-        );
-        assert_eq!(
-            text(&format!("{path}/data")),
-            format!(r#"exec: "{path}/data": permission denied"#)
-        );
+        assert_eq!(text("/nonesuch"), r#"exec: "/nonesuch": no such file or directory"#);
+        assert_eq!(text(&format!("{path}/data")), format!(r#"exec: "{path}/data": permission denied"#));
         assert_eq!(text("/"), r#"exec: "/": is a directory"#);
     }
 }

@@ -17,23 +17,12 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
 ];
 
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The masked paths (`procMount: Default`) on a machine with CPUs numbered below `cpus`.
 pub fn masked_paths(cpus: u32) -> Vec<String> {
-    let throttles =
-        (0..cpus).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
-    MASKED
-        .iter()
-        .map(|&path| path.to_owned())
-        .chain(throttles)
-        .collect()
+    let throttles = (0..cpus).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+    MASKED.iter().map(|&path| path.to_owned()).chain(throttles).collect()
 }
 
 /// The paths below `/proc` that can be read alone.
@@ -44,21 +33,9 @@ pub fn read_only_paths() -> Vec<String> {
 /// The kernel's file systems in the order in which they are made. `/dev` itself needs no mount; `/dev/shm` and volumes
 /// come after these.
 pub fn mounts(privileged: bool) -> Vec<Mount> {
-    let closed = MountOptions {
-        nosuid: true,
-        nodev: true,
-        noexec: true,
-        ..MountOptions::default()
-    };
-    let system = MountOptions {
-        read_only: !privileged,
-        ..closed.clone()
-    };
-    let terminals = MountOptions {
-        nosuid: true,
-        noexec: true,
-        ..MountOptions::default()
-    };
+    let closed = MountOptions { nosuid: true, nodev: true, noexec: true, ..MountOptions::default() };
+    let system = MountOptions { read_only: !privileged, ..closed.clone() };
+    let terminals = MountOptions { nosuid: true, noexec: true, ..MountOptions::default() };
     let list = [
         ("/proc", MountSource::Proc, closed.clone()),
         ("/dev/pts", MountSource::Devpts, terminals),
@@ -66,11 +43,5 @@ pub fn mounts(privileged: bool) -> Vec<Mount> {
         ("/sys", MountSource::Sysfs, system.clone()),
         ("/sys/fs/cgroup", MountSource::Cgroup, system),
     ];
-    list.into_iter()
-        .map(|(target, source, options)| Mount {
-            target: target.to_owned(),
-            source,
-            options,
-        })
-        .collect()
+    list.into_iter().map(|(target, source, options)| Mount { target: target.to_owned(), source, options }).collect()
 }

@@ -31,19 +31,13 @@ pub(crate) struct Terminal {
 /// no name in the container decides what it is.
 pub(crate) fn open(tree: Tree<'_>) -> Result<Terminal> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master =
-        tree.open("dev/pts/ptmx", flags, Links::Refuse)
-            .at(STEP, MULTIPLEXER, "openat2")?;
+    let master = tree.open("dev/pts/ptmx", flags, Links::Refuse).at(STEP, MULTIPLEXER, "openat2")?;
     if filesystem_of(&master).at(STEP, MULTIPLEXER, "fstatfs")? != DEVPTS_MAGIC {
         return Err(refuse(STEP, MULTIPLEXER, "is not on a devpts"));
     }
     rustix::pty::unlockpt(&master).at(STEP, MULTIPLEXER, "ioctl(TIOCSPTLCK)")?;
     let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).at(
-        STEP,
-        MULTIPLEXER,
-        "ioctl(TIOCGPTPEER)",
-    )?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).at(STEP, MULTIPLEXER, "ioctl(TIOCGPTPEER)")?;
     let found = rustix::fs::fstat(&slave).at(STEP, MULTIPLEXER, "fstat")?;
     if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice
         || rustix::fs::major(found.st_rdev) != PTY_MAJOR
@@ -56,9 +50,7 @@ pub(crate) fn open(tree: Tree<'_>) -> Result<Terminal> {
 impl Terminal {
     /// Shows the terminal as `/dev/console`, too (rule PV9).
     pub(crate) fn attach_console(&self, mounter: &Mounter<'_>) -> Result<()> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let made = open_tree(&self.slave, "", flags).at(STEP, CONSOLE, "open_tree")?;
         mounter.attach(STEP, CONSOLE, &made, Links::Refuse)
     }

@@ -52,13 +52,7 @@ impl Tree<'_> {
         self.make_within(path, leaf, links, MAX_LINKS)
     }
 
-    fn make_within(
-        &self,
-        path: &str,
-        leaf: Leaf,
-        links: Links,
-        hops: usize,
-    ) -> Result<OwnedFd, Errno> {
+    fn make_within(&self, path: &str, leaf: Leaf, links: Links, hops: usize) -> Result<OwnedFd, Errno> {
         let names = clean(path);
         let mut here = ".".to_owned();
         match self.open(&relative(&names), handle_flags(leaf), links) {
@@ -67,11 +61,7 @@ impl Tree<'_> {
         }
         let mut parent = self.open(&here, handle_flags(Leaf::Directory(DIRECTORY_MODE)), links)?;
         for (index, name) in names.iter().enumerate() {
-            let kind = if index + 1 == names.len() {
-                leaf
-            } else {
-                directory_like(leaf)
-            };
+            let kind = if index + 1 == names.len() { leaf } else { directory_like(leaf) };
             let next = format!("{here}/{name}");
             let above = std::mem::replace(&mut here, next);
             parent = match self.step(&parent, name, &here, kind, links) {
@@ -87,14 +77,7 @@ impl Tree<'_> {
     }
 
     /// From `parent` to its entry `name`, whose whole path is `here`.
-    fn step(
-        &self,
-        parent: &OwnedFd,
-        name: &str,
-        here: &str,
-        kind: Leaf,
-        links: Links,
-    ) -> Result<OwnedFd, Errno> {
+    fn step(&self, parent: &OwnedFd, name: &str, here: &str, kind: Leaf, links: Links) -> Result<OwnedFd, Errno> {
         match self.open(here, handle_flags(kind), links) {
             Err(Errno::NOENT) => {}
             other => return other,
@@ -107,21 +90,10 @@ impl Tree<'_> {
 }
 
 /// `openat2` for a handle or a file, repeated when a rename disturbed it.
-pub(crate) fn open(
-    dir: impl AsFd,
-    path: &str,
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
+pub(crate) fn open(dir: impl AsFd, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let mut result = Err(Errno::AGAIN);
     for _ in 0..MAX_RETRIES {
-        result = rustix::fs::openat2(
-            dir.as_fd(),
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        );
+        result = rustix::fs::openat2(dir.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
         if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
             break;
         }
@@ -147,8 +119,7 @@ fn create(parent: &OwnedFd, name: &str, kind: Leaf) -> Result<(), Errno> {
     match kind {
         Leaf::Directory(mode) => rustix::fs::mkdirat(parent, name, mode),
         Leaf::File => {
-            let flags =
-                OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
             rustix::fs::openat(parent, name, flags, FILE_MODE).map(drop)
         }
     }
@@ -159,11 +130,7 @@ fn create(parent: &OwnedFd, name: &str, kind: Leaf) -> Result<(), Errno> {
 fn dangling_target(parent: &OwnedFd, name: &str, above: &str, rest: &str) -> Result<String, Errno> {
     let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
     let target = target.to_str().map_err(|_| Errno::ILSEQ)?;
-    Ok(if target.starts_with('/') {
-        format!("{target}/{rest}")
-    } else {
-        format!("{above}/{target}/{rest}")
-    })
+    Ok(if target.starts_with('/') { format!("{target}/{rest}") } else { format!("{above}/{target}/{rest}") })
 }
 
 /// The names of a path, cleaned as Go's `filepath.Clean` does it: `..` removes the name before it and stops at the root.
@@ -182,11 +149,7 @@ pub(crate) fn clean(path: &str) -> Vec<&str> {
 }
 
 fn relative(names: &[&str]) -> String {
-    if names.is_empty() {
-        ".".to_owned()
-    } else {
-        names.join("/")
-    }
+    if names.is_empty() { ".".to_owned() } else { names.join("/") }
 }
 
 /// Which object a handle stands for, including the mount through which it is seen (D2).
@@ -231,12 +194,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let root = outside.path().join("root");
         std::fs::create_dir(&root).unwrap();
-        for (link, target) in [
-            ("abs", "/made/by"),
-            ("up", "../../../up-target"),
-            ("loop", "loop"),
-            ("a", "b/c"),
-        ] {
+        for (link, target) in [("abs", "/made/by"), ("up", "../../../up-target"), ("loop", "loop"), ("a", "b/c")] {
             std::os::unix::fs::symlink(target, root.join(link)).unwrap();
         }
         let fd = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
@@ -248,8 +206,7 @@ mod tests {
             ("/../e", "e"),
             ("/a/d", "b/c/d"),
         ] {
-            tree.make(path, Leaf::Directory(DIRECTORY_MODE), Links::Follow)
-                .unwrap();
+            tree.make(path, Leaf::Directory(DIRECTORY_MODE), Links::Follow).unwrap();
             assert!(root.join(made).is_dir(), "{path}");
         }
         tree.make("/f/file", Leaf::File, Links::Follow).unwrap();
@@ -258,10 +215,6 @@ mod tests {
         assert_eq!(refused.unwrap_err(), Errno::LOOP);
         let refused = tree.make("/up/x", Leaf::Directory(DIRECTORY_MODE), Links::Refuse);
         assert_eq!(refused.unwrap_err(), Errno::LOOP);
-        assert_eq!(
-            std::fs::read_dir(outside.path()).unwrap().count(),
-            1,
-            "something was made outside"
-        );
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1, "something was made outside");
     }
 }

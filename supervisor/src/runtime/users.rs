@@ -69,14 +69,8 @@ impl Accounts {
     /// From the contents of passwd(5) and group(5). Lines that are neither are skipped, as the C library does.
     pub fn parse(passwd: &[u8], group: &[u8]) -> Result<Self, UserError> {
         Ok(Self {
-            users: lines(passwd, "/etc/passwd")?
-                .iter()
-                .filter_map(|line| UserEntry::parse(line))
-                .collect(),
-            groups: lines(group, "/etc/group")?
-                .iter()
-                .filter_map(|line| GroupEntry::parse(line))
-                .collect(),
+            users: lines(passwd, "/etc/passwd")?.iter().filter_map(|line| UserEntry::parse(line)).collect(),
+            groups: lines(group, "/etc/group")?.iter().filter_map(|line| GroupEntry::parse(line)).collect(),
         })
     }
 
@@ -95,12 +89,7 @@ impl UserEntry {
         let (name, _password) = (fields.next()?, fields.next()?);
         let (uid, gid) = (fields.next()?, fields.next()?);
         let home = fields.nth(1).unwrap_or_default();
-        Some(Self {
-            name: name.to_owned(),
-            uid: id(uid),
-            gid: id(gid),
-            home: home.to_owned(),
-        })
+        Some(Self { name: name.to_owned(), uid: id(uid), gid: id(gid), home: home.to_owned() })
     }
 
     fn usable_home(&self) -> &str {
@@ -115,35 +104,22 @@ impl GroupEntry {
         let (name, _password) = (fields.next()?, fields.next()?);
         let gid = fields.next()?;
         let members = fields.next().unwrap_or_default();
-        let members = members
-            .split(',')
-            .map(|member| member.trim().to_owned())
-            .collect();
-        Some(Self {
-            name: name.to_owned(),
-            gid: id(gid),
-            members,
-        })
+        let members = members.split(',').map(|member| member.trim().to_owned()).collect();
+        Some(Self { name: name.to_owned(), gid: id(gid), members })
     }
 }
 
 /// `HOME` of a user without a usable entry.
 const NO_HOME: &str = "/";
 
-fn lines<'a>(
-    file: &'a [u8],
-    name: &'static str,
-) -> Result<Vec<std::borrow::Cow<'a, str>>, UserError> {
+fn lines<'a>(file: &'a [u8], name: &'static str) -> Result<Vec<std::borrow::Cow<'a, str>>, UserError> {
     if file.len() > MAX_FILE_BYTES {
         return Err(UserError::FileTooLarge(name));
     }
     if memchr::memchr(0, file).is_some() {
         return Err(UserError::Nul(name));
     }
-    let lines: Vec<_> = file
-        .split(|&byte| byte == b'\n')
-        .map(String::from_utf8_lossy)
-        .collect();
+    let lines: Vec<_> = file.split(|&byte| byte == b'\n').map(String::from_utf8_lossy).collect();
     if lines.len() > MAX_FILE_LINES + 1 {
         return Err(UserError::TooManyLines(name));
     }
@@ -168,17 +144,11 @@ fn parse(text: &str) -> Result<NameOrId<'_>, UserError> {
     let malformed = || UserError::Malformed(text.to_owned());
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         let id = text.parse().map_err(|_| UserError::OutOfRange)?;
-        return if id <= MAX_ID {
-            Ok(NameOrId::Id(id))
-        } else {
-            Err(UserError::OutOfRange)
-        };
+        return if id <= MAX_ID { Ok(NameOrId::Id(id)) } else { Err(UserError::OutOfRange) };
     }
     let hexadecimal = text.starts_with("0x") || text.starts_with("0X");
     let signed = text.starts_with(['+', '-']);
-    let odd = text
-        .chars()
-        .any(|character| character.is_whitespace() || character.is_control() || character == '\0');
+    let odd = text.chars().any(|character| character.is_whitespace() || character.is_control() || character == '\0');
     if text.is_empty() || hexadecimal || signed || odd {
         return Err(malformed());
     }
@@ -200,36 +170,22 @@ pub fn resolve(wanted: &User, accounts: &Accounts) -> Result<Resolved, UserError
         (Some(gid), _) => gid,
         (None, Some(group)) => find_group(group, accounts)?,
         (None, None) => match entry {
-            Some(entry) => entry
-                .gid
-                .ok_or_else(|| UserError::BadEntry(entry.name.clone()))?,
+            Some(entry) => entry.gid.ok_or_else(|| UserError::BadEntry(entry.name.clone()))?,
             None => 0,
         },
     };
     let groups = groups(wanted, gid, entry, accounts)?;
     let home = entry.map_or(NO_HOME, UserEntry::usable_home).to_owned();
-    Ok(Resolved {
-        identity: Identity { uid, gid, groups },
-        home,
-    })
+    Ok(Resolved { identity: Identity { uid, gid, groups }, home })
 }
 
-fn find_user<'a>(
-    user: &str,
-    accounts: &'a Accounts,
-) -> Result<(u32, Option<&'a UserEntry>), UserError> {
-    let wanted = if user.is_empty() {
-        NameOrId::Id(0)
-    } else {
-        parse(user)?
-    };
+fn find_user<'a>(user: &str, accounts: &'a Accounts) -> Result<(u32, Option<&'a UserEntry>), UserError> {
+    let wanted = if user.is_empty() { NameOrId::Id(0) } else { parse(user)? };
     match wanted {
         NameOrId::Id(uid) => Ok((uid, accounts.user_with(uid))),
         NameOrId::Name(name) => {
             let entry = accounts.user_named(name).ok_or(UserError::NoSuchUser)?;
-            let uid = entry
-                .uid
-                .ok_or_else(|| UserError::BadEntry(name.to_owned()))?;
+            let uid = entry.uid.ok_or_else(|| UserError::BadEntry(name.to_owned()))?;
             Ok((uid, Some(entry)))
         }
     }
@@ -239,25 +195,14 @@ fn find_group(group: &str, accounts: &Accounts) -> Result<u32, UserError> {
     match parse(group)? {
         NameOrId::Id(gid) => Ok(gid),
         NameOrId::Name(name) => {
-            let entry = accounts
-                .groups
-                .iter()
-                .find(|entry| entry.name == name)
-                .ok_or(UserError::NoSuchGroup)?;
-            entry
-                .gid
-                .ok_or_else(|| UserError::BadEntry(name.to_owned()))
+            let entry = accounts.groups.iter().find(|entry| entry.name == name).ok_or(UserError::NoSuchGroup)?;
+            entry.gid.ok_or_else(|| UserError::BadEntry(name.to_owned()))
         }
     }
 }
 
 /// The primary group first (D16), then what the Pod says, then (`Merge`) what the image says; each once.
-fn groups(
-    wanted: &User,
-    gid: u32,
-    entry: Option<&UserEntry>,
-    accounts: &Accounts,
-) -> Result<Vec<u32>, UserError> {
+fn groups(wanted: &User, gid: u32, entry: Option<&UserEntry>, accounts: &Accounts) -> Result<Vec<u32>, UserError> {
     if wanted.supplementary.iter().any(|&gid| gid > MAX_ID) {
         return Err(UserError::OutOfRange);
     }
@@ -265,13 +210,7 @@ fn groups(
     all.extend(&wanted.supplementary);
     if let (true, Some(user)) = (wanted.merge_image_groups, entry) {
         let member = |group: &&GroupEntry| group.members.contains(&user.name);
-        all.extend(
-            accounts
-                .groups
-                .iter()
-                .filter(member)
-                .filter_map(|group| group.gid),
-        );
+        all.extend(accounts.groups.iter().filter(member).filter_map(|group| group.gid));
     }
     let mut seen = std::collections::HashSet::new();
     all.retain(|&gid| seen.insert(gid));
@@ -292,13 +231,7 @@ mod tests {
     const GROUP: &str = "root:x:0:\nweb:x:102:\nextra:x:200:web, other\nstaff:x:50:other,web\nhuge:x:9999999999:web\n";
 
     fn user(name: &str) -> User {
-        User {
-            name: name.to_owned(),
-            group: None,
-            supplementary: vec![],
-            merge_image_groups: true,
-            non_root: false,
-        }
+        User { name: name.to_owned(), group: None, supplementary: vec![], merge_image_groups: true, non_root: false }
     }
 
     fn accounts() -> Accounts {
@@ -307,12 +240,7 @@ mod tests {
 
     fn resolved(name: &str) -> Result<(u32, u32, Vec<u32>, String), UserError> {
         let found = resolve(&user(name), &accounts())?;
-        Ok((
-            found.identity.uid,
-            found.identity.gid,
-            found.identity.groups,
-            found.home,
-        ))
+        Ok((found.identity.uid, found.identity.gid, found.identity.groups, found.home))
     }
 
     #[test]
@@ -331,11 +259,7 @@ mod tests {
             ("1000", 1000, 0, vec![0], "/"),
             ("homeless", 7, 7, vec![7], "/"),
         ] {
-            assert_eq!(
-                resolved(name),
-                Ok((uid, gid, groups, home.to_owned())),
-                "{name:?}"
-            );
+            assert_eq!(resolved(name), Ok((uid, gid, groups, home.to_owned())), "{name:?}");
         }
     }
 
@@ -368,17 +292,8 @@ mod tests {
 
     #[test]
     fn non_root_is_checked_on_the_number() {
-        for (name, refused) in [
-            ("", true),
-            ("root", true),
-            ("0:101", true),
-            ("web", false),
-            ("1000", false),
-        ] {
-            let wanted = User {
-                non_root: true,
-                ..user(name)
-            };
+        for (name, refused) in [("", true), ("root", true), ("0:101", true), ("web", false), ("1000", false)] {
+            let wanted = User { non_root: true, ..user(name) };
             assert_eq!(resolve(&wanted, &accounts()).is_err(), refused, "{name:?}");
         }
     }
@@ -386,24 +301,11 @@ mod tests {
     /// P20, D16
     #[test]
     fn strict_takes_no_group_of_the_image() {
-        let wanted = User {
-            merge_image_groups: false,
-            supplementary: vec![3, 102, 3],
-            ..user("web")
-        };
-        assert_eq!(
-            resolve(&wanted, &accounts()).unwrap().identity.groups,
-            [102, 3]
-        );
-        let grouped = User {
-            group: Some(9),
-            ..user("web:staff")
-        };
+        let wanted = User { merge_image_groups: false, supplementary: vec![3, 102, 3], ..user("web") };
+        assert_eq!(resolve(&wanted, &accounts()).unwrap().identity.groups, [102, 3]);
+        let grouped = User { group: Some(9), ..user("web:staff") };
         assert_eq!(resolve(&grouped, &accounts()).unwrap().identity.gid, 9);
-        let beyond = User {
-            supplementary: vec![MAX_ID + 1],
-            ..user("web")
-        };
+        let beyond = User { supplementary: vec![MAX_ID + 1], ..user("web") };
         assert_eq!(resolve(&beyond, &accounts()), Err(UserError::OutOfRange));
     }
 
@@ -412,15 +314,9 @@ mod tests {
     fn files_have_limits() {
         let at = |bytes: &[u8]| Accounts::parse(bytes, b"").map(|_| ());
         assert_eq!(at(&vec![b'a'; MAX_FILE_BYTES]), Ok(()));
-        assert_eq!(
-            at(&vec![b'a'; MAX_FILE_BYTES + 1]),
-            Err(UserError::FileTooLarge("/etc/passwd"))
-        );
+        assert_eq!(at(&vec![b'a'; MAX_FILE_BYTES + 1]), Err(UserError::FileTooLarge("/etc/passwd")));
         assert_eq!(at("a\n".repeat(MAX_FILE_LINES).as_bytes()), Ok(()));
-        assert_eq!(
-            at("a\n".repeat(MAX_FILE_LINES + 1).as_bytes()),
-            Err(UserError::TooManyLines("/etc/passwd"))
-        );
+        assert_eq!(at("a\n".repeat(MAX_FILE_LINES + 1).as_bytes()), Err(UserError::TooManyLines("/etc/passwd")));
         assert_eq!(at(b"root:x:0\0:0"), Err(UserError::Nul("/etc/passwd")));
     }
 }

@@ -19,12 +19,7 @@ impl Buffer {
     pub fn new(len: usize) -> io::Result<Self> {
         // SAFETY: a new private anonymous mapping at an address of the kernel's choice aliases nothing.
         let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
+            rustix::mm::mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
         }?;
         let start = NonNull::new(start.cast()).ok_or(io::Errno::NOMEM)?;
         Ok(Self { start, len })

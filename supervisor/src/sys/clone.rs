@@ -69,14 +69,9 @@ pub(super) unsafe fn vfork_into(
     // SAFETY: the caller vouches for child, argument and stack; the structure outlives the call.
     let result = unsafe { clone3_on_stack(&raw const arguments, child, argument) };
     if result < 0 {
-        return Err(io::Errno::from_raw_os_error(
-            i32::try_from(-result).unwrap_or(libc::EIO),
-        ));
+        return Err(io::Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO)));
     }
-    let pid = i32::try_from(result)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or(io::Errno::SRCH)?;
+    let pid = i32::try_from(result).ok().and_then(Pid::from_raw).ok_or(io::Errno::SRCH)?;
     // SAFETY: the kernel stored a new descriptor that nobody else knows.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok((pid, pidfd))
@@ -185,13 +180,7 @@ pub fn clone_into(namespaces: NewNamespaces, cgroup: BorrowedFd<'_>) -> io::Resu
     };
     // SAFETY: without CLONE_VM the child has its own copy of this memory and stack, so returning twice is sound in a
     // process of one thread; `pidfd` outlives the call, and the size is that of the structure passed.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of::<libc::clone_args>(),
-        )
-    };
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     match i32::try_from(pid) {
         Ok(0) => Ok(Cloned::Child),
         Ok(pid) if pid > 0 => {
@@ -221,11 +210,7 @@ mod tests {
     #[test]
     fn namespaces_become_flags() {
         assert_eq!(NewNamespaces::default().flags(), 0);
-        let some = NewNamespaces {
-            mount: true,
-            uts: true,
-            ..NewNamespaces::default()
-        };
+        let some = NewNamespaces { mount: true, uts: true, ..NewNamespaces::default() };
         assert_eq!(some.flags(), libc::CLONE_NEWNS | libc::CLONE_NEWUTS);
     }
 }

@@ -8,11 +8,7 @@ use std::io;
 pub fn execve(path: &CString, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| {
         let ends = std::iter::once(std::ptr::null());
-        strings
-            .iter()
-            .map(|string| string.as_ptr())
-            .chain(ends)
-            .collect::<Vec<_>>()
+        strings.iter().map(|string| string.as_ptr()).chain(ends).collect::<Vec<_>>()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: both arrays end with a null pointer and point to strings that end with NUL and outlive the call.
@@ -33,13 +29,7 @@ pub fn reset_signals() -> io::Result<()> {
         if signal != libc::SIGKILL && signal != libc::SIGSTOP {
             // SAFETY: the kernel reads one `kernel_sigaction`, which `default` is large enough for, and writes nothing.
             let result = unsafe {
-                libc::syscall(
-                    libc::SYS_rt_sigaction,
-                    signal,
-                    default.as_ptr(),
-                    std::ptr::null::<u64>(),
-                    SIGSET_BYTES,
-                )
+                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), SIGSET_BYTES)
             };
             check(result)?;
         }
@@ -62,14 +52,7 @@ pub fn reset_signals() -> io::Result<()> {
 pub fn reset_scheduler() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads one `sched_param` and writes nothing.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_sched_setscheduler,
-            0,
-            libc::SCHED_OTHER,
-            &raw const parameters,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const parameters) };
     check(result)
 }
 
@@ -90,46 +73,22 @@ pub fn reset_personality() -> io::Result<()> {
 pub fn reset_memory_policy() -> io::Result<()> {
     const MPOL_DEFAULT: i32 = 0;
     // SAFETY: with no mask the kernel reads no memory.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_set_mempolicy,
-            MPOL_DEFAULT,
-            std::ptr::null::<u64>(),
-            0,
-        )
-    })
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, MPOL_DEFAULT, std::ptr::null::<u64>(), 0) })
 }
 
 /// A new, empty session keyring (D13).
 pub fn new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
     // SAFETY: a null name means an anonymous keyring; the kernel reads no memory.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            std::ptr::null::<u8>(),
-        )
-    })
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) })
 }
 
 /// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)`: no descriptor from `first` on outlives the exec (D10).
 pub fn close_range_on_exec(first: u32) -> io::Result<()> {
     // SAFETY: takes integers and touches no memory; descriptors stay open, only a flag changes.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    })
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

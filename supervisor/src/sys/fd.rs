@@ -1,8 +1,5 @@
 //! Descriptors that come by number.
-#![allow(
-    unsafe_code,
-    reason = "ownership of an inherited number can only be asserted"
-)]
+#![allow(unsafe_code, reason = "ownership of an inherited number can only be asserted")]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,11 +39,7 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
 fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: integers only. Callers of the closing form own no descriptor in the range.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(last_errno())
-    }
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// The error of the libc call before.

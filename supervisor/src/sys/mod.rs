@@ -9,5 +9,6 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
+pub mod unpack;
 
 pub use process::exit_now;

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use linux_raw_sys::general::{
-    AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_SHARED, MS_SLAVE, mount_attr,
+    AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MS_PRIVATE,
+    MS_SHARED, MS_SLAVE, mount_attr,
 };
 
 /// What `mount_setattr` turns on; nothing is ever turned off.
@@ -55,11 +55,7 @@ impl MountAttributes {
 }
 
 /// Changes the mount whose root `mount` is; it may be detached.
-pub fn mount_setattr(
-    mount: impl AsFd,
-    reach: Reach,
-    attributes: MountAttributes,
-) -> io::Result<()> {
+pub fn mount_setattr(mount: impl AsFd, reach: Reach, attributes: MountAttributes) -> io::Result<()> {
     let flags = match reach {
         Reach::Top => AT_EMPTY_PATH,
         Reach::Recursive => AT_EMPTY_PATH | AT_RECURSIVE,
@@ -77,9 +73,5 @@ pub fn mount_setattr(
             size_of::<mount_attr>(),
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -39,19 +39,8 @@ pub fn load(program: &Program) -> io::Result<()> {
         filter: program.0.as_ptr().cast_mut(),
     };
     // SAFETY: `raw` points to `len` instructions that live in `program`; the kernel copies them and writes nothing.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const raw,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const raw) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -68,11 +57,7 @@ mod tests {
             (MAX_INSTRUCTIONS * INSTRUCTION_BYTES, true),
             ((MAX_INSTRUCTIONS + 1) * INSTRUCTION_BYTES, false),
         ] {
-            assert_eq!(
-                Program::from_bytes(&vec![0; bytes]).is_some(),
-                taken,
-                "{bytes} bytes"
-            );
+            assert_eq!(Program::from_bytes(&vec![0; bytes]).is_some(), taken, "{bytes} bytes");
         }
     }
 }

@@ -1,8 +1,5 @@
 //! Starting a program with chosen descriptors, at a price that does not depend on the size of the caller.
-#![allow(
-    unsafe_code,
-    reason = "the child of a vfork may only make raw system calls"
-)]
+#![allow(unsafe_code, reason = "the child of a vfork may only make raw system calls")]
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -60,9 +57,7 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let mut order = Order::new(program)?;
     let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
     let blocked = nix::sys::signal::SigSet::all();
-    let before = blocked
-        .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
-        .map_err(from_nix)?;
+    let before = blocked.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK).map_err(from_nix)?;
     let argument = (&raw mut order).cast();
     // SAFETY: `child` ends in exec or exit, touches only `order`, which we don't while it runs, and the stack is its alone.
     let cloned = unsafe { vfork_into(program.cgroup, &mut stack, child, argument) };
@@ -104,11 +99,7 @@ impl Order {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 extern "C" fn child(order: *mut c_void) -> ! {
@@ -142,11 +133,7 @@ fn prepare(order: &mut Order) -> io::Result<()> {
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(last_errno())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(last_errno()) } else { Ok(result) }
 }
 
 #[cfg(test)]
@@ -156,11 +143,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn run(path: &CStr, script: &CStr) -> io::Result<(Spawned, String)> {
-        let null = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .unwrap();
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null").unwrap();
         let root = std::fs::File::open("/").unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let args = [c"sh".to_owned(), c"-c".to_owned(), script.to_owned()];
@@ -181,8 +164,7 @@ mod tests {
 
     #[test]
     fn the_program_has_its_descriptors_and_no_other() {
-        let (_spawned, text) =
-            run(c"/bin/sh", c"echo $A; pwd; cd /proc/$$/fd; echo [0-9]*").unwrap();
+        let (_spawned, text) = run(c"/bin/sh", c"echo $A; pwd; cd /proc/$$/fd; echo [0-9]*").unwrap();
         // 4 is the shell's own, of the directory that it lists.
         assert_eq!(text, "b\n/\n0 1 2 3 4\n");
     }

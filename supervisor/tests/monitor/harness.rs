@@ -8,14 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use supervisor::monitor::client::{Client, Descriptors, MonitorProcess, plan_fd};
 use supervisor::monitor::protocol::{
-    ContainerSpec, Event, ExecSpec, ExitRecord, HostNamespaces, LogSpec, PidNamespace, SandboxSpec,
-    WhenBrainDies,
+    ContainerSpec, Event, ExecSpec, ExitRecord, HostNamespaces, LogSpec, PidNamespace, SandboxSpec, WhenBrainDies,
 };
 use supervisor::monitor::spawn::Start;
 use supervisor::runtime::launch::{Devices, FdSlot, Launch, Process, Root, User};
@@ -54,27 +50,14 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            pid: PidNamespace::Own,
-            terminal: false,
-            max_bytes: 10 << 20,
-        }
+        Self { pid: PidNamespace::Own, terminal: false, max_bytes: 10 << 20 }
     }
 }
 
 pub(crate) fn run<F: Future>(test: F) -> F::Output {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "these tests need root"
-    );
-    assert!(
-        fs::exists(BUSYBOX).unwrap(),
-        "these tests need {BUSYBOX} (Debian: busybox-static)"
-    );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    assert!(fs::exists(BUSYBOX).unwrap(), "these tests need {BUSYBOX} (Debian: busybox-static)");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(test)
 }
 
@@ -103,11 +86,7 @@ impl Pod {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fill_image(dir.path());
-        let name = format!(
-            "monitor-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::SeqCst)
-        );
+        let name = format!("monitor-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let cgroup = cgroup_root().join(name);
         fs::create_dir(&cgroup).unwrap();
         let own = cgroup.join("monitor");
@@ -123,15 +102,7 @@ impl Pod {
         let begin = std::time::Instant::now();
         let (client, events, process) = Client::spawn(&start).await.unwrap();
         let spawned_in = begin.elapsed();
-        Self {
-            dir,
-            cgroup,
-            client: Some(client),
-            events,
-            process,
-            containers: 0,
-            spawned_in,
-        }
+        Self { dir, cgroup, client: Some(client), events, process, containers: 0, spawned_in }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -163,9 +134,7 @@ impl Pod {
     /// Creates a container that runs a script; the log is in `logs/<id>`.
     pub(crate) async fn create(&mut self, id: &str, script: &str, options: Options) -> Created {
         let log = self.directory(&format!("logs/{id}"));
-        self.create_with(id, &["/bin/sh", "-c", script], options, log)
-            .await
-            .unwrap()
+        self.create_with(id, &["/bin/sh", "-c", script], options, log).await.unwrap()
     }
 
     pub(crate) async fn create_with(
@@ -182,24 +151,14 @@ impl Pod {
         }
         let mut fds = Descriptors::default();
         let mut add = |fd: OwnedFd| fds.add(fd).unwrap();
-        let launch = launch(
-            args,
-            &options,
-            add(self.directory("layer")),
-            add(self.directory(&scratch)),
-        );
+        let launch = launch(args, &options, add(self.directory("layer")), add(self.directory(&scratch)));
         let spec = ContainerSpec {
             id: id.to_owned(),
             launch: add(plan_fd(&launch).unwrap()),
             cgroup: add(self.new_cgroup(id)),
             pid: options.pid,
             host_cgroup_namespace: false,
-            log: Some(LogSpec {
-                dir: add(log),
-                name: "0.log".to_owned(),
-                max_bytes: options.max_bytes,
-                max_files: 5,
-            }),
+            log: Some(LogSpec { dir: add(log), name: "0.log".to_owned(), max_bytes: options.max_bytes, max_files: 5 }),
             stdin: false,
             stdin_once: false,
             terminal: options.terminal,
@@ -215,12 +174,7 @@ impl Pod {
         self.client().start_container(id).await.unwrap();
     }
 
-    pub(crate) fn exec_spec(
-        &self,
-        container: &str,
-        script: &str,
-        fds: &mut Descriptors,
-    ) -> ExecSpec {
+    pub(crate) fn exec_spec(&self, container: &str, script: &str, fds: &mut Descriptors) -> ExecSpec {
         let process = process(&["/bin/sh", "-c", script], false);
         ExecSpec {
             id: "exec".to_owned(),
@@ -254,16 +208,13 @@ impl Pod {
 
     /// The record on disk.
     pub(crate) fn record(&self, id: &str) -> ExitRecord {
-        serde_json::from_slice(&fs::read(self.path(&format!("records/{id}.json"))).unwrap())
-            .unwrap()
+        serde_json::from_slice(&fs::read(self.path(&format!("records/{id}.json"))).unwrap()).unwrap()
     }
 
     /// The log's records without their time stamps.
     pub(crate) fn log(&self, id: &str) -> Vec<String> {
         let text = fs::read_to_string(self.path(&format!("logs/{id}/0.log"))).unwrap();
-        text.split_terminator('\n')
-            .map(|line| line[31..].to_owned())
-            .collect()
+        text.split_terminator('\n').map(|line| line[31..].to_owned()).collect()
     }
 
     pub(crate) fn directory(&self, name: &str) -> OwnedFd {
@@ -310,9 +261,7 @@ pub(crate) fn wait_for_end(pidfd: &OwnedFd) {
 /// Where cgroup v2 is mounted.
 fn cgroup_root() -> PathBuf {
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
-    let line = table
-        .lines()
-        .find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    let line = table.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
     let line = line.expect("these tests need a mounted cgroup2");
     PathBuf::from(line.split(' ').nth(1).unwrap())
 }
@@ -322,9 +271,7 @@ fn fill_image(dir: &Path) {
     fs::create_dir_all(&bin).unwrap();
     fs::create_dir_all(dir.join("layer/etc")).unwrap();
     fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
-    for name in [
-        "sh", "cat", "echo", "hostname", "sleep", "ps", "seq", "dd", "tty", "yes", "head", "true",
-    ] {
+    for name in ["sh", "cat", "echo", "hostname", "sleep", "ps", "seq", "dd", "tty", "yes", "head", "true"] {
         symlink("busybox", bin.join(name)).unwrap();
     }
 }
@@ -351,11 +298,7 @@ fn pause(dir: &Path) -> OwnedFd {
 
 fn launch(args: &[&str], options: &Options, layer: FdSlot, scratch: FdSlot) -> Launch {
     Launch {
-        root: Root {
-            layers: vec![layer],
-            scratch,
-            read_only: false,
-        },
+        root: Root { layers: vec![layer], scratch, read_only: false },
         mounts: standard::mounts(false),
         devices: Devices::Default,
         masked_paths: standard::masked_paths(1),
@@ -391,19 +334,12 @@ pub(crate) fn tmpfs(size: &str) -> OwnedFd {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
     fsconfig_set_string(context.as_fd(), "size", size).unwrap();
     fsconfig_create(context.as_fd()).unwrap();
-    fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .unwrap()
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
 }
 
 pub(crate) fn create(directory: &OwnedFd, name: &str) -> File {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
-        .unwrap()
-        .into()
+    rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR).unwrap().into()
 }
 
 pub(crate) fn open_directory(directory: &OwnedFd) -> OwnedFd {
@@ -427,10 +363,7 @@ pub(crate) async fn drained(pod: &Pod, disk: &OwnedFd) -> String {
 pub(crate) fn held(pod: &Pod) -> (usize, String) {
     let process = format!("/proc/{}", pod.client().pid);
     let maps = fs::read_to_string(format!("{process}/maps")).unwrap();
-    let heap = maps
-        .lines()
-        .filter(|line| line.ends_with("[heap]"))
-        .collect();
+    let heap = maps.lines().filter(|line| line.ends_with("[heap]")).collect();
     (fs::read_dir(format!("{process}/fd")).unwrap().count(), heap)
 }
 
@@ -438,11 +371,7 @@ pub(crate) fn held(pod: &Pod) -> (usize, String) {
 pub(crate) fn wait_until_quiet(pid: u32) {
     // epoll_wait or epoll_pwait, the fourth argument is the timeout.
     let for_ever = |text: String| {
-        text.starts_with(['2', '4'])
-            && text
-                .split(' ')
-                .nth(4)
-                .is_some_and(|timeout| timeout.ends_with("ffffffff"))
+        text.starts_with(['2', '4']) && text.split(' ').nth(4).is_some_and(|timeout| timeout.ends_with("ffffffff"))
     };
     while !fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(for_ever) {
         std::thread::yield_now();
@@ -452,9 +381,5 @@ pub(crate) fn wait_until_quiet(pid: u32) {
 /// User and system time.
 pub(crate) fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.split(' ')
-        .skip(13)
-        .take(2)
-        .map(|word| word.parse::<u64>().unwrap())
-        .sum()
+    stat.split(' ').skip(13).take(2).map(|word| word.parse::<u64>().unwrap()).sum()
 }

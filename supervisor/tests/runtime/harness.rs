@@ -13,14 +13,13 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
 use supervisor::monitor::channel::{self, ChildPlan, Report, Streams, Work};
 use supervisor::runtime::launch::{
-    Devices, FdSlot, Identity, Launch, LaunchError, Mount, MountOptions, MountSource, Process,
-    Root, User,
+    Devices, FdSlot, Identity, Launch, LaunchError, Mount, MountOptions, MountSource, Process, Root, User,
 };
 use supervisor::runtime::{capabilities, child, seccomp, standard};
 use tempfile::TempDir;
@@ -88,24 +87,11 @@ pub(crate) fn process(args: &[&str]) -> Process {
 impl Container {
     /// With the default sandbox and a busybox image of one layer.
     pub(crate) fn new() -> Self {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "these tests need root"
-        );
-        assert!(
-            fs::exists(BUSYBOX).unwrap(),
-            "these tests need {BUSYBOX} (Debian: busybox-static)"
-        );
+        assert!(rustix::process::geteuid().is_root(), "these tests need root");
+        assert!(fs::exists(BUSYBOX).unwrap(), "these tests need {BUSYBOX} (Debian: busybox-static)");
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        for name in [
-            "layer/bin",
-            "layer/etc",
-            "layer/srv/web",
-            "scratch/upper",
-            "scratch/work",
-            "volumes",
-        ] {
+        for name in ["layer/bin", "layer/etc", "layer/srv/web", "scratch/upper", "scratch/work", "volumes"] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         let container = Self {
@@ -132,24 +118,15 @@ impl Container {
         let bin = self.path("layer/bin");
         fs::copy(BUSYBOX, bin.join("busybox")).unwrap();
         for name in [
-            "sh", "cat", "cut", "echo", "grep", "head", "id", "ip", "ls", "mkdir", "mount",
-            "nsenter", "pwd", "readlink", "stat", "touch", "tr", "true", "tty", "unshare", "sleep",
-            "ps", "wc", "chroot",
+            "sh", "cat", "cut", "echo", "grep", "head", "id", "ip", "ls", "mkdir", "mount", "nsenter", "pwd",
+            "readlink", "stat", "touch", "tr", "true", "tty", "unshare", "sleep", "ps", "wc", "chroot",
         ] {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
         fs::write(bin.join("garbage"), "\u{1}\u{2}garbage").unwrap();
         fs::set_permissions(bin.join("garbage"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(
-            self.path("layer/etc/passwd"),
-            "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv/web:\n",
-        )
-        .unwrap();
-        fs::write(
-            self.path("layer/etc/group"),
-            "root:x:0:\nweb:x:102:\nextra:x:200:web\n",
-        )
-        .unwrap();
+        fs::write(self.path("layer/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv/web:\n").unwrap();
+        fs::write(self.path("layer/etc/group"), "root:x:0:\nweb:x:102:\nextra:x:200:web\n").unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -200,10 +177,7 @@ impl Container {
         let parent = first.id();
         let pid = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
         let pid = pid.trim();
-        let first = KilledOnDrop(
-            first,
-            rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap(),
-        );
+        let first = KilledOnDrop(first, rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap());
         self.launch.process = process;
         self.write_plan();
         let (ours, theirs) = socket_pair();
@@ -241,38 +215,15 @@ impl Container {
         (Some(identity), error, terminal)
     }
 
-    fn ran(
-        &self,
-        identity: Option<Identity>,
-        error: Option<LaunchError>,
-        code: Option<i32>,
-        mut out: String,
-    ) -> Ran {
+    fn ran(&self, identity: Option<Identity>, error: Option<LaunchError>, code: Option<i32>, mut out: String) -> Ran {
         out.push_str(&fs::read_to_string(self.path("out")).unwrap());
-        Ran {
-            identity,
-            error,
-            code,
-            out,
-            err: fs::read_to_string(self.path("err")).unwrap(),
-        }
+        Ran { identity, error, code, out, err: fs::read_to_string(self.path("err")).unwrap() }
     }
 
     /// Runs a test of this (static) binary inside the container.
     pub(crate) fn probe(&mut self, test: &str) -> Ran {
-        fs::copy(
-            std::env::current_exe().unwrap(),
-            self.path("layer/bin/probe"),
-        )
-        .unwrap();
-        self.run_program(&[
-            "/bin/probe",
-            "--exact",
-            test,
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        fs::copy(std::env::current_exe().unwrap(), self.path("layer/bin/probe")).unwrap();
+        self.run_program(&["/bin/probe", "--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
     }
 
     fn write_plan(&self) {
@@ -280,11 +231,7 @@ impl Container {
             0 => self.path("layer"),
             index => self.path(&format!("layer-{}", index + usize::from(FIRST_LAYER_SLOT))),
         });
-        let plan = Plan {
-            dir: self.path(""),
-            launch: self.launch.clone(),
-            layers: layers.collect(),
-        };
+        let plan = Plan { dir: self.path(""), launch: self.launch.clone(), layers: layers.collect() };
         fs::write(self.path("plan"), serde_json::to_vec(&plan).unwrap()).unwrap();
         fs::write(self.path("filter"), &self.filter).unwrap();
         for name in ["out", "err"] {
@@ -294,35 +241,15 @@ impl Container {
 
     #[expect(clippy::disallowed_methods, reason = "a test may start programs")]
     fn start(&self, stdin: OwnedFd) -> Child {
-        let prefix = if self.prefix.is_empty() {
-            "exec \"$@\""
-        } else {
-            &self.prefix
-        };
-        let namespaces = [
-            "unshare",
-            "-m",
-            "-n",
-            "-i",
-            "-u",
-            "-C",
-            "-p",
-            "--fork",
-            "--kill-child",
-        ];
+        let prefix = if self.prefix.is_empty() { "exec \"$@\"" } else { &self.prefix };
+        let namespaces = ["unshare", "-m", "-n", "-i", "-u", "-C", "-p", "--fork", "--kill-child"];
         let setup = "echo pod > /proc/sys/kernel/hostname; exec \"$@\"";
         std::process::Command::new("sh")
             .args(["-c", prefix, "sh"])
             .args(namespaces)
             .args(["sh", "-c", setup, "sh"])
             .arg(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "helper",
-                "--ignored",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["--exact", "helper", "--ignored", "--nocapture", "--test-threads=1"])
             .env(PLAN_VARIABLE, self.path("plan"))
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::null())
@@ -337,13 +264,7 @@ impl Container {
         std::process::Command::new("nsenter")
             .args(["-t", pid, "-n", "-i", "-u", "-C", "-p"])
             .arg(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "exec_helper",
-                "--ignored",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["--exact", "exec_helper", "--ignored", "--nocapture", "--test-threads=1"])
             .env(PLAN_VARIABLE, self.path("plan"))
             .env(NAMESPACE_VARIABLE, format!("/proc/{pid}/ns/mnt"))
             .stdin(Stdio::from(stdin))
@@ -359,13 +280,7 @@ pub(crate) fn in_new_mount_namespace(test: &str) -> std::process::Output {
     std::process::Command::new("unshare")
         .arg("-m")
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            test,
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .output()
         .unwrap()
 }
@@ -392,63 +307,29 @@ fn launch(privileged: bool) -> Launch {
     let mut mounts = standard::mounts(privileged);
     mounts.push(Mount {
         target: "/dev/shm".to_owned(),
-        source: MountSource::Tmpfs {
-            size_bytes: 64 << 20,
-            mode: 0o1777,
-        },
-        options: MountOptions {
-            nosuid: true,
-            nodev: true,
-            noexec: true,
-            ..MountOptions::default()
-        },
+        source: MountSource::Tmpfs { size_bytes: 64 << 20, mode: 0o1777 },
+        options: MountOptions { nosuid: true, nodev: true, noexec: true, ..MountOptions::default() },
     });
     Launch {
-        root: Root {
-            layers: vec![FdSlot(FIRST_LAYER_SLOT)],
-            scratch: SCRATCH_SLOT,
-            read_only: false,
-        },
+        root: Root { layers: vec![FdSlot(FIRST_LAYER_SLOT)], scratch: SCRATCH_SLOT, read_only: false },
         mounts,
-        devices: if privileged {
-            Devices::Host
-        } else {
-            Devices::Default
-        },
-        masked_paths: if privileged {
-            vec![]
-        } else {
-            standard::masked_paths(2)
-        },
-        read_only_paths: if privileged {
-            vec![]
-        } else {
-            standard::read_only_paths()
-        },
+        devices: if privileged { Devices::Host } else { Devices::Default },
+        masked_paths: if privileged { vec![] } else { standard::masked_paths(2) },
+        read_only_paths: if privileged { vec![] } else { standard::read_only_paths() },
         process: process(&[]),
     }
 }
 
 fn socket_pair() -> (OwnedFd, OwnedFd) {
-    rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap()
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
 }
 
 fn receive(socket: &OwnedFd) -> (Vec<u8>, Option<OwnedFd>) {
     let mut text = vec![0; channel::MAX_REPORT_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut text)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    );
+    let message =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
     // A child that ended with unread data resets the connection.
     let bytes = message.map_or(0, |message| message.bytes);
     let fd = control.drain().find_map(|message| match message {
@@ -486,20 +367,11 @@ fn read_terminal(master: OwnedFd) -> String {
 /// In the helper: never returns unless something before the launch fails.
 pub(crate) fn become_container() {
     let plan = read_plan();
-    let mut fds = vec![
-        open(&plan.dir.join("filter")),
-        open(&plan.dir.join("scratch")),
-    ];
+    let mut fds = vec![open(&plan.dir.join("filter")), open(&plan.dir.join("scratch"))];
     fds.extend(plan.layers.iter().map(|layer| open(layer)));
     let launch = memfd(&serde_json::to_vec(&plan.launch).unwrap());
     std::env::set_current_dir(plan.dir.join("volumes")).unwrap();
-    hand_over(
-        &plan,
-        &fds,
-        Work::Container {
-            launch: launch.as_fd(),
-        },
-    );
+    hand_over(&plan, &fds, Work::Container { launch: launch.as_fd() });
 }
 
 /// As [`become_container`], in the mount namespace of the process that the environment names.
@@ -510,13 +382,7 @@ pub(crate) fn become_exec() {
     let namespace = std::env::var(NAMESPACE_VARIABLE).unwrap();
     let namespace = open(std::path::Path::new(&namespace));
     JOIN.set(namespace).unwrap();
-    hand_over(
-        &plan,
-        &fds,
-        Work::Exec {
-            process: process.as_fd(),
-        },
-    );
+    hand_over(&plan, &fds, Work::Exec { process: process.as_fd() });
 }
 
 /// The mount namespace to join once nothing more is needed of the host.
@@ -539,35 +405,14 @@ fn hand_over(plan: &Plan, fds: &[OwnedFd], work: Work<'_>) {
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&sent));
     let stdin = std::io::stdin();
-    rustix::net::sendmsg(
-        stdin.as_fd(),
-        &[IoSlice::new(b"c")],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )
-    .unwrap();
+    rustix::net::sendmsg(stdin.as_fd(), &[IoSlice::new(b"c")], &mut control, SendFlags::NOSIGNAL).unwrap();
     drop(monitor);
-    let stream = |name: &str| {
-        OwnedFd::from(
-            fs::File::options()
-                .append(true)
-                .open(plan.dir.join(name))
-                .unwrap(),
-        )
-    };
-    let (null, out, err) = (
-        open(std::path::Path::new("/dev/null")),
-        stream("out"),
-        stream("err"),
-    );
+    let stream = |name: &str| OwnedFd::from(fs::File::options().append(true).open(plan.dir.join(name)).unwrap());
+    let (null, out, err) = (open(std::path::Path::new("/dev/null")), stream("out"), stream("err"));
     let streams = if plan.launch.process.terminal {
         Streams::Terminal
     } else {
-        Streams::Given {
-            stdin: null.as_fd(),
-            stdout: out.as_fd(),
-            stderr: err.as_fd(),
-        }
+        Streams::Given { stdin: null.as_fd(), stdout: out.as_fd(), stderr: err.as_fd() }
     };
     if let Some(namespace) = JOIN.get() {
         // The harness's main thread shares our working directory, which the kernel does not allow for this.

@@ -332,29 +332,11 @@ const ALWAYS: &[&[&str]] = &[
         "socketpair",
     ],
     // Locks.
-    &[
-        "futex",
-        "futex_requeue",
-        "futex_wait",
-        "futex_waitv",
-        "futex_wake",
-    ],
+    &["futex", "futex_requeue", "futex_wait", "futex_waitv", "futex_wake"],
     // Giving up rights.
-    &[
-        "landlock_add_rule",
-        "landlock_create_ruleset",
-        "landlock_restrict_self",
-        "seccomp",
-    ],
+    &["landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "seccomp"],
     // Asking about the system.
-    &[
-        "getrandom",
-        "lsm_get_self_attr",
-        "lsm_list_modules",
-        "lsm_set_self_attr",
-        "sysinfo",
-        "uname",
-    ],
+    &["getrandom", "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr", "sysinfo", "uname"],
 ];
 
 /// Calls that come with a capability.
@@ -390,28 +372,14 @@ const WITH: &[(Capability, &[&str])] = &[
         ],
     ),
     (Capability::CAP_DAC_READ_SEARCH, &["open_by_handle_at"]),
-    (
-        Capability::CAP_SYS_PTRACE,
-        &["kcmp", "pidfd_getfd", "process_madvise"],
-    ),
-    (
-        Capability::CAP_SYS_MODULE,
-        &["delete_module", "finit_module", "init_module"],
-    ),
+    (Capability::CAP_SYS_PTRACE, &["kcmp", "pidfd_getfd", "process_madvise"]),
+    (Capability::CAP_SYS_MODULE, &["delete_module", "finit_module", "init_module"]),
     (Capability::CAP_SYS_BOOT, &["reboot"]),
     (Capability::CAP_SYS_PACCT, &["acct"]),
     (Capability::CAP_SYS_RAWIO, &["ioperm", "iopl"]),
     (Capability::CAP_SYS_TIME, &["clock_settime", "settimeofday"]),
     (Capability::CAP_SYS_TTY_CONFIG, &["vhangup"]),
-    (
-        Capability::CAP_SYS_NICE,
-        &[
-            "get_mempolicy",
-            "mbind",
-            "set_mempolicy",
-            "set_mempolicy_home_node",
-        ],
-    ),
+    (Capability::CAP_SYS_NICE, &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
     (Capability::CAP_SYS_CHROOT, &["chroot"]),
     (Capability::CAP_BPF, &["bpf"]),
     (Capability::CAP_PERFMON, &["perf_event_open"]),
@@ -427,46 +395,22 @@ const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 pub fn runtime_default(capabilities: u64) -> Result<Vec<u8>, SeccompError> {
     let mut allowed = BTreeMap::new();
     // Conditional rules first: a later unconditional one replaces them.
-    with_rules(
-        &mut allowed,
-        "clone",
-        vec![rule(&[(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)])?],
-    );
+    with_rules(&mut allowed, "clone", vec![rule(&[(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)])?]);
     with_rules(&mut allowed, "socket", vec![socket_rule()?]);
     with_rules(&mut allowed, "ioctl", vec![ioctl_rule()?]);
-    let personalities = PERSONALITIES
-        .iter()
-        .map(|&domain| rule32(&[(0, SeccompCmpOp::Eq, domain)]));
-    with_rules(
-        &mut allowed,
-        "personality",
-        personalities.collect::<Result<_, _>>()?,
-    );
-    let granted = WITH
-        .iter()
-        .filter(|(capability, _)| capabilities & capability.bitmask() != 0);
-    for name in ALWAYS
-        .iter()
-        .copied()
-        .chain(granted.map(|(_, names)| *names))
-        .flatten()
-    {
+    let personalities = PERSONALITIES.iter().map(|&domain| rule32(&[(0, SeccompCmpOp::Eq, domain)]));
+    with_rules(&mut allowed, "personality", personalities.collect::<Result<_, _>>()?);
+    let granted = WITH.iter().filter(|(capability, _)| capabilities & capability.bitmask() != 0);
+    for name in ALWAYS.iter().copied().chain(granted.map(|(_, names)| *names)).flatten() {
         with_rules(&mut allowed, name, Vec::new());
     }
     let mut groups = Vec::new();
-    if let Some(number) = syscalls::number("clone3").filter(|number| !allowed.contains_key(number))
-    {
+    if let Some(number) = syscalls::number("clone3").filter(|number| !allowed.contains_key(number)) {
         // Its flags lie in memory, where no filter sees them: the C library falls back to clone.
         let calls = BTreeMap::from([(number, Vec::new())]);
-        groups.push(Group {
-            action: SeccompAction::Errno(ENOSYS),
-            calls,
-        });
+        groups.push(Group { action: SeccompAction::Errno(ENOSYS), calls });
     }
-    groups.push(Group {
-        action: SeccompAction::Allow,
-        calls: allowed,
-    });
+    groups.push(Group { action: SeccompAction::Allow, calls: allowed });
     compile(groups, SeccompAction::Errno(EPERM))
 }
 
@@ -479,17 +423,13 @@ fn with_rules(calls: &mut BTreeMap<i64, Vec<SeccompRule>>, name: &str, rules: Ve
 
 /// Every family but the kernel's cryptography (CVE-2026-31431) and the hypervisor's.
 fn socket_rule() -> Result<SeccompRule, SeccompError> {
-    let refused = [libc::AF_ALG, libc::AF_VSOCK]
-        .map(|family| (0, SeccompCmpOp::Ne, u64::from(family.unsigned_abs())));
+    let refused = [libc::AF_ALG, libc::AF_VSOCK].map(|family| (0, SeccompCmpOp::Ne, u64::from(family.unsigned_abs())));
     rule32(&refused)
 }
 
 /// Nothing may be typed into the terminal of somebody else (CVE-2017-5226).
 fn ioctl_rule() -> Result<SeccompRule, SeccompError> {
-    rule32(&[
-        (1, SeccompCmpOp::Ne, libc::TIOCSTI),
-        (1, SeccompCmpOp::Ne, libc::TIOCLINUX),
-    ])
+    rule32(&[(1, SeccompCmpOp::Ne, libc::TIOCSTI), (1, SeccompCmpOp::Ne, libc::TIOCLINUX)])
 }
 
 #[cfg(test)]
@@ -511,17 +451,11 @@ mod tests {
     fn every_listed_name_exists_and_stands_once() {
         let mut seen = std::collections::HashSet::new();
         for name in ALWAYS.iter().copied().flatten() {
-            assert!(
-                cfg!(not(target_arch = "x86_64")) || syscalls::number(name).is_some(),
-                "{name}"
-            );
+            assert!(cfg!(not(target_arch = "x86_64")) || syscalls::number(name).is_some(), "{name}");
             assert!(seen.insert(name), "{name} twice");
         }
         for name in WITH.iter().flat_map(|(_, names)| *names) {
-            assert!(
-                cfg!(not(target_arch = "x86_64")) || syscalls::number(name).is_some(),
-                "{name}"
-            );
+            assert!(cfg!(not(target_arch = "x86_64")) || syscalls::number(name).is_some(), "{name}");
             assert!(!seen.contains(name), "{name} is allowed always");
         }
     }
@@ -604,11 +538,7 @@ mod tests {
             ("memfd_secret", &[], ALLOW),
             ("process_mrelease", &[], ALLOW),
         ] {
-            assert_eq!(
-                verdict(&program, name, arguments),
-                wanted,
-                "{name} {arguments:x?}"
-            );
+            assert_eq!(verdict(&program, name, arguments), wanted, "{name} {arguments:x?}");
         }
     }
 
@@ -616,29 +546,9 @@ mod tests {
     fn other_doors_into_the_kernel_are_closed() {
         let program = default();
         let i386 = 0x4000_0003;
-        assert_eq!(
-            run(
-                &program,
-                &Call {
-                    arch: i386,
-                    number: 1,
-                    arguments: [0; 6]
-                }
-            ),
-            KILL
-        );
+        assert_eq!(run(&program, &Call { arch: i386, number: 1, arguments: [0; 6] }), KILL);
         let x32_read = 0x4000_0000;
-        assert_eq!(
-            run(
-                &program,
-                &Call {
-                    arch: NATIVE,
-                    number: x32_read,
-                    arguments: [0; 6]
-                }
-            ),
-            REFUSE
-        );
+        assert_eq!(run(&program, &Call { arch: NATIVE, number: x32_read, arguments: [0; 6] }), REFUSE);
     }
 
     #[test]
@@ -646,22 +556,10 @@ mod tests {
         for (capability, names) in WITH {
             let program = runtime_default(capability.bitmask()).unwrap();
             for name in *names {
-                assert_eq!(
-                    verdict(&program, name, &[0x1000_0000]),
-                    ALLOW,
-                    "{name} with {capability}"
-                );
+                assert_eq!(verdict(&program, name, &[0x1000_0000]), ALLOW, "{name} with {capability}");
             }
-            let other = if *capability == Capability::CAP_SYS_ADMIN {
-                "reboot"
-            } else {
-                "mount"
-            };
-            assert_eq!(
-                verdict(&program, other, &[]),
-                REFUSE,
-                "{other} with {capability}"
-            );
+            let other = if *capability == Capability::CAP_SYS_ADMIN { "reboot" } else { "mount" };
+            assert_eq!(verdict(&program, other, &[]), REFUSE, "{other} with {capability}");
         }
     }
 }

@@ -11,8 +11,7 @@ mod syscalls;
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
 pub use default::runtime_default;
@@ -58,26 +57,13 @@ fn compile(groups: Vec<Group>, default: SeccompAction) -> Result<Vec<u8>, Seccom
     for Group { action, calls } in groups {
         let (always, sometimes): (BTreeMap<_, _>, BTreeMap<_, _>) =
             calls.into_iter().partition(|(_, rules)| rules.is_empty());
-        let open = |number: &i64| {
-            !u32::try_from(*number).is_ok_and(|number| decided.contains_key(&number))
-        };
-        let sometimes: BTreeMap<_, _> = sometimes
-            .into_iter()
-            .filter(|(number, _)| open(number))
-            .collect();
+        let open = |number: &i64| !u32::try_from(*number).is_ok_and(|number| decided.contains_key(&number));
+        let sometimes: BTreeMap<_, _> = sometimes.into_iter().filter(|(number, _)| open(number)).collect();
         if !sometimes.is_empty() {
-            program.append(&mut compile_group(Group {
-                action: action.clone(),
-                calls: sometimes,
-            })?);
+            program.append(&mut compile_group(Group { action: action.clone(), calls: sometimes })?);
         }
-        for number in always
-            .into_keys()
-            .filter_map(|number| u32::try_from(number).ok())
-        {
-            decided
-                .entry(number)
-                .or_insert_with(|| u32::from(action.clone()));
+        for number in always.into_keys().filter_map(|number| u32::try_from(number).ok()) {
+            decided.entry(number).or_insert_with(|| u32::from(action.clone()));
         }
     }
     program.push(instruction(LOAD, 0, 0, NUMBER_OFFSET));
@@ -139,10 +125,7 @@ fn search(ranges: &[(u32, u32)]) -> BpfProgram {
         // Farther than a conditional jump reaches.
         Err(_) => {
             let skipped = u32::try_from(low.len()).unwrap_or(u32::MAX);
-            vec![
-                instruction(JUMP_IF_AT_LEAST, 0, 1, first),
-                instruction(JUMP, 0, 0, skipped),
-            ]
+            vec![instruction(JUMP_IF_AT_LEAST, 0, 1, first), instruction(JUMP, 0, 0, skipped)]
         }
     };
     program.append(&mut low);
@@ -169,8 +152,7 @@ fn build(
     mismatch: SeccompAction,
     action: SeccompAction,
 ) -> Result<BpfProgram, SeccompError> {
-    let uncompilable =
-        |error: seccompiler::BackendError| SeccompError::Uncompilable(error.to_string());
+    let uncompilable = |error: seccompiler::BackendError| SeccompError::Uncompilable(error.to_string());
     let here = TargetArch::try_from(std::env::consts::ARCH).map_err(uncompilable)?;
     let filter = SeccompFilter::new(calls, mismatch, action, here).map_err(uncompilable)?;
     BpfProgram::try_from(filter).map_err(uncompilable)
@@ -184,22 +166,20 @@ fn bytes(instruction: &seccompiler::sock_filter) -> [u8; 8] {
 
 /// All conditions hold: (argument, how, value).
 fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, SeccompError> {
-    let uncompilable =
-        |error: seccompiler::BackendError| SeccompError::Uncompilable(error.to_string());
-    let conditions = conditions.iter().map(|(argument, how, value)| {
-        SeccompCondition::new(*argument, SeccompCmpArgLen::Qword, how.clone(), *value)
-    });
+    let uncompilable = |error: seccompiler::BackendError| SeccompError::Uncompilable(error.to_string());
+    let conditions = conditions
+        .iter()
+        .map(|(argument, how, value)| SeccompCondition::new(*argument, SeccompCmpArgLen::Qword, how.clone(), *value));
     let conditions = conditions.collect::<Result<_, _>>().map_err(uncompilable)?;
     SeccompRule::new(conditions).map_err(uncompilable)
 }
 
 /// As [`rule`], but of arguments that the kernel reads as 32 bits: the upper half is the caller's to fill.
 fn rule32(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, SeccompError> {
-    let uncompilable =
-        |error: seccompiler::BackendError| SeccompError::Uncompilable(error.to_string());
-    let conditions = conditions.iter().map(|(argument, how, value)| {
-        SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, how.clone(), *value)
-    });
+    let uncompilable = |error: seccompiler::BackendError| SeccompError::Uncompilable(error.to_string());
+    let conditions = conditions
+        .iter()
+        .map(|(argument, how, value)| SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, how.clone(), *value));
     let conditions = conditions.collect::<Result<_, _>>().map_err(uncompilable)?;
     SeccompRule::new(conditions).map_err(uncompilable)
 }
@@ -215,65 +195,30 @@ mod tests {
     fn every_number_gets_what_was_decided() {
         // Every third is allowed: more ranges than a short jump reaches over.
         let allowed = |number: u32| number.is_multiple_of(3) || (100..200).contains(&number);
-        let calls = (0..900)
-            .filter(|&number| allowed(number))
-            .map(|number| (i64::from(number), vec![]))
-            .collect();
-        let program = compile(
-            vec![Group {
-                action: SeccompAction::Allow,
-                calls,
-            }],
-            SeccompAction::Errno(1),
-        )
-        .unwrap();
+        let calls = (0..900).filter(|&number| allowed(number)).map(|number| (i64::from(number), vec![])).collect();
+        let program = compile(vec![Group { action: SeccompAction::Allow, calls }], SeccompAction::Errno(1)).unwrap();
         for number in (0..1200).chain([u32::MAX]) {
-            let found = run(
-                &program,
-                &Call {
-                    arch: NATIVE,
-                    number,
-                    arguments: [0; 6],
-                },
-            );
+            let found = run(&program, &Call { arch: NATIVE, number, arguments: [0; 6] });
             assert_eq!(found == ALLOW, number < 900 && allowed(number), "{number}");
         }
     }
 
     #[test]
     fn the_first_group_decides() {
-        let group = |action, rules: Vec<SeccompRule>| Group {
-            action,
-            calls: BTreeMap::from([(7, rules)]),
-        };
+        let group = |action, rules: Vec<SeccompRule>| Group { action, calls: BTreeMap::from([(7, rules)]) };
         let if_one = || vec![rule(&[(0, SeccompCmpOp::Eq, 1)]).unwrap()];
         let verdicts = |groups| {
             let program = compile(groups, SeccompAction::Errno(9)).unwrap();
-            let at = |argument| {
-                run(
-                    &program,
-                    &Call {
-                        arch: NATIVE,
-                        number: 7,
-                        arguments: [argument, 0, 0, 0, 0, 0],
-                    },
-                )
-            };
+            let at = |argument| run(&program, &Call { arch: NATIVE, number: 7, arguments: [argument, 0, 0, 0, 0, 0] });
             [at(1), at(2)]
         };
         let (refuse, allow) = (SeccompAction::Errno(5), SeccompAction::Allow);
         let refused = u32::from(refuse.clone());
-        let conditional_first = vec![
-            group(refuse.clone(), if_one()),
-            group(allow.clone(), vec![]),
-        ];
+        let conditional_first = vec![group(refuse.clone(), if_one()), group(allow.clone(), vec![])];
         assert_eq!(verdicts(conditional_first), [refused, ALLOW]);
         let always_first = vec![group(refuse.clone(), vec![]), group(allow, if_one())];
         assert_eq!(verdicts(always_first), [refused, refused]);
-        assert_eq!(
-            verdicts(vec![group(refuse, if_one())]),
-            [refused, u32::from(SeccompAction::Errno(9))]
-        );
+        assert_eq!(verdicts(vec![group(refuse, if_one())]), [refused, u32::from(SeccompAction::Errno(9))]);
     }
 }
 
@@ -295,18 +240,10 @@ mod machine {
 
     /// What the program returns for a native call.
     pub(super) fn verdict(program: &[u8], name: &str, arguments: &[u64]) -> u32 {
-        let number =
-            super::syscalls::number(name).unwrap_or_else(|| panic!("no system call {name}"));
+        let number = super::syscalls::number(name).unwrap_or_else(|| panic!("no system call {name}"));
         let mut all = [0; 6];
         all[..arguments.len()].copy_from_slice(arguments);
-        run(
-            program,
-            &Call {
-                arch: NATIVE,
-                number: u32::try_from(number).unwrap(),
-                arguments: all,
-            },
-        )
+        run(program, &Call { arch: NATIVE, number: u32::try_from(number).unwrap(), arguments: all })
     }
 
     pub(super) fn run(program: &[u8], call: &Call) -> u32 {

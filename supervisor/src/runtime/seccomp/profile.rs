@@ -76,34 +76,20 @@ const HERE: &str = "amd64";
 const HERE: &str = "arm64";
 
 /// Flags of seccomp(2) that change nothing in what is allowed, and are left out.
-const HARMLESS_FLAGS: [&str; 3] = [
-    "SECCOMP_FILTER_FLAG_TSYNC",
-    "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-];
+const HARMLESS_FLAGS: [&str; 3] =
+    ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
 
 /// The program of a profile for a process with these capabilities, as bytes of `struct sock_filter`. Anything that cannot
 /// be understood is an error, never less of a profile (D21).
-pub fn from_profile(
-    text: &[u8],
-    capabilities: u64,
-    kernel: Kernel,
-) -> Result<Vec<u8>, SeccompError> {
+pub fn from_profile(text: &[u8], capabilities: u64, kernel: Kernel) -> Result<Vec<u8>, SeccompError> {
     if text.trim_ascii().is_empty() {
         return Err(SeccompError::Empty);
     }
     if text.len() > MAX_PROFILE_BYTES {
-        return Err(SeccompError::Unparsable(format!(
-            "more than {MAX_PROFILE_BYTES} bytes"
-        )));
+        return Err(SeccompError::Unparsable(format!("more than {MAX_PROFILE_BYTES} bytes")));
     }
-    let profile: Profile = serde_json::from_slice(text)
-        .map_err(|error| SeccompError::Unparsable(error.to_string()))?;
-    if let Some(flag) = profile
-        .flags
-        .iter()
-        .find(|flag| !HARMLESS_FLAGS.contains(&flag.as_str()))
-    {
+    let profile: Profile = serde_json::from_slice(text).map_err(|error| SeccompError::Unparsable(error.to_string()))?;
+    if let Some(flag) = profile.flags.iter().find(|flag| !HARMLESS_FLAGS.contains(&flag.as_str())) {
         return Err(SeccompError::Unsupported(flag.clone()));
     }
     if profile.listener_path.is_some_and(|path| !path.is_empty()) {
@@ -124,26 +110,15 @@ pub fn from_profile(
 
 /// Adds an entry to the group of its action; groups keep the order in which their actions appeared.
 fn add(groups: &mut Vec<Group>, action: SeccompAction, entry: &Entry) -> Result<(), SeccompError> {
-    let position = groups
-        .iter()
-        .position(|group| group.action == action)
-        .unwrap_or_else(|| {
-            groups.push(Group {
-                action,
-                calls: BTreeMap::new(),
-            });
-            groups.len() - 1
-        });
+    let position = groups.iter().position(|group| group.action == action).unwrap_or_else(|| {
+        groups.push(Group { action, calls: BTreeMap::new() });
+        groups.len() - 1
+    });
     let Some(group) = groups.get_mut(position) else {
         return Ok(());
     };
     let rules = entry.rules()?;
-    for number in entry
-        .names
-        .iter()
-        .chain(&entry.name)
-        .filter_map(|name| syscalls::number(name))
-    {
+    for number in entry.names.iter().chain(&entry.name).filter_map(|name| syscalls::number(name)) {
         match group.calls.get_mut(&number) {
             // Allowed in every case already.
             Some(present) if present.is_empty() => {}
@@ -171,12 +146,7 @@ impl Entry {
 
     /// Conditions on one argument twice are alternatives, on different ones all have to hold (as runc reads them).
     fn rules(&self) -> Result<Vec<SeccompRule>, SeccompError> {
-        let conditions = self
-            .args
-            .iter()
-            .flatten()
-            .map(Argument::condition)
-            .collect::<Result<Vec<_>, _>>()?;
+        let conditions = self.args.iter().flatten().map(Argument::condition).collect::<Result<Vec<_>, _>>()?;
         if conditions.is_empty() {
             return Ok(Vec::new());
         }
@@ -186,10 +156,7 @@ impl Entry {
         if indexes.len() == conditions.len() {
             return Ok(vec![rule(&conditions)?]);
         }
-        conditions
-            .iter()
-            .map(|condition| rule(std::slice::from_ref(condition)))
-            .collect()
+        conditions.iter().map(|condition| rule(std::slice::from_ref(condition))).collect()
     }
 }
 
@@ -210,9 +177,7 @@ impl Argument {
 }
 
 fn has(capabilities: u64, name: &str) -> bool {
-    let bit = name
-        .strip_prefix("CAP_")
-        .and_then(|name| capabilities::bit(name).ok());
+    let bit = name.strip_prefix("CAP_").and_then(|name| capabilities::bit(name).ok());
     bit.is_some_and(|bit| capabilities & bit != 0)
 }
 
@@ -220,15 +185,10 @@ fn minimum(filter: &Filter) -> Result<Option<Kernel>, SeccompError> {
     let Some(text) = &filter.min_kernel else {
         return Ok(None);
     };
-    let version = text.split_once('.').and_then(|(major, minor)| {
-        Some(Kernel {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
-    });
-    version
-        .map(Some)
-        .ok_or_else(|| SeccompError::Unparsable(format!("minKernel {text:?}")))
+    let version = text
+        .split_once('.')
+        .and_then(|(major, minor)| Some(Kernel { major: major.parse().ok()?, minor: minor.parse().ok()? }));
+    version.map(Some).ok_or_else(|| SeccompError::Unparsable(format!("minKernel {text:?}")))
 }
 
 fn action(name: &str, errno: Option<u32>) -> Result<SeccompAction, SeccompError> {
@@ -306,11 +266,7 @@ mod tests {
             ("getpid", &[], errno(38)),
             ("acct", &[], 0x8000_0000),
         ] {
-            assert_eq!(
-                verdict(&program, name, arguments),
-                wanted,
-                "{name} {arguments:?}"
-            );
+            assert_eq!(verdict(&program, name, arguments), wanted, "{name} {arguments:?}");
         }
     }
 

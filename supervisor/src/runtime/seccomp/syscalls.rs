@@ -5,11 +5,7 @@ use linux_raw_sys::general as nr;
 /// The number of a system call on this architecture; none when it does not exist here.
 pub(super) fn number(name: &str) -> Option<i64> {
     let find = |table: &[(&str, u32)]| {
-        table
-            .binary_search_by_key(&name, |(name, _)| name)
-            .ok()
-            .and_then(|at| table.get(at))
-            .map(|(_, number)| *number)
+        table.binary_search_by_key(&name, |(name, _)| name).ok().and_then(|at| table.get(at)).map(|(_, number)| *number)
     };
     find(EVERYWHERE).or_else(|| find(HERE)).map(i64::from)
 }
@@ -417,11 +413,7 @@ mod tests {
     fn the_tables_are_sorted_and_agree_with_libc() {
         assert!(EVERYWHERE.is_sorted_by_key(|(name, _)| *name));
         assert!(HERE.is_sorted_by_key(|(name, _)| *name));
-        for (name, wanted) in [
-            ("read", libc::SYS_read),
-            ("clone3", libc::SYS_clone3),
-            ("ioctl", libc::SYS_ioctl),
-        ] {
+        for (name, wanted) in [("read", libc::SYS_read), ("clone3", libc::SYS_clone3), ("ioctl", libc::SYS_ioctl)] {
             assert_eq!(number(name), Some(wanted), "{name}");
         }
         assert_eq!(number("nonesuch"), None);
