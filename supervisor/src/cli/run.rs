@@ -23,6 +23,7 @@ use crate::logs::record as log_record;
 use crate::manifest;
 use crate::monitor::protocol::WhenBrainDies;
 use crate::node::{LogPolicy, Node, Notice, Settings, node_facts};
+use crate::pod::event::Severity;
 use crate::pod::status::{ContainerStatus, Phase, State, Status};
 
 /// Runs the Pods of manifests in the foreground
@@ -245,7 +246,13 @@ impl Session {
         match notice {
             Notice::Status { uid, status } => self.show_status(&uid, &status),
             Notice::Event { uid, event } => {
-                tracing::debug!(pod = self.label(&uid), reason = event.reason, "{}", event.message);
+                // A back-off says again what its cause said.
+                let news = event.severity == Severity::Warning && event.reason != "BackOff" && !self.ending;
+                if news {
+                    eprintln!("pod {}: {}: {}", self.label(&uid), event.reason, event.message);
+                } else {
+                    tracing::debug!(pod = self.label(&uid), reason = event.reason, "{}", event.message);
+                }
             }
             Notice::Warning { uid, text } => eprintln!("warning: pod {}: {text}", self.label(&uid)),
             Notice::Removed { uid } => drop(self.pods.remove(&uid)),
