@@ -1,3 +1,18 @@
 //! All tests against real processes, in one binary.
 
-fn main() {}
+mod pause;
+mod pause_tools;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut trials = Vec::new();
+    for (area, tests) in [("pause", pause::tests())] {
+        for (name, test) in tests {
+            trials.push(Trial::test(format!("{area}::{name}"), move || {
+                test().map_err(|error| format!("{error:?}").into())
+            }));
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
