@@ -190,7 +190,8 @@ fn term_and_int_end_it() -> Result<()> {
 fn term_and_int_from_inside() -> Result<()> {
     for (signal, message) in [("TERM", TERMINATED), ("INT", INTERRUPTED)] {
         let pause = Pause::first()?;
-        pause.inside(&format!("kill -s {signal} 1"))?;
+        // The shell may be killed with its namespace before it ends by itself.
+        wait(&mut pause.enter(&format!("kill -s {signal} 1")).spawn()?)?;
         pause.ends_well(message)?;
     }
     Ok(())
