@@ -28,7 +28,7 @@ const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// The platforms of the image, by OCI's name and Rust's. arm64 joins with a toolchain that has its libcore.
-const PLATFORMS: &[Platform] = &[Platform {
+pub(crate) const PLATFORMS: &[Platform] = &[Platform {
     architecture: "amd64",
     target: "x86_64-unknown-linux-gnu",
 }];
@@ -41,9 +41,9 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug)]
-struct Platform {
+pub(crate) struct Platform {
     architecture: &'static str,
-    target: &'static str,
+    pub(crate) target: &'static str,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -70,13 +70,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a task runs programs")]
-fn build(target: &str) -> Result<()> {
+pub(crate) fn build(target: &str) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args([
