@@ -1,13 +1,17 @@
 //! All tests against real processes, in one binary.
 
 mod pause;
+mod pause_image;
 mod pause_tools;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let mut trials = Vec::new();
-    for (area, tests) in [("pause", pause::tests())] {
+    for (area, tests) in [
+        ("pause", pause::tests()),
+        ("pause_image", pause_image::tests()),
+    ] {
         for (name, test) in tests {
             trials.push(Trial::test(format!("{area}::{name}"), move || {
                 test().map_err(|error| format!("{error:?}").into())
