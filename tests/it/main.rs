@@ -1,5 +1,6 @@
 //! All tests against real processes, in one binary.
 
+mod cri;
 mod pause;
 mod pause_image;
 mod pause_tools;

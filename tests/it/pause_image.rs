@@ -6,14 +6,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::cri::{self, Message};
 use crate::pause::Test;
-use crate::pause_tools::command;
+use crate::pause_tools::{children_of, comm, command, pid_of, until, until_some};
 
 /// The tests of this file, for the runner.
 pub(crate) fn tests() -> Vec<(&'static str, Test)> {
@@ -22,6 +24,7 @@ pub(crate) fn tests() -> Vec<(&'static str, Test)> {
         ("skopeo_reads_it", skopeo_reads_it),
         ("umoci_unpacks_it", umoci_unpacks_it),
         ("a_podman_pod_stands_on_it", podman_pod),
+        ("a_containerd_pod_stands_on_it", containerd_pod),
     ]
 }
 
@@ -32,8 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("conmon", "conmon"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
     ("crun", "crun"),
     ("podman", "podman"),
+    ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
 ];
@@ -143,7 +149,9 @@ podman() {
     command podman --root "$dir/root" --runroot "$dir/run" --tmpdir "$dir/tmp" \
         --cgroup-manager cgroupfs --runtime crun "$@"
 }
-trap 'podman pod rm --force --all > /dev/null; umount "$dir/root/overlay" 2> /dev/null || true' EXIT
+trap 'podman pod rm --force --all > /dev/null
+    find /sys/fs/cgroup/*/libpod_parent -depth -type d -exec rmdir {} + 2> /dev/null || true
+    umount "$dir/root/overlay" 2> /dev/null || true' EXIT
 podman load --quiet --input "$archive" >&2
 podman pod create --name pod --infra-image "$image" --share net,ipc,uts,pid --network none >&2
 podman run --detach --pod pod --name server --rootfs "$app" sh -c '
@@ -163,6 +171,216 @@ echo "pause: zombies $(cat $(for child in $(cat "/proc/$pid/task/$pid/children")
 podman pod stop pod >&2
 echo "pause: exit $(podman inspect --format '{{.State.ExitCode}}' "$infra")"
 "#;
+
+/// A pod by CRI: the kubelet's calls, with our image as `sandbox_image`. A container in the pod's PID namespace leaves
+/// orphans, which pause reaps; StopPodSandbox ends pause.
+fn containerd_pod() -> Result<()> {
+    for name in ["containerd", "ctr", "runc", "umoci", "busybox", "tar"] {
+        require(name)?;
+    }
+    let dir = tempfile::tempdir()?;
+    let archive = Archive::make(dir.path(), "pause.tar")?;
+    tool("sh", &["-euc", APP_IMAGE, "sh", text(dir.path())?])?;
+    let containerd = Containerd::start(dir.path(), &archive)?;
+    let sandbox = containerd.call("RunPodSandbox", &|| {
+        Message::default().message(1, sandbox_config())
+    })?;
+    let container = containerd.call("CreateContainer", &|| {
+        Message::default()
+            .text(1, &sandbox)
+            .message(2, container_config())
+            .message(3, sandbox_config())
+    })?;
+    let pid = containerd.inside(&format!(
+        "$ctr task ls | awk '$1 == \"{sandbox}\" {{ print $2 }}'"
+    ))?;
+    let about = |script: &str| containerd.inside(&format!("pid={pid}; {script}"));
+    ensure!(
+        about("cat /proc/$pid/comm")? == "pause",
+        "process {pid} is not pause"
+    );
+    ensure!(
+        about("awk '/^NSpid/ { print $3 }' /proc/$pid/status")? == "1",
+        "pause is not PID 1"
+    );
+    ensure!(
+        about("awk '/^Uid/ { print $2 }' /proc/$pid/status")? == "65535",
+        "another user"
+    );
+    cri::call(
+        &containerd.socket,
+        "StartContainer",
+        &Message::default().text(1, &container),
+    )?
+    .context(FAILED)?;
+    // The container is PID 2 and becomes `sleep` when its hundred orphans have been left.
+    until("orphans are left", || {
+        Ok(
+            about("ps -o comm= --ppid $(ps -o ppid= -p $pid) | sort | tr '\\n' ' '")?
+                == "pause sleep",
+        )
+    })?;
+    until("orphans are reaped", || {
+        Ok(about("cat /proc/$pid/task/$pid/children")?.is_empty())
+    })?;
+    cri::call(
+        &containerd.socket,
+        "StopPodSandbox",
+        &Message::default().text(1, &sandbox),
+    )?
+    .context(FAILED)?;
+    ensure!(
+        about("cat /proc/$pid/comm || true")?.is_empty(),
+        "pause is still there"
+    );
+    Ok(())
+}
+
+const FAILED: &str = "the call failed";
+
+/// Where runc makes the pod's cgroups, so that they can be removed.
+const CGROUP_PARENT: &str = "/pause-image-test";
+
+/// A pod of its own in everything but the network, which would need CNI.
+fn sandbox_config() -> Message {
+    const NODE: u8 = 2;
+    let metadata = Message::default()
+        .text(1, "pod")
+        .text(2, "uid")
+        .text(3, "default");
+    let context = Message::default().message(1, Message::default().choice(1, NODE));
+    Message::default()
+        .message(1, metadata)
+        .message(8, Message::default().message(2, context))
+}
+
+fn container_config() -> Message {
+    const NODE: u8 = 2;
+    let script = "i=0; while [ $i -lt 100 ]; do (sh -c : &); i=$((i+1)); done; exec sleep 1000";
+    let config = Message::default()
+        .message(1, Message::default().text(1, "app"))
+        .message(2, Message::default().text(1, "docker.io/library/app:1"));
+    let config = ["/bin/busybox", "sh", "-c", script]
+        .iter()
+        .fold(config, |config, word| config.text(3, word));
+    let context = Message::default().message(3, Message::default().choice(1, NODE));
+    config.message(15, Message::default().message(2, context))
+}
+
+/// $1: a directory, in which app.tar is made: an image with busybox alone.
+const APP_IMAGE: &str = r#"
+umoci init --layout "$1/app"
+umoci new --image "$1/app:1"
+mkdir "$1/bin"
+cp "$(command -v busybox)" "$1/bin/busybox"
+for name in sh sleep; do ln -s busybox "$1/bin/$name"; done
+umoci insert --image "$1/app:1" "$1/bin" /bin
+umoci config --image "$1/app:1" --config.env PATH=/bin
+tar -cf "$1/app.tar" -C "$1/app" .
+"#;
+
+/// A containerd with nothing of the host's, ended with all of its processes when dropped.
+struct Containerd {
+    starter: Child,
+    pid: Pid,
+    socket: PathBuf,
+}
+
+impl Containerd {
+    fn start(dir: &Path, archive: &Archive) -> Result<Self> {
+        let (shown, name) = (dir.display(), &archive.name);
+        let cri = r#"plugins."io.containerd.grpc.v1.cri""#;
+        let config = format!(
+            "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
+             [grpc]\naddress = \"{shown}/socket\"\n\
+             [{cri}]\nsandbox_image = \"{name}\"\nrestrict_oom_score_adj = true\n"
+        );
+        fs::write(dir.join("config.toml"), config)?;
+        let script = format!(
+            "{PREPARE}exec containerd --config {shown}/config.toml 2> {shown}/containerd.log"
+        );
+        let mut command = command("unshare");
+        let starter = command
+            .args(HOST_OF_ITS_OWN)
+            .args(["sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut containerd = Self {
+            pid: pid_of(&starter)?,
+            starter,
+            socket: dir.join("socket"),
+        };
+        let parent = containerd.pid;
+        containerd.pid = until_some("containerd runs", || {
+            Ok(children_of(parent)?
+                .into_iter()
+                .find(|pid| comm(*pid).is_ok_and(|name| name == "containerd")))
+        })?;
+        containerd.inside(&format!(
+            "$ctr image import {} && $ctr image import --base-name docker.io/library/app {shown}/app.tar",
+            text(&archive.path)?
+        ))?;
+        Ok(containerd)
+    }
+
+    /// Makes the call until it succeeds, since CRI comes up after the socket; the id that it returns.
+    fn call(&self, method: &str, request: &dyn Fn() -> Message) -> Result<String> {
+        let log = self.socket.with_file_name("containerd.log");
+        until_some(method, || {
+            let answer = cri::call(&self.socket, method, &request())?;
+            if answer.is_none()
+                && !fs::read_to_string(&log)?.contains("containerd successfully booted")
+            {
+                return Ok(None);
+            }
+            answer
+                .with_context(|| fs::read_to_string(&log).unwrap_or_default())
+                .map(Some)
+        })
+        .and_then(|answer| cri::first_text(&answer))
+    }
+
+    /// What a shell prints beside containerd; `$ctr` is its client, which waits for it.
+    fn inside(&self, script: &str) -> Result<String> {
+        let ctr = format!(
+            "ctr --address {} --connect-timeout 30s --namespace k8s.io",
+            self.socket.display()
+        );
+        let script = format!("ctr='{ctr}'; {script}");
+        let output = tool(
+            "nsenter",
+            &[
+                "-t",
+                &self.pid.to_string(),
+                "-n",
+                "-m",
+                "-p",
+                "sh",
+                "-c",
+                &script,
+            ],
+        )?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // PID 1 of the namespace takes all others along, and unshare has waited for it when it ends. Nothing can be
+        // done about a failure here.
+        kill_process(self.pid, Signal::KILL).ok();
+        self.starter.wait().ok();
+        tool(
+            "sh",
+            &[
+                "-c",
+                &format!("find /sys/fs/cgroup/*{CGROUP_PARENT} -depth -type d -exec rmdir {{}} +"),
+            ],
+        )
+        .ok();
+    }
+}
 
 /// What `cargo xtask image` makes.
 struct Archive {
@@ -233,22 +451,24 @@ fn tool(name: &str, args: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-/// Runs a shell script where neither links nor mounts are the host's; all of it ends with the script.
+/// Arguments of `unshare`: neither links, mounts nor processes are the host's, and all of it ends with unshare.
+const HOST_OF_ITS_OWN: [&str; 6] = [
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+];
+
+const PREPARE: &str = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi\n";
+
+/// Runs a shell script on such a host.
 fn on_a_host_of_its_own(script: &str, args: &[&str]) -> Result<Output> {
-    let prepare = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi\n";
-    let script = format!("{prepare}{script}");
-    let limit = PATIENCE.as_secs().to_string();
-    let mut all = vec![
-        "--signal=KILL",
-        limit.as_str(),
-        "unshare",
-        "--net",
-        "--mount",
-        "sh",
-        "-c",
-        &script,
-        "sh",
-    ];
+    let (script, limit) = (format!("{PREPARE}{script}"), PATIENCE.as_secs().to_string());
+    let mut all = vec!["--signal=KILL", limit.as_str(), "unshare"];
+    all.extend(HOST_OF_ITS_OWN);
+    all.extend(["sh", "-c", &script, "sh"]);
     all.extend(args);
     tool("timeout", &all)
 }
