@@ -3,11 +3,13 @@
 //!
 //! Where a namespace is needed, util-linux's `unshare` and `nsenter` make it; masks come from coreutils' `env`.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Signal, kill_process};
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::pause_tools::{
     Pause, binary, children_of, comm, command, field, finish, is_zombie, pid_of, until, until_some,
@@ -133,6 +135,8 @@ fn program_headers(file: &[u8]) -> Option<Vec<(u32, u32)>> {
 
 /// smaps_rollup, since VmRSS counts in batches and is off by more than all of it.
 fn memory_is_two_pages() -> Result<()> {
+    // A file that has just been built is dirty itself.
+    fs::File::open(binary()?)?.sync_all()?;
     for _ in 0..32 {
         let pause = Pause::first()?;
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", pause.pid))?;
@@ -320,13 +324,7 @@ fn orphans_dead_before() -> Result<()> {
     })?;
     until("it neglects its children", || Ok(comm(parent)? == "sleep"))?;
     drop(keeps_them_alive);
-    until("they are dead", || {
-        let children = children_of(parent)?;
-        Ok(children.len() == 1000
-            && children
-                .iter()
-                .all(|child| is_zombie(*child).is_ok_and(|dead| dead)))
-    })?;
+    until("they are dead", || all_are_zombies(parent))?;
     kill_process(parent, Signal::KILL)?;
     wait(&mut nsenter)?;
     until("all zombies are gone", || {
@@ -338,17 +336,44 @@ fn orphans_dead_before() -> Result<()> {
 
 /// What SIG_IGN can't do is reap those that died before it was set.
 fn children_dead_before_execve() -> Result<()> {
-    let script = r#"i=0; while [ $i -lt 100 ]; do : & i=$((i+1)); done; exec "$0""#;
+    let dir = tempfile::tempdir()?;
+    let gate = dir.path().join("gate");
+    mkfifoat(CWD, &gate, Mode::RWXU)?;
+    // The second shell knows nothing of the children of the first. It waits at the gate.
+    let script =
+        format!(r#"{THOUSAND_CHILDREN}; exec sh -c 'read line < "$1"; exec "$0"' "$0" "$1""#);
     let mut command = command("unshare");
+    command.args(["--pid", "--fork", "sh", "-c", &script]);
+    command.arg(binary()?).arg(&gate);
     command
-        .args(["--pid", "--fork", "sh", "-c", script])
-        .arg(binary()?);
-    let pause = Pause::start(command)?;
-    until("all children are gone", || {
-        Ok(children_of(pause.pid)?.is_empty())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut unshare = command.spawn()?;
+    let keeps_them_alive = unshare.stdin.take();
+    let shell = until_some("the shell", || {
+        Ok(children_of(pid_of(&unshare)?)?.first().copied())
     })?;
+    until(
+        "all children live",
+        || Ok(children_of(shell)?.len() == 1000),
+    )?;
+    drop(keeps_them_alive);
+    until("they are dead", || all_are_zombies(shell))?;
+    // Open for reading too, so that opening waits for nobody.
+    let mut gate = OpenOptions::new().read(true).write(true).open(&gate)?;
+    gate.write_all(b"\n")?;
+    let pause = Pause::from_starter(unshare)?;
+    ensure!(children_of(pause.pid)?.is_empty(), "zombies");
     pause.signal(Signal::TERM)?;
     pause.ends_well(TERMINATED)
+}
+
+/// The thousand children of `parent` have died, and nobody has asked for them.
+fn all_are_zombies(parent: Pid) -> Result<bool> {
+    let children = children_of(parent)?;
+    let zombie = |pid: &Pid| is_zombie(*pid).is_ok_and(|dead| dead);
+    Ok(children.len() == 1000 && children.iter().all(zombie))
 }
 
 // ---- the rest of its manners

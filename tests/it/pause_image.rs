@@ -284,6 +284,8 @@ struct Containerd {
     starter: Child,
     pid: Pid,
     socket: PathBuf,
+    /// The host has a `k8s.io` cgroup of its own. containerd makes one, empty, whatever the pod's parent is.
+    had_cgroup: bool,
 }
 
 impl Containerd {
@@ -310,6 +312,7 @@ impl Containerd {
             pid: pid_of(&starter)?,
             starter,
             socket: dir.join("socket"),
+            had_cgroup: tool("sh", &["-c", "ls -d /sys/fs/cgroup/*/k8s.io"]).is_ok(),
         };
         let parent = containerd.pid;
         containerd.pid = until_some("containerd runs", || {
@@ -371,14 +374,12 @@ impl Drop for Containerd {
         // done about a failure here.
         kill_process(self.pid, Signal::KILL).ok();
         self.starter.wait().ok();
-        tool(
-            "sh",
-            &[
-                "-c",
-                &format!("find /sys/fs/cgroup/*{CGROUP_PARENT} -depth -type d -exec rmdir {{}} +"),
-            ],
-        )
-        .ok();
+        let ours =
+            format!("find /sys/fs/cgroup/*{CGROUP_PARENT} -depth -type d -exec rmdir {{}} +");
+        tool("sh", &["-c", &ours]).ok();
+        if !self.had_cgroup {
+            tool("sh", &["-c", "rmdir /sys/fs/cgroup/*/k8s.io"]).ok();
+        }
     }
 }
 

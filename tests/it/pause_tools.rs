@@ -57,11 +57,15 @@ impl Pause {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn();
-        let mut starter = starter.with_context(|| format!("{command:?}"))?;
+        Self::from_starter(starter.with_context(|| format!("{command:?}"))?)
+    }
+
+    /// As `start`, for a program that runs already.
+    pub(crate) fn from_starter(mut starter: Child) -> Result<Self> {
         let own = pid_of(&starter)?;
         let found = until_some("pause runs", || {
             if let Some(status) = starter.try_wait()? {
-                bail!("{command:?} ended: {status}");
+                bail!("it ended: {status}");
             }
             let family = std::iter::once(own).chain(children_of(own)?);
             Ok(family

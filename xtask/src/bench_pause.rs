@@ -106,9 +106,10 @@ struct Candidate {
 
 impl Candidate {
     fn new(name: String, program: PathBuf, args: &'static [&'static str]) -> Result<Self> {
-        let size = fs::metadata(&program)
-            .with_context(|| program.display().to_string())?
-            .len();
+        let file = fs::File::open(&program).with_context(|| program.display().to_string())?;
+        // The pages of a file that has just been built count as dirty.
+        file.sync_all()?;
+        let size = file.metadata()?.len();
         let mut samples: [Vec<f64>; COLUMNS.len()] = Default::default();
         samples[0].push(size as f64);
         Ok(Self {
