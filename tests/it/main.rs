@@ -12,6 +12,7 @@ mod leaks;
 mod pause;
 mod pause_image;
 mod pause_tools;
+mod run;
 mod tidy;
 mod vm;
 
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
     let pause = pause.filter(|_| ring == Ring::Host).map(|(area, name, run)| {
         Trial::test(format!("{area}::{name}"), move || run().map_err(|error| format!("{error:?}").into()))
     });
-    let tests = [tidy::tests()].into_iter().flatten();
+    let tests = [tidy::tests(), run::tests()].into_iter().flatten();
     let trials = tests
         .filter(|test| test.ring == ring)
         .map(|test| {

@@ -68,10 +68,8 @@ pub fn admit(manifests: Vec<Manifest>) -> Result<Admitted, Refused> {
     }
     let mut names = BTreeMap::new();
     for manifest in pods {
-        let mut pod = match &manifest.object {
-            Object::Pod(pod) => (**pod).clone(),
-            _ => continue,
-        };
+        let Object::Pod(pod) = &manifest.object else { continue };
+        let mut pod = (**pod).clone();
         faults.extend(admit_pod(&manifest, &mut pod, &admitted.objects));
         let metadata = &pod.metadata;
         let name = key(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());

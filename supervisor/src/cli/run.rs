@@ -177,7 +177,7 @@ impl Session {
             notices,
             pods: BTreeMap::new(),
             printer: Printer::stdout(command.log_prefix),
-            watch: AsyncFd::new(watch).map_err(io("watch the logs"))?,
+            watch: registered(watch).map_err(io("watch the logs"))?,
             followers: Vec::new(),
             timeline,
             log_dir: dirs.log,
@@ -235,6 +235,9 @@ impl Session {
     }
 
     fn end(&mut self, requested: Requested) {
+        if !self.ending && std::io::stderr().is_terminal() {
+            eprintln!("ending the pods gracefully; Ctrl-C again ends them at once");
+        }
         self.ending = true;
         match requested {
             Requested::Gracefully => self.node.delete_all(None),
@@ -350,6 +353,11 @@ impl Session {
             self.timeline.mark_once("first line of output");
         }
     }
+}
+
+#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
+fn registered(watch: std::os::fd::OwnedFd) -> std::io::Result<AsyncFd<std::os::fd::OwnedFd>> {
+    AsyncFd::new(watch)
 }
 
 /// Only that something happened matters; every follower looks for itself.

@@ -172,9 +172,9 @@ impl Engine {
         let (client, mut events, process) = Client::spawn(&start).await?;
         let (out, id) = (self.shared.events.clone(), id.clone());
         tokio::task::spawn_local(async move {
-            let send = |what| out.send(EngineEvent { sandbox: id.clone(), what });
+            let send = |what| out.send(EngineEvent { sandbox: id.clone(), what }).is_ok();
             while let Some(event) = events.recv().await {
-                if send(What::Happened(event)).is_err() {
+                if !send(What::Happened(event)) {
                     return;
                 }
             }

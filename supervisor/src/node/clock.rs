@@ -1,7 +1,5 @@
 //! Both clocks of the machines.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -29,11 +27,6 @@ pub(super) async fn until(at: Option<Instant>) {
 pub(super) fn wall(text: &str) -> WallTime {
     let time = text.parse::<Timestamp>().ok().and_then(|time| i64::try_from(time.as_nanosecond()).ok());
     time.map_or(WallTime::EPOCH, WallTime)
-}
-
-/// A span as the monitor's protocol carries it.
-pub(super) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

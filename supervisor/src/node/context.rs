@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiSpec};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -295,5 +294,3 @@ impl Context {
 
 /// The domain of services.
 pub(super) const CLUSTER_DOMAIN: &str = "cluster.local";
-/// Longest that a monitor waits for its containers when its brain died in `monopod run`.
-pub const ORPHAN_GRACE: Duration = Duration::from_secs(2);

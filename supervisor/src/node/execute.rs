@@ -354,15 +354,10 @@ fn seccomp_program(process: &Process, descriptors: &[OwnedFd]) -> Option<Rc<Owne
 
 /// What the launch itself refused is `RunContainerError`, everything else `CreateContainerError` (section 1.4).
 fn start_failure(error: EngineError) -> StartFailure {
-    let kind = match &error {
-        EngineError::Monitor(ClientError::Monitor(MonitorError::Launch(_))) => StartFailureKind::Run,
-        _ => StartFailureKind::Create,
-    };
-    let message = match &error {
-        EngineError::Monitor(ClientError::Monitor(MonitorError::Launch(launch))) => launch.to_string(),
-        _ => error.to_string(),
-    };
-    StartFailure { kind, message }
+    if let EngineError::Monitor(ClientError::Monitor(MonitorError::Launch(launch))) = error {
+        return StartFailure { kind: StartFailureKind::Run, message: launch.to_string() };
+    }
+    StartFailure { kind: StartFailureKind::Create, message: error.to_string() }
 }
 
 fn oom_score_adj(
