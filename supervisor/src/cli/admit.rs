@@ -170,7 +170,7 @@ mod tests {
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  {line}\n  containers: [{{name: c, image: x}}]\n"
             )
         };
-        assert!(refused(&pod("serviceAccountName: no")).starts_with("a.yaml:5:23: spec.serviceAccountName: "));
-        assert!(refused(&pod("priorityClassName: no")).starts_with("a.yaml:5:22: spec.priorityClassName: "));
+        assert!(refused(&pod("serviceAccountName: ghost")).starts_with("a.yaml:5:23: spec.serviceAccountName: "));
+        assert!(refused(&pod("priorityClassName: ghost")).starts_with("a.yaml:5:22: spec.priorityClassName: "));
     }
 }

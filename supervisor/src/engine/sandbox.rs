@@ -226,6 +226,10 @@ impl Engine {
         match std::fs::rename(dir, &trash) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            // Logs may lie on a file system of their own.
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                return std::fs::remove_dir_all(dir).map_err(EngineError::io("remove", dir));
+            }
             Err(error) => return Err(EngineError::io("discard", dir)(error)),
         }
         tokio::task::spawn_blocking(move || {
