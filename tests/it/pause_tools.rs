@@ -46,7 +46,9 @@ impl Pause {
     /// As PID 1 of a new PID namespace.
     pub(crate) fn first() -> Result<Self> {
         let mut command = command("unshare");
-        command.args(["--pid", "--fork"]).arg(binary()?);
+        command
+            .args(["--pid", "--fork", "--kill-child"])
+            .arg(binary()?);
         Self::start(command)
     }
 
