@@ -347,9 +347,10 @@ fn children_dead_before_execve() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let gate = dir.path().join("gate");
     mkfifoat(CWD, &gate, Mode::RWXU)?;
-    // The second shell knows nothing of the children of the first. It waits at the gate.
-    let script =
-        format!(r#"{THOUSAND_CHILDREN}; exec sh -c 'read line < "$1"; exec "$0"' "$0" "$1""#);
+    // The second shell, which waits at the gate, reaps when SIGCHLD comes: so it must not come.
+    let script = format!(
+        r#"{THOUSAND_CHILDREN}; exec env --block-signal=CHLD sh -c 'read line < "$1"; exec "$0"' "$0" "$1""#
+    );
     let mut command = command("unshare");
     command.args(["--pid", "--fork", "--kill-child", "sh", "-c", &script]);
     command.arg(binary()?).arg(&gate);
@@ -362,7 +363,7 @@ fn children_dead_before_execve() -> Result<()> {
     let shell = until_some("the shell", || {
         Ok(children_of(pid_of(&unshare)?)?.first().copied())
     })?;
-    // The first would still reap them.
+    // The first is not to reap them either.
     until("the second shell runs", || {
         Ok(fs::read(format!("/proc/{shell}/cmdline"))?.starts_with(b"sh\0-c\0read"))
     })?;
