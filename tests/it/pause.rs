@@ -171,7 +171,7 @@ fn inherited_masks_change_nothing() -> Result<()> {
     for mask in [&blocked, &ignored] {
         for (signal, message) in [(Signal::TERM, TERMINATED), (Signal::INT, INTERRUPTED)] {
             let mut command = command("unshare");
-            command.args(["--pid", "--fork", "env"]).args(mask).arg(binary()?);
+            command.args(["--pid", "--fork", "--kill-child", "env"]).args(mask).arg(binary()?);
             let pause = Pause::start(command)?;
             // SIGCHLD is bit 16, INT is bit 1, TERM is bit 14.
             let status = pause.status()?;
@@ -190,7 +190,10 @@ fn term_before_execve() -> Result<()> {
     let script = r#"kill -s TERM $$; exec "$0""#;
     for (namespace, message) in [(&["--pid"][..], TERMINATED.to_owned()), (&[], format!("{NOT_FIRST}{TERMINATED}"))] {
         let mut command = command("unshare");
-        command.args(namespace).args(["--fork", "env", "--block-signal=TERM", "sh", "-c", script]).arg(binary()?);
+        command
+            .args(namespace)
+            .args(["--fork", "--kill-child", "env", "--block-signal=TERM", "sh", "-c", script])
+            .arg(binary()?);
         let (status, _, stderr) = finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)?;
         ensure!(status.success() && stderr == message, "{status}: {stderr}");
     }
@@ -242,16 +245,18 @@ fn children_dead_before_execve() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let gate = dir.path().join("gate");
     mkfifoat(CWD, &gate, Mode::RWXU)?;
-    // The second shell knows nothing of the children of the first. It waits at the gate.
-    let script = format!(r#"{THOUSAND_CHILDREN}; exec sh -c 'read line < "$1"; exec "$0"' "$0" "$1""#);
+    // The second shell, which waits at the gate, reaps when SIGCHLD comes: so it must not come.
+    let script =
+        format!(r#"{THOUSAND_CHILDREN}; exec env --block-signal=CHLD sh -c 'read line < "$1"; exec "$0"' "$0" "$1""#);
     let mut command = command("unshare");
-    command.args(["--pid", "--fork", "sh", "-c", &script]);
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c", &script]);
     command.arg(binary()?).arg(&gate);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut unshare = command.spawn()?;
     let keeps_them_alive = unshare.stdin.take();
     let shell = until_some("the shell", || Ok(children_of(pid_of(&unshare)?)?.first().copied()))?;
-    until("all children live", || Ok(children_of(shell)?.len() == 1000))?;
+    // The first is not to reap them either.
+    until("the second shell runs", || Ok(fs::read(format!("/proc/{shell}/cmdline"))?.starts_with(b"sh\0-c\0read")))?;
     drop(keeps_them_alive);
     until("they are dead", || all_are_zombies(shell))?;
     // Open for reading too, so that opening waits for nobody.
@@ -291,7 +296,7 @@ fn not_first_warns() -> Result<()> {
 
 fn closed_descriptors() -> Result<()> {
     let mut command = command("unshare");
-    command.args(["--pid", "--fork", "sh", "-c", r#"exec "$0" <&- >&- 2>&-"#]).arg(binary()?);
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c", r#"exec "$0" <&- >&- 2>&-"#]).arg(binary()?);
     let pause = Pause::start(command)?;
     let target = |fd| fs::read_link(format!("/proc/{}/fd/{fd}", pause.pid));
     ensure!(target(0)?.ends_with("anon_inode:[signalfd]") && target(1).is_err() && target(2).is_err(), "descriptors");
@@ -315,7 +320,17 @@ fn without_privileges() -> Result<()> {
     fs::copy(binary()?, &copy)?;
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let mut command = command("unshare");
-    command.args(["--pid", "--net", "--ipc", "--uts", "--fork", "setpriv", "--reuid=65535", "--regid=65535"]);
+    command.args([
+        "--pid",
+        "--net",
+        "--ipc",
+        "--uts",
+        "--fork",
+        "--kill-child",
+        "setpriv",
+        "--reuid=65535",
+        "--regid=65535",
+    ]);
     command.args(["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]).arg(&copy);
     let pause = Pause::start(command)?;
     let status = pause.status()?;

@@ -39,7 +39,7 @@ impl Pause {
     /// As PID 1 of a new PID namespace.
     pub(crate) fn first() -> Result<Self> {
         let mut command = command("unshare");
-        command.args(["--pid", "--fork"]).arg(binary()?);
+        command.args(["--pid", "--fork", "--kill-child"]).arg(binary()?);
         Self::start(command)
     }
 
