@@ -98,7 +98,7 @@ fn a_reader_follows_what_a_writer_writes() -> Result<()> {
         run.wait_for("Log entry 1")?;
         // Its shell is PID 1 and ignores TERM: the second signal is what ends it.
         run.signal(Signal::INT)?;
-        run.signal(Signal::INT)?;
+        run.signal(Signal::TERM)?;
         ensure!(run.wait()?.success(), "{}", run.seen);
         Ok(())
     })
@@ -114,7 +114,7 @@ fn a_host_path_outlives_the_pod() -> Result<()> {
         let mut run = start(&[], file.path())?;
         run.wait_for("count-log | 1: ")?;
         run.signal(Signal::TERM)?;
-        run.signal(Signal::TERM)?;
+        run.signal(Signal::INT)?;
         run.wait()?;
         let kept = std::fs::read_to_string(path.join("1.log")).context("the log on the host")?;
         ensure!(kept.starts_with("0: "), "{kept}");
@@ -149,7 +149,7 @@ fn pause_is_pid_1_of_a_shared_namespace_and_reaps() -> Result<()> {
         run.wait_for("watcher      | pause")?;
         run.wait_for("zombies: 0")?;
         run.signal(Signal::INT)?;
-        run.signal(Signal::INT)?;
+        run.signal(Signal::TERM)?;
         run.wait()?;
         Ok(())
     })
@@ -161,7 +161,7 @@ fn a_sidecar_reaches_nginx_over_localhost() -> Result<()> {
         let mut run = start(&[], &manifest("03-network-demo.yaml"))?;
         run.wait_for("<title>Welcome to nginx!</title>")?;
         run.signal(Signal::INT)?;
-        run.signal(Signal::INT)?;
+        run.signal(Signal::TERM)?;
         run.wait()?;
         Ok(())
     })
@@ -244,7 +244,7 @@ fn a_second_signal_ends_at_once() -> Result<()> {
         let mut run = start(&["--log-prefix=none"], file.path())?;
         run.wait_for("ready")?;
         run.signal(Signal::TERM)?;
-        run.signal(Signal::TERM)?;
+        run.signal(Signal::INT)?;
         run.wait()?;
         Ok(())
     })

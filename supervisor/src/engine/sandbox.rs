@@ -37,6 +37,8 @@ pub struct SandboxRequest {
     pub settings: Vec<cgroupd::Setting>,
     pub ports: Vec<netsetup::HostPort>,
     pub when_brain_dies: WhenBrainDies,
+    /// What the caller made for the pod, removed with the sandbox when its owner dies.
+    pub directories: Vec<std::path::PathBuf>,
     /// How many files of [`POD_FILE_BYTES`] the pod may need: three of its own and the termination logs.
     pub files: u64,
 }
@@ -73,6 +75,7 @@ impl Engine {
             pod: request.pod.clone(),
             qos: request.qos.to_string(),
             network: !request.host.network,
+            directories: request.directories.clone(),
         };
         self.write_sandbox_record(&record)?;
         let cgroup = cgroupd::PodCgroup { uid: cgroupd::PodUid::new(request.pod.uid.clone())?, qos: request.qos };

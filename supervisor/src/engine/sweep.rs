@@ -40,6 +40,9 @@ impl Engine {
         for container in self.containers(&record.id) {
             self.warn(self.discard(&self.dirs().scratch(&container.id)));
         }
+        for directory in &record.directories {
+            self.warn(self.discard(directory));
+        }
         self.warn(self.discard(&self.dirs().sandbox(&record.id)));
     }
 

@@ -173,6 +173,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
             settings: cgroupd::files::pod(&pod_resources, qos, &context.settings.resources),
             ports: host_ports(spec),
             when_brain_dies: context.settings.when_brain_dies,
+            directories: vec![context.dir(), context.log_dir()],
             files: context.pod_files(),
         })
         .await?;
