@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use netsetup::RangeChoice;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -57,7 +58,7 @@ pub struct RunCommand {
     #[arg(long, value_name = "DIR", default_value = "/var/log/pods")]
     log_dir: PathBuf,
     /// Range of the pods' IPv4 addresses [default: one that no route of the host overlaps]
-    #[arg(long, value_name = "CIDR", requires = "pod_cidr6")]
+    #[arg(long, value_name = "CIDR")]
     pod_cidr: Option<ipnet::Ipv4Net>,
     /// Range of the pods' IPv6 addresses
     #[arg(long, value_name = "CIDR", requires = "pod_cidr")]
@@ -90,6 +91,8 @@ pub enum RunError {
     NoCgroup,
     #[error(transparent)]
     Host(#[from] cgroupd::host::HostError),
+    #[error("--pod-cidr: {0}")]
+    Range(String),
     #[error("must be root: `cargo xtask run` runs the demo in a virtual machine for other users")]
     NotRoot,
 }
@@ -229,6 +232,7 @@ impl Session {
             }
             self.print_logs();
         }
+        self.node.engine().close().await?;
         self.timeline.print();
         let code = self.failed.and_then(|code| u8::try_from(code).ok());
         Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
@@ -371,14 +375,17 @@ fn config(command: &RunCommand, dirs: &Dirs) -> Result<Config, RunError> {
     let cgroup_parent = host.mount_point.ok_or(RunError::NoCgroup)?.join(CGROUP);
     std::fs::create_dir_all(&cgroup_parent).map_err(io(format!("make {}", cgroup_parent.display())))?;
     let ranges = match (command.pod_cidr, command.pod_cidr6) {
-        (Some(v4), Some(v6)) => netsetup::Ranges::Given(netsetup::ipam::Subnets { v4, v6 }),
-        _ => netsetup::Ranges::Auto,
+        (Some(v4), v6) => {
+            let ranges = netsetup::ipam::Ranges::new(v4, v6);
+            RangeChoice::Given(ranges.map_err(|error| RunError::Range(error.to_string()))?)
+        }
+        (None, _) => RangeChoice::Auto,
     };
     Ok(Config {
         dirs: dirs.clone(),
         owner: record::this_process(),
         cgroup_parent,
-        network: netsetup::Config { ranges, state_dir: dirs.leases() },
+        network: netsetup::Config { ranges, ..netsetup::Config::new(dirs.leases()) },
     })
 }
 

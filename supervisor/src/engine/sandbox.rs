@@ -245,7 +245,7 @@ impl Engine {
 }
 
 pub(super) fn pod_id(id: &SandboxId) -> Result<netsetup::PodId, EngineError> {
-    netsetup::PodId::parse(id.as_str()).ok_or_else(|| EngineError::NotFound { what: "sandbox", id: id.to_string() })
+    id.as_str().parse().map_err(|_| EngineError::NotFound { what: "sandbox", id: id.to_string() })
 }
 
 /// What the manifest asks for and this host can't enforce, in words.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiSpec};
+use netsetup::hostname::{self, HostnameError, Names};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{Notice, clock};
@@ -144,24 +145,32 @@ impl Context {
         Sources { pod: &self.pod, pod_facts: facts, node: &self.settings.node, objects: &*self.settings.objects }
     }
 
-    pub(super) fn facts(&self) -> PodFacts {
-        PodFacts { ips: self.addresses.borrow().clone(), hostname: self.hostname() }
+    /// `<name>_<namespace>(<uid>)`
+    pub(super) fn description(&self) -> String {
+        self.spec.description()
     }
 
-    /// Rules HN1, HN4, HN5.
-    pub(super) fn hostname(&self) -> String {
+    pub(super) fn facts(&self) -> PodFacts {
+        let hostname = self.names().map(|names| names.nodename).unwrap_or_default();
+        PodFacts { ips: self.addresses.borrow().clone(), hostname }
+    }
+
+    /// Rules HN1 to HN5.
+    pub(super) fn names(&self) -> Result<Names, HostnameError> {
         let spec = self.api_spec();
         if spec.and_then(|spec| spec.host_network).unwrap_or(false) {
-            return rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            return Ok(Names { nodename: node.clone(), hostname: node, domain: None });
         }
-        let wanted = spec.and_then(|spec| spec.hostname_override.clone().or_else(|| spec.hostname.clone()));
-        netsetup::hosts::hostname(wanted.as_deref().filter(|name| !name.is_empty()).unwrap_or(&self.reference.name))
-    }
-
-    /// Rule HN2.
-    pub(super) fn domain(&self) -> Option<String> {
-        let subdomain = self.api_spec()?.subdomain.as_deref().filter(|name| !name.is_empty())?;
-        Some(format!("{subdomain}.{}.svc.{CLUSTER_DOMAIN}", self.reference.namespace))
+        hostname::names(&hostname::Request {
+            name: &self.reference.name,
+            namespace: &self.reference.namespace,
+            hostname: spec.and_then(|spec| spec.hostname.as_deref()),
+            subdomain: spec.and_then(|spec| spec.subdomain.as_deref()),
+            as_fqdn: spec.and_then(|spec| spec.set_hostname_as_fqdn).unwrap_or(false),
+            override_with: spec.and_then(|spec| spec.hostname_override.as_deref()),
+            cluster_domain: CLUSTER_DOMAIN,
+        })
     }
 
     /// The directory of the pod's volumes on disk.

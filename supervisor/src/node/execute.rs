@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec as ApiSpec};
-use netsetup::hosts::Alias;
-use netsetup::resolv::{self, DnsOption, Policy, Resolv};
+use netsetup::hostname::{self, Names};
+use netsetup::hosts::{self, HostAlias};
+use netsetup::resolv::{self, ClusterDns, DnsOption, DnsPolicy, Resolv};
 use netsetup::{HostPort, Protocol};
 use tokio::sync::mpsc;
 
-use super::context::{Context, Known, Turn};
+use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
 use super::{Input, clock, images, launch, probes};
 use crate::convert::launch::{self as plan};
 use crate::convert::mounts::{PodFile, termination_log};
@@ -156,17 +157,13 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     };
     let pod_resources = resources::pod(spec)?;
     let qos = cgroupd::qos::qos_class(&pod_resources);
-    let hostname = context.hostname();
-    let node_name = match (spec.set_hostname_as_fqdn.unwrap_or(false), context.domain()) {
-        (true, Some(domain)) => netsetup::hosts::fqdn(&hostname, &domain)?,
-        _ => hostname.clone(),
-    };
+    let names = context.names()?;
     let status = context
         .engine
         .create_sandbox(SandboxRequest {
             id: id.clone(),
             pod: context.reference.clone(),
-            hostname: (!host.network).then_some(node_name),
+            hostname: (!host.network).then(|| names.nodename.clone()),
             host,
             sysctls: sysctls(spec),
             qos,
@@ -180,7 +177,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     status.warnings.into_iter().for_each(|warning| context.warn(warning));
     let addresses = if host.network { context.settings.node.ips.clone() } else { status.addresses };
     context.set_addresses(addresses.clone());
-    write_pod_files(context, spec, host.network, &hostname, &addresses)?;
+    write_pod_files(context, spec, host.network, &names, &addresses)?;
     keep_volumes(context).await?;
     Ok(SandboxReady { ips: addresses })
 }
@@ -232,26 +229,37 @@ fn write_pod_files(
     context: &Context,
     spec: &ApiSpec,
     host_network: bool,
-    hostname: &str,
+    names: &Names,
     addresses: &[IpAddr],
 ) -> Result<(), EngineError> {
     let Some(sandbox) = context.newest_sandbox() else { return Ok(()) };
-    let aliases: Vec<Alias> = spec
+    let aliases: Vec<HostAlias> = spec
         .host_aliases
         .iter()
         .flatten()
-        .map(|alias| Alias { ip: alias.ip.clone(), hostnames: alias.hostnames.clone().unwrap_or_default() })
+        .map(|alias| HostAlias { ip: alias.ip.clone(), hostnames: alias.hostnames.clone().unwrap_or_default() })
         .collect();
     let hosts = if host_network {
-        netsetup::hosts::render_host_network(&context.settings.hosts, &aliases)
+        hosts::host_network(&context.settings.hosts, &aliases)
     } else {
-        netsetup::hosts::render(addresses, hostname, context.domain().as_deref(), &aliases)
+        hosts::pod(addresses, &names.hostname, names.domain.as_deref(), &aliases)
     };
-    let (resolv, warnings) = resolv::for_pod(&dns_policy(spec), &context.settings.resolv, &dns_config(spec));
-    warnings.into_iter().for_each(|warning| context.warn(warning));
+    let (resolv, warnings) = resolv::merge(&resolv::Request {
+        policy: dns_policy(spec),
+        host_network,
+        namespace: &context.reference.namespace,
+        pod: &context.description(),
+        // There is none yet.
+        cluster: &ClusterDns { servers: Vec::new(), domain: CLUSTER_DOMAIN.to_owned() },
+        node: &context.settings.resolv,
+        config: Some(&dns_config(spec)),
+    });
+    // Everybody's default asks for a resolver that is not there; saying so for every pod would only be noise.
+    let spoken = warnings.into_iter().filter(|warning| warning.reason != "MissingClusterDNS");
+    spoken.for_each(|warning| context.warn(warning.message));
     for (file, content) in [
         (PodFile::Hosts, hosts),
-        (PodFile::Hostname, format!("{hostname}\n")),
+        (PodFile::Hostname, hostname::render(names)),
         (PodFile::ResolvConf, resolv::render(&resolv)),
     ] {
         context.engine.write_pod_file(&sandbox, file.file_name(), content.as_bytes(), 0o644)?;
@@ -259,11 +267,12 @@ fn write_pod_files(
     Ok(())
 }
 
-/// Without a cluster's resolver `ClusterFirst` is `Default` (rule DN5).
-fn dns_policy(spec: &ApiSpec) -> Policy {
+fn dns_policy(spec: &ApiSpec) -> DnsPolicy {
     match spec.dns_policy.as_deref() {
-        Some("None") => Policy::None,
-        _ => Policy::Default,
+        Some("None") => DnsPolicy::None,
+        Some("Default") => DnsPolicy::Default,
+        Some("ClusterFirstWithHostNet") => DnsPolicy::ClusterFirstWithHostNet,
+        _ => DnsPolicy::ClusterFirst,
     }
 }
 

@@ -117,6 +117,11 @@ impl Node {
         self.settle(uid);
     }
 
+    /// The layer below, for who ends it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Whether pods are left.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
