@@ -8,6 +8,7 @@ pub mod cli;
 pub mod convert;
 pub mod engine;
 pub mod image;
+pub mod logs;
 pub mod manifest;
 pub mod monitor;
 pub mod node;

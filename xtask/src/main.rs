@@ -1,3 +1,51 @@
-//! The project's tasks.
+//! The project's tasks. `cargo xtask --help` lists them.
 
-fn main() {}
+#![allow(unreachable_pub, reason = "nothing is outside of a program")]
+#![allow(clippy::disallowed_methods, reason = "tasks start programs")]
+
+mod apt;
+mod build;
+mod ci;
+mod e2e;
+mod images;
+mod run;
+mod setup;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The project's tasks.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Task {
+    /// Sets everything up and runs a demo Pod.
+    Run(run::Run),
+    /// Sets everything up and runs all tests.
+    Test(test::Test),
+    /// Runs the tests that need a virtual machine, as an ordinary user.
+    E2e(e2e::E2e),
+    /// Builds the tests' images from Debian packages.
+    Images(images::Images),
+    /// What has to pass before a change lands: formatting, lints, all tests.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Run(task) => task.run(),
+        Task::Test(task) => task.run(),
+        Task::E2e(task) => task.run(),
+        Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
+        Task::Ci => ci::run(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

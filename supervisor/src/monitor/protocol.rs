@@ -166,10 +166,7 @@ pub struct ExecSpec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Message {
-    Reply {
-        number: u64,
-        result: Result<Answer, MonitorError>,
-    },
+    Reply { number: u64, result: Result<Answer, MonitorError> },
     Event(Event),
 }
 
@@ -294,19 +291,11 @@ pub enum MonitorError {
     #[error("{what} {id} exists already")]
     Exists { what: String, id: String },
     #[error("{what} {id} is {state}")]
-    WrongState {
-        what: String,
-        id: String,
-        state: String,
-    },
+    WrongState { what: String, id: String, state: String },
     #[error(transparent)]
     Launch(LaunchError),
     #[error("{call}: {cause}")]
-    System {
-        call: String,
-        cause: String,
-        errno: Option<i32>,
-    },
+    System { call: String, cause: String, errno: Option<i32> },
     #[error("protocol: {0}")]
     Protocol(String),
 }

@@ -45,16 +45,9 @@ pub enum Todo {
     CreateSandbox { attempt: u32 },
     /// Looks for the image and pulls it when the policy says so. Sends `Event::PullStarted` when it pulls; answers
     /// [`super::event::Outcome::Image`].
-    EnsureImage {
-        container: Index,
-        image: String,
-        policy: PullPolicy,
-    },
+    EnsureImage { container: Index, image: String, policy: PullPolicy },
     /// Prepares the container and fails early. Answers [`super::event::Outcome::ContainerCreated`].
-    CreateContainer {
-        instance: Instance,
-        image_id: String,
-    },
+    CreateContainer { instance: Instance, image_id: String },
     /// Answers [`super::event::Outcome::ContainerStarted`].
     StartContainer { instance: Instance },
     /// Signal to the container's first process. No answer.
@@ -65,19 +58,9 @@ pub enum Todo {
     /// [`super::event::Outcome::ContainerRemoved`]; afterwards the instance can't come to life any more.
     RemoveContainer { instance: Instance },
     /// Answers [`super::event::Outcome::Probe`].
-    RunProbe {
-        instance: Instance,
-        kind: ProbeKind,
-        handler: ProbeHandler,
-        timeout: Duration,
-    },
+    RunProbe { instance: Instance, kind: ProbeKind, handler: ProbeHandler, timeout: Duration },
     /// Runs an exec or HTTP handler, at most for `budget`. Answers [`super::event::Outcome::Hook`].
-    RunHook {
-        instance: Instance,
-        hook: HookKind,
-        handler: HookHandler,
-        budget: Option<Duration>,
-    },
+    RunHook { instance: Instance, hook: HookKind, handler: HookHandler, budget: Option<Duration> },
     /// Stops working on a pull, a probe or a hook; an answer that comes nevertheless is dropped.
     Cancel { action: ActionId },
     /// Ends pause and releases the network. Answers [`super::event::Outcome::SandboxStopped`].

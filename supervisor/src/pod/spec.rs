@@ -70,11 +70,7 @@ impl PodSpec {
 
     /// Some container has a rule that restarts all (CO9).
     pub fn may_restart_all(&self) -> bool {
-        self.containers.iter().any(|c| {
-            c.rules
-                .iter()
-                .any(|r| r.action == RuleAction::RestartAllContainers)
-        })
+        self.containers.iter().any(|c| c.rules.iter().any(|r| r.action == RuleAction::RestartAllContainers))
     }
 }
 

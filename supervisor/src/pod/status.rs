@@ -184,18 +184,12 @@ pub fn termination_message(
 }
 
 fn tail(bytes: &[u8], limit: usize) -> &[u8] {
-    bytes
-        .get(bytes.len().saturating_sub(limit)..)
-        .unwrap_or(bytes)
+    bytes.get(bytes.len().saturating_sub(limit)..).unwrap_or(bytes)
 }
 
 fn last_lines(bytes: &[u8], count: usize) -> &[u8] {
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let ends = body
-        .iter()
-        .enumerate()
-        .rev()
-        .filter(|&(_, &byte)| byte == b'\n');
+    let ends = body.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'\n');
     let start = ends.map(|(at, _)| at + 1).nth(count - 1).unwrap_or(0);
     bytes.get(start..).unwrap_or(bytes)
 }

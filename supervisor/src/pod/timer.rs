@@ -51,10 +51,7 @@ pub struct Instant(pub u64);
 impl Instant {
     /// The instant `span` later; saturates.
     pub fn after(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// Time since `earlier`; zero when that lies in the future.

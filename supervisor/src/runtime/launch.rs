@@ -186,6 +186,9 @@ pub enum Step {
     Seccomp,
     LookUpProgram,
     Exec,
+    /// Of a sandbox.
+    Hostname,
+    Sysctl,
 }
 
 impl std::fmt::Display for Step {
@@ -203,8 +206,9 @@ impl std::fmt::Display for Step {
             Self::Terminal => "set up terminal",
             Self::Credentials => "set credentials",
             Self::Seccomp => "load seccomp profile",
-            Self::LookUpProgram => "exec",
-            Self::Exec => "exec",
+            Self::LookUpProgram | Self::Exec => "exec:",
+            Self::Hostname => "set host name",
+            Self::Sysctl => "set sysctl",
         })
     }
 }

@@ -1,0 +1,4 @@
+//! Reading container logs in the CRI format (rules LF1, LF2, LG3). They are written by the monitor.
+
+pub mod follow;
+pub mod record;

@@ -1,0 +1,35 @@
+//! All tests, with all that they need.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use xshell::cmd;
+
+use crate::build::{self, Profile};
+use crate::setup;
+
+/// Sets everything up and runs all tests.
+#[derive(Debug, clap::Args)]
+pub struct Test {
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// What the host ring of the tests calls.
+const PACKAGES: &[&str] = &["busybox-static", "iproute2", "nftables", "umoci"];
+
+impl Test {
+    pub fn everything() -> Self {
+        Self { filter: None }
+    }
+
+    pub fn run(self) -> Result<ExitCode> {
+        let sh = build::shell()?;
+        setup::packages(&sh, setup::BUILD)?;
+        setup::packages(&sh, PACKAGES)?;
+        build::binaries(&sh, Profile::Ci)?;
+        let filter = self.filter.iter();
+        cmd!(sh, "cargo test --locked --workspace --profile ci -- {filter...}").run()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
