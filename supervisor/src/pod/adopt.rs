@@ -32,20 +32,13 @@ pub enum AdoptError {
     #[error("pod {pod}: snapshot has version {found}, known is {SNAPSHOT_VERSION}")]
     Version { pod: String, found: u16 },
     #[error("pod {pod}: snapshot has {found} containers, the spec {expected}")]
-    Containers {
-        pod: String,
-        found: usize,
-        expected: usize,
-    },
+    Containers { pod: String, found: usize, expected: usize },
 }
 
 impl Machine {
     /// What to write down before the next actions are polled.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            version: SNAPSHOT_VERSION,
-            state: self.state.clone(),
-        }
+        Snapshot { version: SNAPSHOT_VERSION, state: self.state.clone() }
     }
 
     /// Takes over a pod from an earlier life of the daemon. `observed` is what the engine shows now; exits that happened
@@ -62,18 +55,11 @@ impl Machine {
     ) -> Result<Self, AdoptError> {
         let pod = || spec.description();
         if snapshot.version != SNAPSHOT_VERSION {
-            return Err(AdoptError::Version {
-                pod: pod(),
-                found: snapshot.version,
-            });
+            return Err(AdoptError::Version { pod: pod(), found: snapshot.version });
         }
         let (found, expected) = (snapshot.state.containers.len(), spec.containers.len());
         if found != expected {
-            return Err(AdoptError::Containers {
-                pod: pod(),
-                found,
-                expected,
-            });
+            return Err(AdoptError::Containers { pod: pod(), found, expected });
         }
         let mut machine = Self::at_rest(spec, now);
         machine.state = snapshot.state;
@@ -100,8 +86,7 @@ impl Machine {
             Boot::New => {
                 self.state.lived_before = now.wall.since(self.state.start_time);
                 self.state.began = now.mono;
-                self.state.ending_since =
-                    self.state.ending_since.map(|(_, grace)| (now.mono, grace));
+                self.state.ending_since = self.state.ending_since.map(|(_, grace)| (now.mono, grace));
                 for container in &mut self.state.containers {
                     for dead in &mut container.dead {
                         dead.at = now.mono;
@@ -113,27 +98,16 @@ impl Machine {
 
     fn take_over(&mut self, observed: Observed, now: Now) {
         self.take_over_volumes(now);
-        let ready = observed
-            .sandbox
-            .filter(|(attempt, _)| *attempt == self.state.sandbox_attempt);
+        let ready = observed.sandbox.filter(|(attempt, _)| *attempt == self.state.sandbox_attempt);
         let lost = self.take_over_sandbox(ready.map(|(_, ready)| ready), now);
         for (instance, _) in &observed.containers {
             if self.current(*instance).is_none() && !self.is_buried(*instance) {
-                self.act(Todo::RemoveContainer {
-                    instance: *instance,
-                });
+                self.act(Todo::RemoveContainer { instance: *instance });
             }
         }
         for index in 0..self.state.containers.len() {
-            let instance = self
-                .state
-                .containers
-                .get(index)
-                .and_then(|c| c.run.instance());
-            let seen = observed
-                .containers
-                .iter()
-                .find(|(seen, _)| Some(*seen) == instance);
+            let instance = self.state.containers.get(index).and_then(|c| c.run.instance());
+            let seen = observed.containers.iter().find(|(seen, _)| Some(*seen) == instance);
             self.take_over_container(index, seen.map(|(_, state)| state.clone()), now);
         }
         if lost {
@@ -142,26 +116,15 @@ impl Machine {
     }
 
     fn is_buried(&self, instance: Instance) -> bool {
-        self.state
-            .containers
-            .iter()
-            .any(|c| c.dead.iter().any(|dead| dead.instance == instance))
+        self.state.containers.iter().any(|c| c.dead.iter().any(|dead| dead.instance == instance))
     }
 
     fn take_over_volumes(&mut self, now: Now) {
         match self.state.volumes {
             Volumes::Absent | Volumes::Ready => {}
-            Volumes::Waiting { delay, .. } => {
-                self.state.volumes = Volumes::Waiting {
-                    until: now.mono,
-                    delay,
-                }
-            }
+            Volumes::Waiting { delay, .. } => self.state.volumes = Volumes::Waiting { until: now.mono, delay },
             Volumes::SettingUp { .. } => {
-                self.state.volumes = Volumes::Waiting {
-                    until: now.mono,
-                    delay: Duration::ZERO,
-                }
+                self.state.volumes = Volumes::Waiting { until: now.mono, delay: Duration::ZERO }
             }
             Volumes::TearingDown { .. } | Volumes::TearDownWaiting { .. } => {
                 self.state.volumes = Volumes::TearDownWaiting { until: now.mono };
@@ -180,18 +143,11 @@ impl Machine {
         let stop = Sandbox::StopWaiting { until: now.mono };
         match (&self.state.sandbox, seen) {
             (Sandbox::Absent, None) => {}
-            (Sandbox::Waiting { .. }, None) => {
-                self.state.sandbox = Sandbox::Waiting { until: now.mono }
-            }
-            (Sandbox::Creating { .. } | Sandbox::Ready(_), Some(ready)) => {
-                self.state.sandbox = Sandbox::Ready(ready)
-            }
+            (Sandbox::Waiting { .. }, None) => self.state.sandbox = Sandbox::Waiting { until: now.mono },
+            (Sandbox::Creating { .. } | Sandbox::Ready(_), Some(ready)) => self.state.sandbox = Sandbox::Ready(ready),
             (Sandbox::Ready(_), None) => return true,
             // Half of it may exist: it is cleared away first.
-            (
-                Sandbox::Creating { .. } | Sandbox::Stopping { .. } | Sandbox::StopWaiting { .. },
-                _,
-            )
+            (Sandbox::Creating { .. } | Sandbox::Stopping { .. } | Sandbox::StopWaiting { .. }, _)
             | (Sandbox::Absent | Sandbox::Waiting { .. }, Some(_)) => self.state.sandbox = stop,
             (Sandbox::Lost, _) => {}
         }
@@ -205,19 +161,10 @@ impl Machine {
         };
         match (run, seen) {
             (Run::Absent, _) => {}
-            (Run::Pulling { .. }, _) | (Run::Creating { .. }, None) => {
-                self.set_run(index, Run::Absent)
-            }
+            (Run::Pulling { .. }, _) | (Run::Creating { .. }, None) => self.set_run(index, Run::Absent),
             (Run::Creating { instance, .. }, Some(state)) => {
-                let image = self
-                    .pair(index)
-                    .map(|(_, c)| c.image.clone())
-                    .unwrap_or_default();
-                let made = Created {
-                    id: self.container_id(index),
-                    image,
-                    user: None,
-                };
+                let image = self.pair(index).map(|(_, c)| c.image.clone()).unwrap_or_default();
+                let made = Created { id: self.container_id(index), image, user: None };
                 match state {
                     // Its answer was lost; the instance is not known well enough to be used.
                     ObservedState::Created => self.remove(index, instance, false, now),
@@ -231,14 +178,7 @@ impl Machine {
             (Run::Starting { .. }, None) => self.take_over_loss(index, now),
             (Run::Starting { instance, .. }, Some(ObservedState::Created)) => {
                 let action = self.act(Todo::StartContainer { instance });
-                self.set_run(
-                    index,
-                    Run::Starting {
-                        action,
-                        instance,
-                        give_up: now.mono.after(ENGINE_TIMEOUT),
-                    },
-                );
+                self.set_run(index, Run::Starting { action, instance, give_up: now.mono.after(ENGINE_TIMEOUT) });
             }
             (Run::Starting { instance, .. }, Some(ObservedState::Running { started })) => {
                 self.take_over_running(index, instance, started, now);
@@ -249,42 +189,17 @@ impl Machine {
                 Some(ObservedState::Created | ObservedState::Running { .. }),
             ) => {}
             (
-                Run::Starting { instance, .. }
-                | Run::PostStart { instance, .. }
-                | Run::Running { instance, .. },
+                Run::Starting { instance, .. } | Run::PostStart { instance, .. } | Run::Running { instance, .. },
                 Some(ObservedState::Exited(exit)),
             ) => self.take_over_exit(index, instance, exit, now),
-            (
-                Run::Removing {
-                    instance, started, ..
-                },
-                _,
-            ) => self.remove(index, instance, started, now),
+            (Run::Removing { instance, started, .. }, _) => self.remove(index, instance, started, now),
         }
     }
 
     /// It ran when the daemon came back; its postStart hook may have run and is not repeated (LC5).
-    fn take_over_running(
-        &mut self,
-        index: usize,
-        instance: Instance,
-        wall: super::timer::WallTime,
-        now: Now,
-    ) {
-        let started = Instant(
-            now.mono
-                .0
-                .saturating_sub(u64::try_from(now.wall.since(wall).as_nanos()).unwrap_or(0)),
-        );
-        self.set_run(
-            index,
-            Run::PostStart {
-                instance,
-                started,
-                wall,
-                hook: None,
-            },
-        );
+    fn take_over_running(&mut self, index: usize, instance: Instance, wall: super::timer::WallTime, now: Now) {
+        let started = Instant(now.mono.0.saturating_sub(u64::try_from(now.wall.since(wall).as_nanos()).unwrap_or(0)));
+        self.set_run(index, Run::PostStart { instance, started, wall, hook: None });
         self.post_start_over(index, now);
     }
 
@@ -296,11 +211,7 @@ impl Machine {
     }
 
     fn take_over_loss(&mut self, index: usize, now: Now) {
-        let instance = self
-            .state
-            .containers
-            .get(index)
-            .and_then(|c| c.run.instance());
+        let instance = self.state.containers.get(index).and_then(|c| c.run.instance());
         if let Some(instance) = instance {
             self.lost(index, instance, now);
         }
@@ -317,24 +228,15 @@ impl Machine {
             match &stop.stage {
                 Stage::PreStop(Hook::Action { .. }) => {
                     let left = super::grace::less(stop.grace, now.mono.since(stop.since));
-                    stop.stage = Stage::Turn {
-                        from: now.mono,
-                        left,
-                    };
+                    stop.stage = Stage::Turn { from: now.mono, left };
                 }
                 Stage::Signalled { .. } => repeat = container.run.live(),
                 Stage::PreStop(Hook::Sleep { .. }) | Stage::Turn { .. } | Stage::Killed { .. } => {}
             }
         }
         let over = match &container.run {
-            Run::PostStart {
-                hook: Some(Hook::Action { .. }),
-                ..
-            } => true,
-            Run::PostStart {
-                hook: Some(Hook::Sleep { .. }) | None,
-                ..
-            }
+            Run::PostStart { hook: Some(Hook::Action { .. }), .. } => true,
+            Run::PostStart { hook: Some(Hook::Sleep { .. }) | None, .. }
             | Run::Absent
             | Run::Pulling { .. }
             | Run::Creating { .. }

@@ -26,10 +26,7 @@ pub(super) fn all(
     let ready = ready(machine, containers.clone());
     let has_sandbox = matches!(machine.state.sandbox, Sandbox::Ready(_));
     let mut own = vec![
-        (
-            "PodReadyToStartContainers",
-            (Truth::from(has_sandbox), None, None),
-        ),
+        ("PodReadyToStartContainers", (Truth::from(has_sandbox), None, None)),
         ("Initialized", initialized(phase, init, apps)),
         ("Ready", ready),
         ("ContainersReady", containers),
@@ -39,32 +36,17 @@ pub(super) fn all(
         own.push(("AllContainersRestarting", restarting(machine, phase)));
     }
     let mut conditions = machine.state.foreign.clone();
-    conditions.extend(
-        own.into_iter()
-            .map(|(kind, verdict)| dated(machine, kind, verdict, wall)),
-    );
+    conditions.extend(own.into_iter().map(|(kind, verdict)| dated(machine, kind, verdict, wall)));
     conditions
 }
 
-fn dated(
-    machine: &Machine,
-    kind: &str,
-    (status, reason, message): Verdict,
-    wall: WallTime,
-) -> Condition {
+fn dated(machine: &Machine, kind: &str, (status, reason, message): Verdict, wall: WallTime) -> Condition {
     let last_transition = match machine.state.transitions.get(kind) {
         Some((known, since)) if *known == status => *since,
         Some(_) | None => wall,
     };
     let observed_generation = machine.spec.generation;
-    Condition {
-        kind: kind.to_owned(),
-        status,
-        reason,
-        message,
-        last_transition,
-        observed_generation,
-    }
+    Condition { kind: kind.to_owned(), status, reason, message, last_transition, observed_generation }
 }
 
 /// Rule CO3.
@@ -84,21 +66,11 @@ fn initialized(phase: Phase, init: &[ContainerStatus], apps: &[ContainerStatus])
         Role::Init => !status.ready,
         Role::App | Role::Ephemeral => false,
     };
-    let names: Vec<&str> = init
-        .iter()
-        .filter(incomplete)
-        .map(|status| status.name.as_str())
-        .collect();
+    let names: Vec<&str> = init.iter().filter(incomplete).map(|status| status.name.as_str()).collect();
     if names.is_empty() || apps.iter().any(was_up) {
         return yes();
     }
-    no(
-        "ContainersNotInitialized",
-        Some(format!(
-            "containers with incomplete status: [{}]",
-            names.join(" ")
-        )),
-    )
+    no("ContainersNotInitialized", Some(format!("containers with incomplete status: [{}]", names.join(" "))))
 }
 
 /// Rule CO4.
@@ -109,21 +81,11 @@ fn containers_ready(phase: Phase, init: &[ContainerStatus], apps: &[ContainerSta
         Phase::Pending | Phase::Running => {}
     }
     let sidecars = init.iter().filter(|status| status.role == Role::Sidecar);
-    let unready: Vec<&str> = sidecars
-        .chain(apps)
-        .filter(|s| !s.ready)
-        .map(|s| s.name.as_str())
-        .collect();
+    let unready: Vec<&str> = sidecars.chain(apps).filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     if unready.is_empty() {
         return yes();
     }
-    no(
-        "ContainersNotReady",
-        Some(format!(
-            "containers with unready status: [{}]",
-            unready.join(" ")
-        )),
-    )
+    no("ContainersNotReady", Some(format!("containers with unready status: [{}]", unready.join(" "))))
 }
 
 /// Rule CO5.
@@ -132,21 +94,13 @@ fn ready(machine: &Machine, containers: Verdict) -> Verdict {
         return containers;
     }
     let complaint = |gate: &String| match machine.state.foreign.iter().find(|c| c.kind == *gate) {
-        None => Some(format!(
-            "corresponding condition of pod readiness gate {gate:?} does not exist."
-        )),
+        None => Some(format!("corresponding condition of pod readiness gate {gate:?} does not exist.")),
         Some(condition) if condition.status == Truth::True => None,
-        Some(condition) => Some(format!(
-            "the status of pod readiness gate {gate:?} is not \"True\", but {}",
-            condition.status.name()
-        )),
+        Some(condition) => {
+            Some(format!("the status of pod readiness gate {gate:?} is not \"True\", but {}", condition.status.name()))
+        }
     };
-    let complaints: Vec<String> = machine
-        .spec
-        .readiness_gates
-        .iter()
-        .filter_map(complaint)
-        .collect();
+    let complaints: Vec<String> = machine.spec.readiness_gates.iter().filter_map(complaint).collect();
     if complaints.is_empty() {
         return yes();
     }
@@ -163,8 +117,6 @@ fn restarting(machine: &Machine, phase: Phase) -> Verdict {
             Some("RestartAllContainersStarted".to_owned()),
             Some("container exited with restart policy rule".to_owned()),
         ),
-        (Phase::Pending | Phase::Running, Goal::Run | Goal::NewSandbox | Goal::End) => {
-            (Truth::False, None, None)
-        }
+        (Phase::Pending | Phase::Running, Goal::Run | Goal::NewSandbox | Goal::End) => (Truth::False, None, None),
     }
 }

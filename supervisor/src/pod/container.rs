@@ -92,10 +92,7 @@ impl Run {
     /// A start is under way: no other container of the pod starts meanwhile (IN5, LC6).
     pub(super) fn is_starting(&self) -> bool {
         match self {
-            Self::Pulling { .. }
-            | Self::Creating { .. }
-            | Self::Starting { .. }
-            | Self::PostStart { .. } => true,
+            Self::Pulling { .. } | Self::Creating { .. } | Self::Starting { .. } | Self::PostStart { .. } => true,
             Self::Absent | Self::Running { .. } | Self::Removing { .. } => false,
         }
     }
@@ -105,15 +102,9 @@ impl Run {
         match self {
             Self::Absent | Self::PostStart { .. } | Self::Running { .. } => None,
             Self::Pulling { action, give_up }
-            | Self::Creating {
-                action, give_up, ..
-            }
-            | Self::Starting {
-                action, give_up, ..
-            }
-            | Self::Removing {
-                action, give_up, ..
-            } => Some((*action, *give_up)),
+            | Self::Creating { action, give_up, .. }
+            | Self::Starting { action, give_up, .. }
+            | Self::Removing { action, give_up, .. } => Some((*action, *give_up)),
         }
     }
 }
@@ -223,19 +214,12 @@ impl Container {
 
     /// Readiness of an app container or sidecar (CS10).
     pub(super) fn is_ready(&self) -> bool {
-        self.started
-            && self
-                .probes
-                .get(&ProbeKind::Readiness)
-                .is_none_or(Probe::result)
+        self.started && self.probes.get(&ProbeKind::Readiness).is_none_or(Probe::result)
     }
 
     /// Shows why the container waits.
     pub(super) fn wait(&mut self, reason: &str, message: String) {
-        self.waiting = Some(Waiting {
-            reason: reason.to_owned(),
-            message,
-        });
+        self.waiting = Some(Waiting { reason: reason.to_owned(), message });
     }
 
     /// Nothing hinders the next start any more.
@@ -253,17 +237,11 @@ impl Container {
         self.started = false;
         self.probes.clear();
         self.dead.insert(0, dead);
-        if self.dead.len() > DEAD_KEPT {
-            self.dead.pop().map(|old| old.instance)
-        } else {
-            None
-        }
+        if self.dead.len() > DEAD_KEPT { self.dead.pop().map(|old| old.instance) } else { None }
     }
 
     /// The stop signal in force (LC11).
     pub(super) fn stop_signal(&self, spec: &ContainerSpec) -> Signal {
-        spec.stop_signal
-            .or(self.image_stop_signal)
-            .unwrap_or(Signal::TERM)
+        spec.stop_signal.or(self.image_stop_signal).unwrap_or(Signal::TERM)
     }
 }

@@ -56,14 +56,8 @@ pub(super) enum Stage {
 /// A hook under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Hook {
-    Action {
-        id: ActionId,
-        give_up: Option<Instant>,
-    },
-    Sleep {
-        until: Instant,
-        seconds: u64,
-    },
+    Action { id: ActionId, give_up: Option<Instant> },
+    Sleep { until: Instant, seconds: u64 },
 }
 
 impl Stop {
@@ -86,9 +80,7 @@ impl Stop {
                     *left = grace;
                 }
             }
-            Stage::Signalled { kill_at } => {
-                *kill_at = (*kill_at).min(now.after(at_least_minimum(grace)))
-            }
+            Stage::Signalled { kill_at } => *kill_at = (*kill_at).min(now.after(at_least_minimum(grace))),
         }
     }
 }

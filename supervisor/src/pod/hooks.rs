@@ -13,19 +13,11 @@ pub(super) fn failure_message(
     handler: &HookHandler,
     failure: &HookFailure,
 ) -> String {
-    let place = format!(
-        "for Container {:?} in Pod {:?} failed - error: {}",
-        container.name,
-        pod.description(),
-        failure.error
-    );
+    let place =
+        format!("for Container {:?} in Pod {:?} failed - error: {}", container.name, pod.description(), failure.error);
     match handler {
         HookHandler::Exec { command } => {
-            format!(
-                "Exec lifecycle hook ([{}]) {place}, message: {:?}",
-                command.join(" "),
-                failure.output
-            )
+            format!("Exec lifecycle hook ([{}]) {place}, message: {:?}", command.join(" "), failure.output)
         }
         HookHandler::HttpGet(get) => format!("HTTP lifecycle hook ({}) {place}", get.path),
         HookHandler::Sleep { seconds } => format!("Sleep lifecycle hook ({seconds}) {place}"),

@@ -64,23 +64,11 @@ pub(super) enum Sandbox {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Volumes {
     Absent,
-    Waiting {
-        until: Instant,
-        delay: Duration,
-    },
-    SettingUp {
-        action: ActionId,
-        give_up: Instant,
-        delay: Option<Duration>,
-    },
+    Waiting { until: Instant, delay: Duration },
+    SettingUp { action: ActionId, give_up: Instant, delay: Option<Duration> },
     Ready,
-    TearingDown {
-        action: ActionId,
-        give_up: Instant,
-    },
-    TearDownWaiting {
-        until: Instant,
-    },
+    TearingDown { action: ActionId, give_up: Instant },
+    TearDownWaiting { until: Instant },
 }
 
 /// The last step of a deleted pod (TR7).
@@ -267,18 +255,12 @@ impl Machine {
         match &self.state.sandbox {
             Sandbox::Absent | Sandbox::Ready(_) | Sandbox::Lost => {}
             Sandbox::Waiting { until } | Sandbox::StopWaiting { until } => earliest.at(*until),
-            Sandbox::Creating { give_up, .. } | Sandbox::Stopping { give_up, .. } => {
-                earliest.at(*give_up)
-            }
+            Sandbox::Creating { give_up, .. } | Sandbox::Stopping { give_up, .. } => earliest.at(*give_up),
         }
         match &self.state.volumes {
             Volumes::Absent | Volumes::Ready => {}
-            Volumes::Waiting { until, .. } | Volumes::TearDownWaiting { until } => {
-                earliest.at(*until)
-            }
-            Volumes::SettingUp { give_up, .. } | Volumes::TearingDown { give_up, .. } => {
-                earliest.at(*give_up)
-            }
+            Volumes::Waiting { until, .. } | Volumes::TearDownWaiting { until } => earliest.at(*until),
+            Volumes::SettingUp { give_up, .. } | Volumes::TearingDown { give_up, .. } => earliest.at(*give_up),
         }
         match &self.state.removal {
             Removal::NotYet | Removal::Gone => {}
@@ -297,10 +279,7 @@ impl Machine {
         if let Some((_, give_up)) = container.run.awaited() {
             earliest.at(give_up);
         }
-        if let Run::PostStart {
-            hook: Some(hook), ..
-        } = &container.run
-        {
+        if let Run::PostStart { hook: Some(hook), .. } = &container.run {
             hook_deadline(hook, earliest);
         }
         if let Some(at) = container.image_error_until {
@@ -317,18 +296,11 @@ impl Machine {
                 Stage::Killed { again_at } => earliest.at(*again_at),
             }
         }
-        if let Some(at) = container
-            .retry_at
-            .filter(|_| container.run == Run::Absent && self.may_start(index))
-        {
+        if let Some(at) = container.retry_at.filter(|_| container.run == Run::Absent && self.may_start(index)) {
             earliest.at(at);
         }
         for kind in self.active_probes(index) {
-            if let Some(at) = container
-                .probes
-                .get(&kind)
-                .and_then(|probe| probe.deadline(now.mono))
-            {
+            if let Some(at) = container.probes.get(&kind).and_then(|probe| probe.deadline(now.mono)) {
                 earliest.at(at);
             }
         }
@@ -342,11 +314,7 @@ impl Machine {
                 return;
             }
         }
-        debug_assert!(
-            false,
-            "the machine of {} does not come to rest",
-            self.spec.description()
-        );
+        debug_assert!(false, "the machine of {} does not come to rest", self.spec.description());
     }
 
     fn round(&mut self, now: Now) -> bool {
@@ -362,18 +330,11 @@ impl Machine {
     fn refresh(&mut self, now: Now) {
         let status = super::phase::status_at(self, now.wall);
         if status.phase.is_final() && self.state.ending.is_none() {
-            self.state.ending = Some(Ending {
-                phase: status.phase,
-                reason: None,
-                message: None,
-            });
+            self.state.ending = Some(Ending { phase: status.phase, reason: None, message: None });
         }
         for condition in status.conditions {
             if !self.state.foreign.iter().any(|f| f.kind == condition.kind) {
-                self.state.transitions.insert(
-                    condition.kind,
-                    (condition.status, condition.last_transition),
-                );
+                self.state.transitions.insert(condition.kind, (condition.status, condition.last_transition));
             }
         }
     }
@@ -406,28 +367,16 @@ impl Machine {
         now: Now,
     ) {
         let container = index.and_then(|i| u16::try_from(i).ok()).map(Index);
-        self.records.push_back(KubeEvent {
-            severity,
-            reason,
-            message,
-            container,
-            at: now.wall,
-        });
+        self.records.push_back(KubeEvent { severity, reason, message, container, at: now.wall });
     }
 
     /// Spec and state of one container, both to be had at once.
     pub(super) fn parts(&mut self, index: usize) -> Option<(&ContainerSpec, &mut Container)> {
-        Some((
-            self.spec.containers.get(index)?,
-            self.state.containers.get_mut(index)?,
-        ))
+        Some((self.spec.containers.get(index)?, self.state.containers.get_mut(index)?))
     }
 
     pub(super) fn pair(&self, index: usize) -> Option<(&ContainerSpec, &Container)> {
-        Some((
-            self.spec.containers.get(index)?,
-            self.state.containers.get(index)?,
-        ))
+        Some((self.spec.containers.get(index)?, self.state.containers.get(index)?))
     }
 
     /// Where this instance is the current one.
@@ -453,26 +402,16 @@ impl Machine {
     /// Deletion with a grace in whole seconds (DE1, DE2); 0 means by force (TR8). A second one can only shorten (TR9).
     pub fn delete(&mut self, grace: Duration, now: Now) {
         let seconds = grace.as_secs();
-        let timestamp = WallTime(
-            now.wall
-                .0
-                .saturating_add(i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX)),
-        );
+        let timestamp = WallTime(now.wall.0.saturating_add(i64::try_from(grace.as_nanos()).unwrap_or(i64::MAX)));
         match &self.state.deletion {
             Some(known) if known.grace_seconds <= seconds => {}
             Some(known) => {
                 let timestamp = timestamp.min(known.timestamp);
-                self.state.deletion = Some(Deletion {
-                    timestamp,
-                    grace_seconds: seconds,
-                });
+                self.state.deletion = Some(Deletion { timestamp, grace_seconds: seconds });
                 self.end_pod(Some(grace), now);
             }
             None => {
-                self.state.deletion = Some(Deletion {
-                    timestamp,
-                    grace_seconds: seconds,
-                });
+                self.state.deletion = Some(Deletion { timestamp, grace_seconds: seconds });
                 self.end_pod(Some(grace), now);
                 self.retire_probes();
             }
@@ -495,14 +434,7 @@ impl Machine {
     }
 
     /// Another image for a container (IN12); the generation of the changed spec.
-    pub fn set_image(
-        &mut self,
-        index: Index,
-        image: &str,
-        policy: PullPolicy,
-        generation: i64,
-        now: Now,
-    ) {
+    pub fn set_image(&mut self, index: Index, image: &str, policy: PullPolicy, generation: i64, now: Now) {
         self.spec.generation = self.spec.generation.max(generation);
         let Some(spec) = self.spec.containers.get_mut(usize::from(index.0)) else {
             return;
@@ -527,12 +459,7 @@ impl Machine {
 
     /// A condition that somebody else owns, such as a readiness gate's (CO5, CO11).
     pub fn set_condition(&mut self, mut condition: Condition, now: Now) {
-        match self
-            .state
-            .foreign
-            .iter_mut()
-            .find(|known| known.kind == condition.kind)
-        {
+        match self.state.foreign.iter_mut().find(|known| known.kind == condition.kind) {
             Some(known) => {
                 if known.status == condition.status {
                     condition.last_transition = known.last_transition;
@@ -556,11 +483,7 @@ impl Machine {
     fn pending_deadline(&self) -> Option<Instant> {
         let over = self.state.goal == Goal::End || self.state.ending.is_some();
         let span = self.spec.active_deadline.filter(|_| !over)?;
-        Some(
-            self.state
-                .began
-                .after(span.saturating_sub(self.state.lived_before)),
-        )
+        Some(self.state.began.after(span.saturating_sub(self.state.lived_before)))
     }
 
     /// Rule DL1.
@@ -569,13 +492,7 @@ impl Machine {
             return false;
         }
         let message = "Pod was active on the node longer than the specified deadline";
-        self.record(
-            Severity::Normal,
-            "DeadlineExceeded",
-            message.to_owned(),
-            None,
-            now,
-        );
+        self.record(Severity::Normal, "DeadlineExceeded", message.to_owned(), None, now);
         self.state.ending = Some(Ending {
             phase: Phase::Failed,
             reason: Some("DeadlineExceeded".to_owned()),
@@ -592,8 +509,7 @@ impl Machine {
             Some(deletion) => requested.min(Duration::from_secs(deletion.grace_seconds)),
             None => requested,
         };
-        let grace = if grace.is_zero() && self.state.deletion.is_none() && self.spec.grace.is_zero()
-        {
+        let grace = if grace.is_zero() && self.state.deletion.is_none() && self.spec.grace.is_zero() {
             grace
         } else {
             super::grace::of_pod(grace)

@@ -4,6 +4,7 @@
 
 pub mod action;
 pub mod adopt;
+pub mod columns;
 mod conditions;
 mod container;
 pub mod event;

@@ -2,9 +2,7 @@
 
 use super::action::{ActionId, Instance};
 use super::container::Run;
-use super::event::{
-    Event, Exit, HookFailure, HookSuccess, Outcome, Severity, StartFailure, StartFailureKind,
-};
+use super::event::{Event, Exit, HookFailure, HookSuccess, Outcome, Severity, StartFailure, StartFailureKind};
 use super::machine::{Machine, Removal, Sandbox, Volumes};
 use super::start::TIMED_OUT;
 use super::timer::{Now, SANDBOX_RETRY, START_RETRY, TEARDOWN_RETRY};
@@ -26,19 +24,14 @@ impl Machine {
 
     /// The container whose state waits for this action.
     fn awaiting(&self, action: ActionId) -> Option<usize> {
-        self.state
-            .containers
-            .iter()
-            .position(|c| c.run.awaited().is_some_and(|(id, _)| id == action))
+        self.state.containers.iter().position(|c| c.run.awaited().is_some_and(|(id, _)| id == action))
     }
 
     /// An answer. One that nobody waits for is dropped: its action was abandoned, or it came twice.
     fn done(&mut self, action: ActionId, outcome: Outcome, now: Now) {
         match outcome {
             Outcome::VolumesSetUp(result) => match self.state.volumes {
-                Volumes::SettingUp {
-                    action: id, delay, ..
-                } if id == action => self.volumes_set_up(result, delay, now),
+                Volumes::SettingUp { action: id, delay, .. } if id == action => self.volumes_set_up(result, delay, now),
                 Volumes::SettingUp { .. }
                 | Volumes::Absent
                 | Volumes::Waiting { .. }
@@ -47,9 +40,7 @@ impl Machine {
                 | Volumes::TearDownWaiting { .. } => {}
             },
             Outcome::VolumesTornDown(result) => match self.state.volumes {
-                Volumes::TearingDown { action: id, .. } if id == action => {
-                    self.volumes_torn_down(&result, now)
-                }
+                Volumes::TearingDown { action: id, .. } if id == action => self.volumes_torn_down(&result, now),
                 Volumes::TearingDown { .. }
                 | Volumes::Absent
                 | Volumes::Waiting { .. }
@@ -58,9 +49,7 @@ impl Machine {
                 | Volumes::TearDownWaiting { .. } => {}
             },
             Outcome::SandboxCreated(result) => match self.state.sandbox {
-                Sandbox::Creating { action: id, .. } if id == action => {
-                    self.sandbox_created(result, now)
-                }
+                Sandbox::Creating { action: id, .. } if id == action => self.sandbox_created(result, now),
                 Sandbox::Creating { .. }
                 | Sandbox::Absent
                 | Sandbox::Waiting { .. }
@@ -70,9 +59,7 @@ impl Machine {
                 | Sandbox::StopWaiting { .. } => {}
             },
             Outcome::SandboxStopped(result) => match self.state.sandbox {
-                Sandbox::Stopping { action: id, .. } if id == action => {
-                    self.sandbox_stopped(result, now)
-                }
+                Sandbox::Stopping { action: id, .. } if id == action => self.sandbox_stopped(result, now),
                 Sandbox::Stopping { .. }
                 | Sandbox::Absent
                 | Sandbox::Waiting { .. }
@@ -82,19 +69,12 @@ impl Machine {
                 | Sandbox::StopWaiting { .. } => {}
             },
             Outcome::PodRemoved(result) => match self.state.removal {
-                Removal::Removing { action: id, .. } if id == action => {
-                    self.pod_removed(&result, now)
-                }
-                Removal::Removing { .. }
-                | Removal::NotYet
-                | Removal::Waiting { .. }
-                | Removal::Gone => {}
+                Removal::Removing { action: id, .. } if id == action => self.pod_removed(&result, now),
+                Removal::Removing { .. } | Removal::NotYet | Removal::Waiting { .. } | Removal::Gone => {}
             },
             Outcome::Probe(result) => {
                 let found = self.state.containers.iter().enumerate();
-                let probe = found
-                    .into_iter()
-                    .find_map(|(i, c)| Self::find_probe(c, action).map(|kind| (i, kind)));
+                let probe = found.into_iter().find_map(|(i, c)| Self::find_probe(c, action).map(|kind| (i, kind)));
                 if let Some((index, kind)) = probe {
                     self.probe_done(index, kind, result, now);
                 }
@@ -118,9 +98,7 @@ impl Machine {
         };
         match (run, outcome) {
             (Run::Pulling { .. }, Outcome::Image(Ok(ready))) => self.image_ready(index, ready, now),
-            (Run::Pulling { .. }, Outcome::Image(Err(failure))) => {
-                self.image_failed(index, failure, now)
-            }
+            (Run::Pulling { .. }, Outcome::Image(Err(failure))) => self.image_failed(index, failure, now),
             (Run::Creating { instance, .. }, Outcome::ContainerCreated(Ok(made))) => {
                 self.created(index, instance, made, now);
             }
@@ -131,40 +109,16 @@ impl Machine {
                 self.started(index, instance, wall, now);
             }
             (Run::Starting { instance, .. }, Outcome::ContainerStarted(Err(failure))) => {
-                let failure = StartFailure {
-                    kind: StartFailureKind::Run,
-                    ..failure
-                };
+                let failure = StartFailure { kind: StartFailureKind::Run, ..failure };
                 self.start_failed(index, instance, failure, now);
             }
-            (
-                Run::Removing {
-                    instance, started, ..
-                },
-                Outcome::ContainerRemoved(Ok(())),
-            ) => {
+            (Run::Removing { instance, started, .. }, Outcome::ContainerRemoved(Ok(()))) => {
                 self.removed(index, instance, started, now);
             }
-            (
-                Run::Removing {
-                    action,
-                    instance,
-                    started,
-                    ..
-                },
-                Outcome::ContainerRemoved(Err(_)),
-            ) => {
+            (Run::Removing { action, instance, started, .. }, Outcome::ContainerRemoved(Err(_))) => {
                 // Asked again after a while, under a new id.
                 let give_up = now.mono.after(TEARDOWN_RETRY);
-                self.set_run(
-                    index,
-                    Run::Removing {
-                        action,
-                        instance,
-                        give_up,
-                        started,
-                    },
-                );
+                self.set_run(index, Run::Removing { action, instance, give_up, started });
             }
             // An answer of another kind than was asked for: the driver errs; the time-out will tell.
             (
@@ -200,21 +154,12 @@ impl Machine {
             Run::Absent | Run::Pulling { .. } => {}
             // The exit overtook the answer.
             Run::Starting { .. } if exit.start_error.is_none() => {
-                self.record(
-                    Severity::Normal,
-                    "Started",
-                    "Container started".to_owned(),
-                    Some(index),
-                    now,
-                );
+                self.record(Severity::Normal, "Started", "Container started".to_owned(), Some(index), now);
                 self.exited(index, instance, exit, now);
             }
             Run::Creating { .. } | Run::Starting { .. } => {
                 let message = exit.start_error.clone().unwrap_or_default();
-                let failure = StartFailure {
-                    kind: StartFailureKind::Run,
-                    message,
-                };
+                let failure = StartFailure { kind: StartFailureKind::Run, message };
                 self.start_failed(index, instance, failure, now);
             }
             Run::PostStart { .. } | Run::Running { .. } => self.exited(index, instance, exit, now),
@@ -233,9 +178,7 @@ impl Machine {
         match run {
             Run::Absent | Run::Pulling { .. } | Run::Removing { .. } => {}
             Run::Creating { .. } => self.set_run(index, Run::Absent),
-            Run::Starting { .. } | Run::PostStart { .. } | Run::Running { .. } => {
-                self.lost(index, instance, now)
-            }
+            Run::Starting { .. } | Run::PostStart { .. } | Run::Running { .. } => self.lost(index, instance, now),
         }
     }
 
@@ -256,10 +199,7 @@ impl Machine {
     fn hook_done(&mut self, action: ActionId, result: Result<HookSuccess, HookFailure>, now: Now) {
         use super::grace::Hook;
         let is_post = |c: &super::container::Container| match &c.run {
-            Run::PostStart {
-                hook: Some(Hook::Action { id, .. }),
-                ..
-            } => *id == action,
+            Run::PostStart { hook: Some(Hook::Action { id, .. }), .. } => *id == action,
             Run::PostStart { .. }
             | Run::Absent
             | Run::Pulling { .. }
@@ -276,12 +216,7 @@ impl Machine {
             }
             return;
         }
-        if let Some(index) = self
-            .state
-            .containers
-            .iter()
-            .position(|c| Self::is_pre_stop(c, action))
-        {
+        if let Some(index) = self.state.containers.iter().position(|c| Self::is_pre_stop(c, action)) {
             self.tell_fallback(index, &result, now);
             self.pre_stop_over(index, result.is_err(), now);
         }
@@ -289,38 +224,23 @@ impl Machine {
 
     /// Rule LC3.
     fn tell_fallback(&mut self, index: usize, result: &Result<HookSuccess, HookFailure>, now: Now) {
-        let Ok(HookSuccess {
-            http_fallback: Some(host),
-        }) = result
-        else {
+        let Ok(HookSuccess { http_fallback: Some(host) }) = result else {
             return;
         };
-        let message = format!(
-            "request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded"
-        );
-        self.record(
-            Severity::Warning,
-            "LifecycleHTTPFallback",
-            message,
-            Some(index),
-            now,
-        );
+        let message = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+        self.record(Severity::Warning, "LifecycleHTTPFallback", message, Some(index), now);
     }
 
     /// Answers that did not come in time.
     pub(super) fn give_up_late(&mut self, now: Now) -> bool {
-        self.give_up_pod(now)
-            || (0..self.state.containers.len()).any(|index| self.give_up_container(index, now))
+        self.give_up_pod(now) || (0..self.state.containers.len()).any(|index| self.give_up_container(index, now))
     }
 
     fn give_up_pod(&mut self, now: Now) -> bool {
         let late = |give_up: super::timer::Instant| give_up <= now.mono;
         match self.state.volumes {
             Volumes::SettingUp { give_up, delay, .. } if late(give_up) => {
-                let failure = super::event::VolumeFailure {
-                    volume: String::new(),
-                    message: TIMED_OUT.to_owned(),
-                };
+                let failure = super::event::VolumeFailure { volume: String::new(), message: TIMED_OUT.to_owned() };
                 self.volumes_set_up(Err(failure), delay, now);
                 return true;
             }
@@ -339,13 +259,7 @@ impl Machine {
             Sandbox::Creating { give_up, .. } if late(give_up) => {
                 // Nobody knows what became of it: it is stopped before there is another one.
                 let message = format!("Failed to create pod sandbox: {TIMED_OUT}");
-                self.record(
-                    Severity::Warning,
-                    "FailedCreatePodSandBox",
-                    message,
-                    None,
-                    now,
-                );
+                self.record(Severity::Warning, "FailedCreatePodSandBox", message, None, now);
                 self.state.sandbox = Sandbox::StopWaiting { until: now.mono };
                 return true;
             }
@@ -366,10 +280,7 @@ impl Machine {
                 self.pod_removed(&Err(TIMED_OUT.to_owned()), now);
                 true
             }
-            Removal::Removing { .. }
-            | Removal::NotYet
-            | Removal::Waiting { .. }
-            | Removal::Gone => false,
+            Removal::Removing { .. } | Removal::NotYet | Removal::Waiting { .. } | Removal::Gone => false,
         }
     }
 
@@ -377,10 +288,7 @@ impl Machine {
         let Some(container) = self.state.containers.get(index) else {
             return false;
         };
-        let late = container
-            .run
-            .awaited()
-            .filter(|(_, give_up)| *give_up <= now.mono);
+        let late = container.run.awaited().filter(|(_, give_up)| *give_up <= now.mono);
         let Some((action, _)) = late else {
             return false;
         };
@@ -388,30 +296,18 @@ impl Machine {
             Run::Absent | Run::PostStart { .. } | Run::Running { .. } => return false,
             Run::Pulling { .. } => {
                 self.cancel(action);
-                self.image_failed(
-                    index,
-                    super::event::ImageFailure::Pull(TIMED_OUT.to_owned()),
-                    now,
-                );
+                self.image_failed(index, super::event::ImageFailure::Pull(TIMED_OUT.to_owned()), now);
             }
             Run::Creating { instance, .. } => self.give_up_instance(index, instance, false, now),
             Run::Starting { instance, .. } => self.give_up_instance(index, instance, true, now),
-            Run::Removing {
-                instance, started, ..
-            } => self.remove(index, instance, started, now),
+            Run::Removing { instance, started, .. } => self.remove(index, instance, started, now),
         }
         true
     }
 
     /// The instance may exist or come to exist: it is removed before there is another one.
     fn give_up_instance(&mut self, index: usize, instance: Instance, started: bool, now: Now) {
-        self.record(
-            Severity::Warning,
-            "Failed",
-            format!("Error: {TIMED_OUT}"),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Warning, "Failed", format!("Error: {TIMED_OUT}"), Some(index), now);
         self.remove(index, instance, started, now);
         let Some(container) = self.state.containers.get_mut(index) else {
             return;

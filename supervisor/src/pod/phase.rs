@@ -63,12 +63,7 @@ pub(super) fn status_at(machine: &Machine, wall: WallTime) -> Status {
     status
 }
 
-fn container_status(
-    machine: &Machine,
-    index: usize,
-    spec: &ContainerSpec,
-    container: &Container,
-) -> ContainerStatus {
+fn container_status(machine: &Machine, index: usize, spec: &ContainerSpec, container: &Container) -> ContainerStatus {
     let (state, last) = states(machine, index, container);
     let ready = match (spec.role, &state) {
         (Role::Init, State::Terminated(record)) => record.succeeded(Role::Init),
@@ -99,10 +94,7 @@ fn states(machine: &Machine, index: usize, container: &Container) -> (State, Opt
         return (State::Running { started: wall }, nth(0));
     }
     let goes_on = machine.state.goal != Goal::End && machine.wants(index);
-    let waits = container
-        .waiting
-        .as_ref()
-        .filter(|_| goes_on || container.dead.is_empty());
+    let waits = container.waiting.as_ref().filter(|_| goes_on || container.dead.is_empty());
     match (waits, nth(0)) {
         (Some(waiting), newest) => (State::Waiting(waiting.clone()), newest),
         (None, Some(newest)) => (State::Terminated(newest), nth(1)),
@@ -112,20 +104,9 @@ fn states(machine: &Machine, index: usize, container: &Container) -> (State, Opt
 
 /// Rule CS1.
 fn default_waiting(machine: &Machine) -> Waiting {
-    let has_init = machine
-        .spec
-        .containers
-        .iter()
-        .any(|c| matches!(c.role, Role::Init | Role::Sidecar));
-    let reason = if has_init {
-        "PodInitializing"
-    } else {
-        "ContainerCreating"
-    };
-    Waiting {
-        reason: reason.to_owned(),
-        message: String::new(),
-    }
+    let has_init = machine.spec.containers.iter().any(|c| matches!(c.role, Role::Init | Role::Sidecar));
+    let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
+    Waiting { reason: reason.to_owned(), message: String::new() }
 }
 
 #[derive(Default)]
@@ -170,11 +151,7 @@ fn compute_phase(machine: &Machine, init: &[ContainerStatus], apps: &[ContainerS
     if !terminal && counts.stopped != counts.stopped_final {
         return Phase::Running;
     }
-    if counts.stopped == counts.succeeded {
-        Phase::Succeeded
-    } else {
-        Phase::Failed
-    }
+    if counts.stopped == counts.succeeded { Phase::Succeeded } else { Phase::Failed }
 }
 
 /// The end that counts: of the state, or of the instance before a wait.
@@ -187,19 +164,11 @@ fn ended(status: &ContainerStatus) -> Option<&Terminated> {
 }
 
 fn goes_on(machine: &Machine, status: &ContainerStatus, record: &Terminated) -> bool {
-    let index = machine
-        .spec
-        .find(&status.name)
-        .map(|index| usize::from(index.0));
+    let index = machine.spec.find(&status.name).map(|index| usize::from(index.0));
     let pair = index.and_then(|i| machine.pair(i));
     pair.is_some_and(|(spec, container)| match container.newest_dead() {
         Some(dead) => machine.restarts(spec, dead),
-        None => restart::should_restart(
-            &machine.spec,
-            spec,
-            record.exit_code,
-            record.succeeded(spec.role),
-        ),
+        None => restart::should_restart(&machine.spec, spec, record.exit_code, record.succeeded(spec.role)),
     })
 }
 

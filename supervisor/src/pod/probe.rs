@@ -117,10 +117,7 @@ impl Probe {
     /// The action that runs the probe.
     pub(super) fn begin(&mut self, spec: &ProbeSpec, id: ActionId, now: Instant) {
         self.attempts += 1;
-        self.busy = Some(Busy {
-            id,
-            give_up: now.after(spec.timeout).after(PROBE_SLACK),
-        });
+        self.busy = Some(Busy { id, give_up: now.after(spec.timeout).after(PROBE_SLACK) });
     }
 
     /// The result is too late: as good as none. Returns what to cancel.
@@ -139,17 +136,9 @@ impl Probe {
     /// A result came (PR5).
     pub(super) fn finished(&mut self, spec: &ProbeSpec, success: bool) -> Verdict {
         self.busy = None;
-        self.repeats = if self.last == Some(success) {
-            self.repeats.saturating_add(1)
-        } else {
-            1
-        };
+        self.repeats = if self.last == Some(success) { self.repeats.saturating_add(1) } else { 1 };
         self.last = Some(success);
-        let threshold = if success {
-            spec.success_threshold
-        } else {
-            spec.failure_threshold
-        };
+        let threshold = if success { spec.success_threshold } else { spec.failure_threshold };
         if self.repeats < threshold {
             return Verdict::Unchanged;
         }

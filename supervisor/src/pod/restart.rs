@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::spec::{ContainerSpec, PodSpec, RestartPolicy, Role, RuleAction, RuleOperator};
 use super::timer::{
-    CRASH_BACK_OFF_FIRST, CRASH_BACK_OFF_RESET, IMAGE_BACK_OFF_FIRST, IMAGE_BACK_OFF_MAX,
-    IMAGE_BACK_OFF_RESET, Instant,
+    CRASH_BACK_OFF_FIRST, CRASH_BACK_OFF_RESET, IMAGE_BACK_OFF_FIRST, IMAGE_BACK_OFF_MAX, IMAGE_BACK_OFF_RESET, Instant,
 };
 
 /// The policy in force: a sidecar's is always `Always` (IN6), an ephemeral container's `Never` (CB5), `Always` of the pod
@@ -30,20 +29,12 @@ pub(super) fn matching_rule(container: &ContainerSpec, exit_code: i32) -> Option
         RuleOperator::In => values.contains(&exit_code),
         RuleOperator::NotIn => !values.contains(&exit_code),
     };
-    let rule = container
-        .rules
-        .iter()
-        .find(|rule| matches(rule.operator, &rule.values))?;
+    let rule = container.rules.iter().find(|rule| matches(rule.operator, &rule.values))?;
     Some(rule.action)
 }
 
 /// `shouldRestart` of section 1.1, for a container that ended by itself.
-pub(super) fn should_restart(
-    pod: &PodSpec,
-    container: &ContainerSpec,
-    exit_code: i32,
-    success: bool,
-) -> bool {
+pub(super) fn should_restart(pod: &PodSpec, container: &ContainerSpec, exit_code: i32, success: bool) -> bool {
     match matching_rule(container, exit_code) {
         Some(RuleAction::Restart | RuleAction::RestartAllContainers) => return true,
         None => {}
@@ -90,13 +81,7 @@ pub(super) fn crash_turn(
     max: Duration,
 ) -> Turn {
     let first = CRASH_BACK_OFF_FIRST.min(max);
-    let fresh = |delay| {
-        Turn::Now(Some(CrashBackOff {
-            key: key.to_owned(),
-            delay,
-            updated: now,
-        }))
-    };
+    let fresh = |delay| Turn::Now(Some(CrashBackOff { key: key.to_owned(), delay, updated: now }));
     let Some(exited) = exited else {
         return Turn::Now(None);
     };
@@ -130,11 +115,7 @@ impl ImageBackOff {
             }
             Some(_) | None => IMAGE_BACK_OFF_FIRST,
         };
-        Self {
-            delay,
-            updated: now,
-            error,
-        }
+        Self { delay, updated: now, error }
     }
 
     /// When the image may be asked for again.
@@ -157,20 +138,12 @@ pub(super) fn go_duration(span: Duration) -> String {
 pub(super) fn go_duration_ms(span: Duration) -> String {
     let ms = span.as_millis();
     if ms < 1000 {
-        return if ms == 0 {
-            "0s".to_owned()
-        } else {
-            format!("{ms}ms")
-        };
+        return if ms == 0 { "0s".to_owned() } else { format!("{ms}ms") };
     }
     let (minutes, rest) = (ms / 60_000, ms % 60_000);
     let seconds = match rest % 1000 {
         0 => format!("{}s", rest / 1000),
-        part => format!(
-            "{}.{}s",
-            rest / 1000,
-            format!("{part:03}").trim_end_matches('0')
-        ),
+        part => format!("{}.{}s", rest / 1000, format!("{part:03}").trim_end_matches('0')),
     };
     match (minutes / 60, minutes % 60) {
         (0, 0) => seconds,

@@ -9,9 +9,7 @@ use super::grace::Cause;
 use super::machine::{Ending, Goal, Machine, Mutant, Removal, Sandbox, Volumes};
 use super::spec::{RestartPolicy, Role};
 use super::status::{Phase, Terminated};
-use super::timer::{
-    ENGINE_TIMEOUT, Now, SANDBOX_RETRY, TEARDOWN_RETRY, VOLUME_RETRY_FIRST, VOLUME_RETRY_MAX,
-};
+use super::timer::{ENGINE_TIMEOUT, Now, SANDBOX_RETRY, TEARDOWN_RETRY, VOLUME_RETRY_FIRST, VOLUME_RETRY_MAX};
 
 /// Rule PH12.
 const NOT_LOCATED: &str = "The container could not be located when the pod was terminated";
@@ -24,9 +22,7 @@ impl Machine {
         }
         match self.state.goal {
             Goal::Run => self.advance_setup(now),
-            Goal::RestartAll | Goal::NewSandbox | Goal::End => {
-                self.stop_stragglers(now) || self.advance_ending(now)
-            }
+            Goal::RestartAll | Goal::NewSandbox | Goal::End => self.stop_stragglers(now) || self.advance_ending(now),
         }
     }
 
@@ -38,9 +34,7 @@ impl Machine {
                 let (until, delay) = (*until, *delay);
                 return until <= now.mono && self.set_up_volumes(Some(delay), now);
             }
-            Volumes::SettingUp { .. }
-            | Volumes::TearingDown { .. }
-            | Volumes::TearDownWaiting { .. } => return false,
+            Volumes::SettingUp { .. } | Volumes::TearingDown { .. } | Volumes::TearDownWaiting { .. } => return false,
         }
         match &self.state.sandbox {
             Sandbox::Absent => self.create_sandbox(now),
@@ -54,46 +48,26 @@ impl Machine {
 
     fn set_up_volumes(&mut self, delay: Option<Duration>, now: Now) -> bool {
         let action = self.act(Todo::SetUpVolumes);
-        self.state.volumes = Volumes::SettingUp {
-            action,
-            give_up: now.mono.after(ENGINE_TIMEOUT),
-            delay,
-        };
+        self.state.volumes = Volumes::SettingUp { action, give_up: now.mono.after(ENGINE_TIMEOUT), delay };
         true
     }
 
     /// Rule VO1.
-    pub(super) fn volumes_set_up(
-        &mut self,
-        result: Result<(), VolumeFailure>,
-        delay: Option<Duration>,
-        now: Now,
-    ) {
+    pub(super) fn volumes_set_up(&mut self, result: Result<(), VolumeFailure>, delay: Option<Duration>, now: Now) {
         let Err(failure) = result else {
             self.state.volumes = Volumes::Ready;
             return;
         };
-        let message = format!(
-            "MountVolume.SetUp failed for volume {:?} : {}",
-            failure.volume, failure.message
-        );
+        let message = format!("MountVolume.SetUp failed for volume {:?} : {}", failure.volume, failure.message);
         self.record(Severity::Warning, "FailedMount", message, None, now);
-        let delay = delay.map_or(VOLUME_RETRY_FIRST, |known| {
-            (known * 2).min(VOLUME_RETRY_MAX)
-        });
-        self.state.volumes = Volumes::Waiting {
-            until: now.mono.after(delay),
-            delay,
-        };
+        let delay = delay.map_or(VOLUME_RETRY_FIRST, |known| (known * 2).min(VOLUME_RETRY_MAX));
+        self.state.volumes = Volumes::Waiting { until: now.mono.after(delay), delay };
     }
 
     fn create_sandbox(&mut self, now: Now) -> bool {
         let attempt = self.state.sandbox_attempt;
         let action = self.act(Todo::CreateSandbox { attempt });
-        self.state.sandbox = Sandbox::Creating {
-            action,
-            give_up: now.mono.after(ENGINE_TIMEOUT),
-        };
+        self.state.sandbox = Sandbox::Creating { action, give_up: now.mono.after(ENGINE_TIMEOUT) };
         true
     }
 
@@ -102,17 +76,9 @@ impl Machine {
             Ok(ready) => self.state.sandbox = Sandbox::Ready(ready),
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
-                self.record(
-                    Severity::Warning,
-                    "FailedCreatePodSandBox",
-                    message,
-                    None,
-                    now,
-                );
+                self.record(Severity::Warning, "FailedCreatePodSandBox", message, None, now);
                 self.state.sandbox_attempt += 1;
-                self.state.sandbox = Sandbox::Waiting {
-                    until: now.mono.after(SANDBOX_RETRY),
-                };
+                self.state.sandbox = Sandbox::Waiting { until: now.mono.after(SANDBOX_RETRY) };
             }
         }
     }
@@ -120,33 +86,20 @@ impl Machine {
     fn stop_sandbox(&mut self, now: Now) -> bool {
         let attempt = self.state.sandbox_attempt;
         let action = self.act(Todo::StopSandbox { attempt });
-        self.state.sandbox = Sandbox::Stopping {
-            action,
-            give_up: now.mono.after(ENGINE_TIMEOUT),
-        };
+        self.state.sandbox = Sandbox::Stopping { action, give_up: now.mono.after(ENGINE_TIMEOUT) };
         true
     }
 
     pub(super) fn sandbox_stopped(&mut self, result: Result<(), String>, now: Now) {
         match result {
             Err(error) => {
-                self.record(
-                    Severity::Warning,
-                    "FailedKillPod",
-                    format!("error killing pod: {error}"),
-                    None,
-                    now,
-                );
-                self.state.sandbox = Sandbox::StopWaiting {
-                    until: now.mono.after(TEARDOWN_RETRY),
-                };
+                self.record(Severity::Warning, "FailedKillPod", format!("error killing pod: {error}"), None, now);
+                self.state.sandbox = Sandbox::StopWaiting { until: now.mono.after(TEARDOWN_RETRY) };
             }
             Ok(()) => {
                 self.state.sandbox_attempt += 1;
                 self.state.sandbox = match self.state.goal {
-                    Goal::Run => Sandbox::Waiting {
-                        until: now.mono.after(SANDBOX_RETRY),
-                    },
+                    Goal::Run => Sandbox::Waiting { until: now.mono.after(SANDBOX_RETRY) },
                     Goal::RestartAll | Goal::NewSandbox | Goal::End => Sandbox::Absent,
                 };
             }
@@ -180,9 +133,7 @@ impl Machine {
                 && spec.role != Role::Sidecar
         });
         let some_app_goes_on = (0..self.spec.containers.len()).any(|i| {
-            self.pair(i).is_some_and(|(spec, c)| {
-                spec.role == Role::App && (c.run != Run::Absent || self.wants(i))
-            })
+            self.pair(i).is_some_and(|(spec, c)| spec.role == Role::App && (c.run != Run::Absent || self.wants(i)))
         });
         (restartable || !existed) && some_app_goes_on
     }
@@ -191,26 +142,16 @@ impl Machine {
     fn check_end(&mut self, now: Now) -> bool {
         let failed_init = |index: usize| {
             self.pair(index).is_some_and(|(spec, c)| {
-                spec.role == Role::Init
-                    && c.run == Run::Absent
-                    && !c.done
-                    && !c.dead.is_empty()
-                    && !self.wants(index)
+                spec.role == Role::Init && c.run == Run::Absent && !c.done && !c.dead.is_empty() && !self.wants(index)
             })
         };
         let over = |index: usize| {
-            self.pair(index).is_some_and(|(spec, c)| {
-                spec.role != Role::App || (c.run == Run::Absent && !self.wants(index))
-            })
+            self.pair(index)
+                .is_some_and(|(spec, c)| spec.role != Role::App || (c.run == Run::Absent && !self.wants(index)))
         };
         let count = self.spec.containers.len();
-        let has_apps = self
-            .spec
-            .containers
-            .iter()
-            .any(|spec| spec.role == Role::App);
-        let ends = (0..count).any(failed_init)
-            || (self.state.initialized && has_apps && (0..count).all(over));
+        let has_apps = self.spec.containers.iter().any(|spec| spec.role == Role::App);
+        let ends = (0..count).any(failed_init) || (self.state.initialized && has_apps && (0..count).all(over));
         if ends {
             self.end_pod(None, now);
         }
@@ -276,27 +217,20 @@ impl Machine {
         match &self.state.volumes {
             Volumes::Absent | Volumes::SettingUp { .. } | Volumes::TearingDown { .. } => false,
             Volumes::TearDownWaiting { until } if now.mono < *until => false,
-            Volumes::Waiting { .. } | Volumes::Ready | Volumes::TearDownWaiting { .. } => {
-                self.tear_down_volumes(now)
-            }
+            Volumes::Waiting { .. } | Volumes::Ready | Volumes::TearDownWaiting { .. } => self.tear_down_volumes(now),
         }
     }
 
     fn tear_down_volumes(&mut self, now: Now) -> bool {
         let action = self.act(Todo::TearDownVolumes);
-        self.state.volumes = Volumes::TearingDown {
-            action,
-            give_up: now.mono.after(ENGINE_TIMEOUT),
-        };
+        self.state.volumes = Volumes::TearingDown { action, give_up: now.mono.after(ENGINE_TIMEOUT) };
         true
     }
 
     pub(super) fn volumes_torn_down(&mut self, result: &Result<(), String>, now: Now) {
         self.state.volumes = match result {
             Ok(()) => Volumes::Absent,
-            Err(_) => Volumes::TearDownWaiting {
-                until: now.mono.after(TEARDOWN_RETRY),
-            },
+            Err(_) => Volumes::TearDownWaiting { until: now.mono.after(TEARDOWN_RETRY) },
         };
     }
 
@@ -312,10 +246,7 @@ impl Machine {
             Removal::NotYet | Removal::Waiting { .. } => {
                 self.account_for_all(now);
                 let action = self.act(Todo::RemovePod);
-                self.state.removal = Removal::Removing {
-                    action,
-                    give_up: now.mono.after(ENGINE_TIMEOUT),
-                };
+                self.state.removal = Removal::Removing { action, give_up: now.mono.after(ENGINE_TIMEOUT) };
                 true
             }
         }
@@ -324,9 +255,7 @@ impl Machine {
     pub(super) fn pod_removed(&mut self, result: &Result<(), String>, now: Now) {
         self.state.removal = match result {
             Ok(()) => Removal::Gone,
-            Err(_) => Removal::Waiting {
-                until: now.mono.after(TEARDOWN_RETRY),
-            },
+            Err(_) => Removal::Waiting { until: now.mono.after(TEARDOWN_RETRY) },
         };
     }
 
@@ -335,12 +264,8 @@ impl Machine {
         if self.spec.static_pod {
             return;
         }
-        let last_init = self
-            .state
-            .containers
-            .iter()
-            .zip(&self.spec.containers)
-            .rposition(|(c, spec)| {
+        let last_init =
+            self.state.containers.iter().zip(&self.spec.containers).rposition(|(c, spec)| {
                 matches!(spec.role, Role::Init | Role::Sidecar) && (c.begun || !c.dead.is_empty())
             });
         for index in 0..self.state.containers.len() {
@@ -359,31 +284,15 @@ impl Machine {
         }
         let phase = self.status().phase;
         if self.state.ending.is_none() {
-            let phase = if phase.is_final() {
-                phase
-            } else {
-                Phase::Failed
-            };
-            self.state.ending = Some(Ending {
-                phase,
-                reason: None,
-                message: None,
-            });
+            let phase = if phase.is_final() { phase } else { Phase::Failed };
+            self.state.ending = Some(Ending { phase, reason: None, message: None });
         }
     }
 
     fn bury_unlocated(&mut self, index: usize, now: Now) {
         let container = super::spec::Index(u16::try_from(index).unwrap_or(u16::MAX));
-        let attempt = self
-            .state
-            .containers
-            .get(index)
-            .map_or(0, |c| c.restart_count);
-        let instance = super::action::Instance {
-            container,
-            serial: 0,
-            attempt,
-        };
+        let attempt = self.state.containers.get(index).map_or(0, |c| c.restart_count);
+        let instance = super::action::Instance { container, serial: 0, attempt };
         let record = Terminated {
             exit_code: 137,
             reason: "ContainerStatusUnknown".to_owned(),
@@ -394,15 +303,7 @@ impl Machine {
         };
         if let Some(c) = self.state.containers.get_mut(index) {
             c.waiting = None;
-            c.dead.insert(
-                0,
-                Dead {
-                    instance,
-                    record,
-                    fate: Fate::Stay,
-                    at: now.mono,
-                },
-            );
+            c.dead.insert(0, Dead { instance, record, fate: Fate::Stay, at: now.mono });
         }
     }
 }

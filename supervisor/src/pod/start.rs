@@ -2,9 +2,7 @@
 
 use super::action::{HookKind, Instance, Todo};
 use super::container::{Container, Dead, Fate, Run};
-use super::event::{
-    Created, HookFailure, ImageFailure, ImageReady, Severity, StartFailure, StartFailureKind,
-};
+use super::event::{Created, HookFailure, ImageFailure, ImageReady, Severity, StartFailure, StartFailureKind};
 use super::grace::{Cause, Hook};
 use super::hooks;
 use super::machine::{Goal, Machine, Mutant, Sandbox};
@@ -12,9 +10,7 @@ use super::probe::Probe;
 use super::restart::{self, ImageBackOff, Turn};
 use super::spec::{ContainerSpec, HookHandler, Index, ProbeKind, Role};
 use super::status::Terminated;
-use super::timer::{
-    ENGINE_TIMEOUT, IMAGE_ERROR_SHOWN, Instant, Now, PULL_TIMEOUT, START_RETRY, WallTime,
-};
+use super::timer::{ENGINE_TIMEOUT, IMAGE_ERROR_SHOWN, Instant, Now, PULL_TIMEOUT, START_RETRY, WallTime};
 
 /// What an engine call that never answers is said to have failed with (1.4 `CreateContainerError`).
 pub(super) const TIMED_OUT: &str = "context deadline exceeded";
@@ -32,16 +28,9 @@ impl Machine {
         };
         match spec.role {
             Role::Ephemeral => container.dead.is_empty(),
-            Role::Init => {
-                !container.done
-                    && container
-                        .newest_dead()
-                        .is_none_or(|dead| self.restarts(spec, dead))
-            }
+            Role::Init => !container.done && container.newest_dead().is_none_or(|dead| self.restarts(spec, dead)),
             Role::Sidecar => true,
-            Role::App => container
-                .newest_dead()
-                .is_none_or(|dead| self.restarts(spec, dead)),
+            Role::App => container.newest_dead().is_none_or(|dead| self.restarts(spec, dead)),
         }
     }
 
@@ -65,9 +54,7 @@ impl Machine {
         if self.state.containers.iter().any(|c| c.run.is_starting()) {
             return false;
         }
-        self.candidates()
-            .into_iter()
-            .any(|index| self.try_start(index, now))
+        self.candidates().into_iter().any(|index| self.try_start(index, now))
     }
 
     fn init_indices(&self) -> Vec<usize> {
@@ -75,25 +62,19 @@ impl Machine {
             Role::Init | Role::Sidecar => true,
             Role::App | Role::Ephemeral => false,
         };
-        (0..self.spec.containers.len())
-            .filter(|&i| self.pair(i).is_some_and(|(spec, _)| is_init(spec.role)))
-            .collect()
+        (0..self.spec.containers.len()).filter(|&i| self.pair(i).is_some_and(|(spec, _)| is_init(spec.role))).collect()
     }
 
     fn is_complete(&self, index: usize) -> bool {
-        self.pair(index)
-            .is_some_and(|(spec, container)| match spec.role {
-                Role::Init => container.done,
-                Role::Sidecar => container.started,
-                Role::App | Role::Ephemeral => true,
-            })
+        self.pair(index).is_some_and(|(spec, container)| match spec.role {
+            Role::Init => container.done,
+            Role::Sidecar => container.started,
+            Role::App | Role::Ephemeral => true,
+        })
     }
 
     fn note_initialized(&mut self) -> bool {
-        let complete = self
-            .init_indices()
-            .last()
-            .is_none_or(|&last| self.is_complete(last));
+        let complete = self.init_indices().last().is_none_or(|&last| self.is_complete(last));
         let skipped = self.is_mutant(Mutant::SkipInit);
         if self.state.initialized || !(complete || skipped) {
             return false;
@@ -105,10 +86,7 @@ impl Machine {
     /// In the order of IN1; among init containers as far as the sequence has come (IN2, IN6).
     fn candidates(&self) -> Vec<usize> {
         let all = 0..self.spec.containers.len();
-        let of = |role: Role| {
-            all.clone()
-                .filter(move |&i| self.pair(i).is_some_and(|(spec, _)| spec.role == role))
-        };
+        let of = |role: Role| all.clone().filter(move |&i| self.pair(i).is_some_and(|(spec, _)| spec.role == role));
         let mut order: Vec<usize> = of(Role::Ephemeral).collect();
         order.extend(self.init_candidates());
         if self.state.initialized {
@@ -134,19 +112,15 @@ impl Machine {
         let Some((spec, container)) = self.pair(index) else {
             return false;
         };
-        let living = container.run != Run::Absent
-            && !(self.is_mutant(Mutant::StartBesideLiving) && container.stop.is_some());
+        let living =
+            container.run != Run::Absent && !(self.is_mutant(Mutant::StartBesideLiving) && container.stop.is_some());
         if living || !self.wants(index) || container.retry_at.is_some_and(|at| now.mono < at) {
             return false;
         }
         if self.is_mutant(Mutant::LoseRetry) && !container.dead.is_empty() {
             return false;
         }
-        if let Some(target) = spec
-            .target
-            .clone()
-            .filter(|target| !self.was_created(target))
-        {
+        if let Some(target) = spec.target.clone().filter(|target| !self.was_created(target)) {
             return self.target_missing(index, &target, now);
         }
         match self.crash_turn(spec, container, now) {
@@ -157,9 +131,7 @@ impl Machine {
 
     fn was_created(&self, name: &str) -> bool {
         let index = self.spec.find(name).map(|index| usize::from(index.0));
-        index
-            .and_then(|i| self.state.containers.get(i))
-            .is_some_and(|c| !c.id.is_empty())
+        index.and_then(|i| self.state.containers.get(i)).is_some_and(|c| !c.id.is_empty())
     }
 
     /// Rule EP5; looked at again whenever something happens.
@@ -168,57 +140,29 @@ impl Machine {
         let Some(container) = self.state.containers.get_mut(index) else {
             return false;
         };
-        if container
-            .waiting
-            .as_ref()
-            .is_some_and(|waiting| waiting.message == message)
-        {
+        if container.waiting.as_ref().is_some_and(|waiting| waiting.message == message) {
             return false;
         }
         container.wait("CreateContainerConfigError", message.clone());
-        self.record(
-            Severity::Warning,
-            "Failed",
-            format!("Error: {message}"),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Warning, "Failed", format!("Error: {message}"), Some(index), now);
         true
     }
 
     fn crash_turn(&self, spec: &ContainerSpec, container: &Container, now: Now) -> Turn {
-        let exited = container
-            .newest_dead()
-            .filter(|_| !container.immediate)
-            .map(|dead| dead.at);
+        let exited = container.newest_dead().filter(|_| !container.immediate).map(|dead| dead.at);
         let key = back_off_key(spec);
-        restart::crash_turn(
-            container.back_off.as_ref(),
-            &key,
-            exited,
-            now.mono,
-            self.spec.crash_back_off_max,
-        )
+        restart::crash_turn(container.back_off.as_ref(), &key, exited, now.mono, self.spec.crash_back_off_max)
     }
 
     /// Rules CB2, CB7 and 1.4 `CrashLoopBackOff`.
-    fn crash_loop(
-        &mut self,
-        index: usize,
-        delay: std::time::Duration,
-        until: Instant,
-        now: Now,
-    ) -> bool {
+    fn crash_loop(&mut self, index: usize, delay: std::time::Duration, until: Instant, now: Now) -> bool {
         let pod = self.spec.description();
         let Some((spec, container)) = self.parts(index) else {
             return false;
         };
         let name = spec.name.clone();
         let delay = restart::go_duration(delay);
-        container.wait(
-            "CrashLoopBackOff",
-            format!("back-off {delay} restarting failed container={name} pod={pod}"),
-        );
+        container.wait("CrashLoopBackOff", format!("back-off {delay} restarting failed container={name} pod={pod}"));
         container.retry_at = Some(until);
         let message = format!("Back-off restarting failed container {name} in pod {pod}");
         self.record(Severity::Warning, "BackOff", message, Some(index), now);
@@ -230,12 +174,7 @@ impl Machine {
             return false;
         };
         let (image, policy) = (spec.image.clone(), spec.pull_policy);
-        let held = self
-            .state
-            .images
-            .get(&image)
-            .map(ImageBackOff::until)
-            .filter(|until| now.mono < *until);
+        let held = self.state.images.get(&image).map(ImageBackOff::until).filter(|until| now.mono < *until);
         if let Some(until) = held {
             if let Some(container) = self.state.containers.get_mut(index) {
                 container.begun = true;
@@ -245,18 +184,11 @@ impl Machine {
             return true;
         }
         let container = Index(u16::try_from(index).unwrap_or(u16::MAX));
-        let action = self.act(Todo::EnsureImage {
-            container,
-            image,
-            policy,
-        });
+        let action = self.act(Todo::EnsureImage { container, image, policy });
         if let Some(container) = self.state.containers.get_mut(index) {
             container.begun = true;
             container.retry_at = None;
-            container.run = Run::Pulling {
-                action,
-                give_up: now.mono.after(PULL_TIMEOUT),
-            };
+            container.run = Run::Pulling { action, give_up: now.mono.after(PULL_TIMEOUT) };
         }
         true
     }
@@ -267,26 +199,14 @@ impl Machine {
             return;
         };
         let text = format!("Back-off pulling image {:?}", spec.image);
-        let error = self
-            .state
-            .images
-            .get(&spec.image)
-            .map(|back_off| back_off.error.clone());
+        let error = self.state.images.get(&spec.image).map(|back_off| back_off.error.clone());
         if let Some(container) = self.state.containers.get_mut(index) {
-            let cause = error
-                .map(|error| format!(": ErrImagePull: {error}"))
-                .unwrap_or_default();
+            let cause = error.map(|error| format!(": ErrImagePull: {error}")).unwrap_or_default();
             container.wait("ImagePullBackOff", format!("{text}{cause}"));
             container.image_error_until = None;
         }
         self.record(Severity::Normal, "BackOff", text, Some(index), now);
-        self.record(
-            Severity::Warning,
-            "Failed",
-            "Error: ImagePullBackOff".to_owned(),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Warning, "Failed", "Error: ImagePullBackOff".to_owned(), Some(index), now);
     }
 
     /// `ErrImagePull` was shown long enough.
@@ -304,13 +224,7 @@ impl Machine {
         let Some((spec, _)) = self.pair(index) else {
             return;
         };
-        self.record(
-            Severity::Normal,
-            "Pulling",
-            format!("Pulling image {:?}", spec.image),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Normal, "Pulling", format!("Pulling image {:?}", spec.image), Some(index), now);
     }
 
     /// The image is there: the container is made of it.
@@ -324,9 +238,7 @@ impl Machine {
             Turn::Wait(..) => None,
         };
         let message = match &ready.pulled {
-            None => format!(
-                "Container image {image:?} already present on machine and can be accessed by the pod"
-            ),
+            None => format!("Container image {image:?} already present on machine and can be accessed by the pod"),
             Some(report) => format!(
                 "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} bytes.",
                 restart::go_duration_ms(report.took),
@@ -350,18 +262,8 @@ impl Machine {
             serial,
             attempt: container.next_attempt,
         };
-        let action = self.act(Todo::CreateContainer {
-            instance,
-            image_id: ready.image_id,
-        });
-        self.set_run(
-            index,
-            Run::Creating {
-                action,
-                instance,
-                give_up: now.mono.after(ENGINE_TIMEOUT),
-            },
-        );
+        let action = self.act(Todo::CreateContainer { instance, image_id: ready.image_id });
+        self.set_run(index, Run::Creating { action, instance, give_up: now.mono.after(ENGINE_TIMEOUT) });
     }
 
     pub(super) fn set_run(&mut self, index: usize, run: Run) {
@@ -381,17 +283,13 @@ impl Machine {
             ImageFailure::Pull(error) => ("ErrImagePull", error, "Failed", true),
             ImageFailure::RegistryUnavailable(detail) => (
                 "RegistryUnavailable",
-                format!(
-                    "image pull failed for {image} because the registry is unavailable{detail}"
-                ),
+                format!("image pull failed for {image} because the registry is unavailable{detail}"),
                 "Failed",
                 true,
             ),
             ImageFailure::SignatureValidationFailed(detail) => (
                 "SignatureValidationFailed",
-                format!(
-                    "image pull failed for {image} because the signature validation failed{detail}"
-                ),
+                format!("image pull failed for {image} because the signature validation failed{detail}"),
                 "Failed",
                 true,
             ),
@@ -409,26 +307,13 @@ impl Machine {
                 "InspectFailed",
                 false,
             ),
-            ImageFailure::Inspect(error) => (
-                "ImageInspectError",
-                format!("Failed to inspect image {quoted}: {error}"),
-                "InspectFailed",
-                false,
-            ),
+            ImageFailure::Inspect(error) => {
+                ("ImageInspectError", format!("Failed to inspect image {quoted}: {error}"), "InspectFailed", false)
+            }
         };
-        let told = if backs_off {
-            format!("Failed to pull image {quoted}: {message}")
-        } else {
-            message.clone()
-        };
+        let told = if backs_off { format!("Failed to pull image {quoted}: {message}") } else { message.clone() };
         self.record(Severity::Warning, event, told, Some(index), now);
-        self.record(
-            Severity::Warning,
-            "Failed",
-            format!("Error: {reason}"),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Warning, "Failed", format!("Error: {reason}"), Some(index), now);
         let retry_at = if backs_off {
             let next = ImageBackOff::next(self.state.images.get(&image), now.mono, message.clone());
             let until = next.until();
@@ -448,17 +333,9 @@ impl Machine {
 
     /// The container is prepared; it starts unless it is not wanted any more.
     pub(super) fn created(&mut self, index: usize, instance: Instance, made: Created, now: Now) {
-        let is_app = self
-            .pair(index)
-            .is_some_and(|(spec, _)| spec.role == Role::App);
+        let is_app = self.pair(index).is_some_and(|(spec, _)| spec.role == Role::App);
         self.state.has_initialized |= is_app;
-        self.record(
-            Severity::Normal,
-            "Created",
-            "Container created".to_owned(),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Normal, "Created", "Container created".to_owned(), Some(index), now);
         let Some(container) = self.state.containers.get_mut(index) else {
             return;
         };
@@ -469,14 +346,7 @@ impl Machine {
         container.user = made.user;
         if self.may_start(index) {
             let action = self.act(Todo::StartContainer { instance });
-            self.set_run(
-                index,
-                Run::Starting {
-                    action,
-                    instance,
-                    give_up: now.mono.after(ENGINE_TIMEOUT),
-                },
-            );
+            self.set_run(index, Run::Starting { action, instance, give_up: now.mono.after(ENGINE_TIMEOUT) });
         } else {
             self.remove(index, instance, false, now);
         }
@@ -488,30 +358,13 @@ impl Machine {
         let give_up = now.mono.after(ENGINE_TIMEOUT);
         if let Some(container) = self.state.containers.get_mut(index) {
             container.stop = None;
-            container.run = Run::Removing {
-                action,
-                instance,
-                give_up,
-                started,
-            };
+            container.run = Run::Removing { action, instance, give_up, started };
         }
     }
 
     /// Rules of 1.4 for a failed create or start, and CB10 for the next attempt.
-    pub(super) fn start_failed(
-        &mut self,
-        index: usize,
-        instance: Instance,
-        failure: StartFailure,
-        now: Now,
-    ) {
-        self.record(
-            Severity::Warning,
-            "Failed",
-            format!("Error: {}", failure.message),
-            Some(index),
-            now,
-        );
+    pub(super) fn start_failed(&mut self, index: usize, instance: Instance, failure: StartFailure, now: Now) {
+        self.record(Severity::Warning, "Failed", format!("Error: {}", failure.message), Some(index), now);
         let reason = match failure.kind {
             StartFailureKind::Config => "CreateContainerConfigError",
             StartFailureKind::Create => "CreateContainerError",
@@ -537,74 +390,30 @@ impl Machine {
     }
 
     pub(super) fn container_id(&self, index: usize) -> String {
-        self.state
-            .containers
-            .get(index)
-            .map(|c| c.id.clone())
-            .unwrap_or_default()
+        self.state.containers.get(index).map(|c| c.id.clone()).unwrap_or_default()
     }
 
     /// The process runs; its postStart hook comes first (LC6).
     pub(super) fn started(&mut self, index: usize, instance: Instance, wall: WallTime, now: Now) {
-        self.record(
-            Severity::Normal,
-            "Started",
-            "Container started".to_owned(),
-            Some(index),
-            now,
-        );
-        let hook = self
-            .pair(index)
-            .and_then(|(spec, _)| spec.post_start.clone());
+        self.record(Severity::Normal, "Started", "Container started".to_owned(), Some(index), now);
+        let hook = self.pair(index).and_then(|(spec, _)| spec.post_start.clone());
         let started = now.mono;
-        self.set_run(
-            index,
-            Run::PostStart {
-                instance,
-                started,
-                wall,
-                hook: None,
-            },
-        );
+        self.set_run(index, Run::PostStart { instance, started, wall, hook: None });
         match hook {
             None => self.post_start_over(index, now),
             Some(HookHandler::TcpSocket) => {
-                let failure = HookFailure {
-                    error: "invalid handler".to_owned(),
-                    output: String::new(),
-                };
+                let failure = HookFailure { error: "invalid handler".to_owned(), output: String::new() };
                 self.post_start_failed(index, &failure, now);
             }
             Some(HookHandler::Sleep { seconds }) => {
                 let until = now.mono.after(std::time::Duration::from_secs(seconds));
                 let hook = Some(Hook::Sleep { until, seconds });
-                self.set_run(
-                    index,
-                    Run::PostStart {
-                        instance,
-                        started,
-                        wall,
-                        hook,
-                    },
-                );
+                self.set_run(index, Run::PostStart { instance, started, wall, hook });
             }
             Some(handler @ (HookHandler::Exec { .. } | HookHandler::HttpGet(_))) => {
-                let id = self.act(Todo::RunHook {
-                    instance,
-                    hook: HookKind::PostStart,
-                    handler,
-                    budget: None,
-                });
+                let id = self.act(Todo::RunHook { instance, hook: HookKind::PostStart, handler, budget: None });
                 let hook = Some(Hook::Action { id, give_up: None });
-                self.set_run(
-                    index,
-                    Run::PostStart {
-                        instance,
-                        started,
-                        wall,
-                        hook,
-                    },
-                );
+                self.set_run(index, Run::PostStart { instance, started, wall, hook });
             }
         }
     }
@@ -615,35 +424,20 @@ impl Machine {
             let Some((spec, container)) = self.parts(index) else {
                 return;
             };
-            let Run::PostStart {
-                instance,
-                started,
-                wall,
-                ..
-            } = container.run
-            else {
+            let Run::PostStart { instance, started, wall, .. } = container.run else {
                 return;
             };
-            container.run = Run::Running {
-                instance,
-                started,
-                wall,
-            };
+            container.run = Run::Running { instance, started, wall };
             container.clear_waiting();
             container.started = spec.startup.is_none();
             container.probes = ProbeKind::ALL
                 .into_iter()
-                .filter_map(|kind| {
-                    spec.probe(kind)
-                        .map(|probe| (kind, Probe::new(kind, probe, started)))
-                })
+                .filter_map(|kind| spec.probe(kind).map(|probe| (kind, Probe::new(kind, probe, started))))
                 .collect();
             container.dead.split_off(container.dead.len().min(1))
         };
         for dead in surplus {
-            self.act(Todo::RemoveContainer {
-                instance: dead.instance,
-            });
+            self.act(Todo::RemoveContainer { instance: dead.instance });
         }
         if self.state.deletion.is_some() {
             self.retire_probes();
@@ -653,13 +447,7 @@ impl Machine {
 
     /// Rule LC8.
     pub(super) fn post_start_failed(&mut self, index: usize, failure: &HookFailure, now: Now) {
-        self.record(
-            Severity::Warning,
-            "FailedPostStartHook",
-            "PostStartHook failed".to_owned(),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Warning, "FailedPostStartHook", "PostStartHook failed".to_owned(), Some(index), now);
         let grace = self.spec.grace;
         let message = self.pair(index).and_then(|(spec, _)| {
             let handler = spec.post_start.as_ref()?;

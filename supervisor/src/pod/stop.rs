@@ -18,11 +18,7 @@ impl Machine {
     /// Every container ends within `grace`; what is being stopped already can only end earlier (TR9).
     pub(super) fn stop_all(&mut self, cause: Cause, grace: Duration, now: Now) {
         let spent_at = |(since, grace): (super::timer::Instant, Duration)| since.after(grace);
-        if self
-            .state
-            .ending_since
-            .is_none_or(|known| now.mono.after(grace) < spent_at(known))
-        {
+        if self.state.ending_since.is_none_or(|known| now.mono.after(grace) < spent_at(known)) {
             self.state.ending_since = Some((now.mono, grace));
         }
         for index in 0..self.state.containers.len() {
@@ -64,10 +60,7 @@ impl Machine {
         let Some(index) = self.state.containers.iter().position(late) else {
             return false;
         };
-        let (since, grace) = self
-            .state
-            .ending_since
-            .unwrap_or((now.mono, self.spec.grace));
+        let (since, grace) = self.state.ending_since.unwrap_or((now.mono, self.spec.grace));
         self.begin_stop(index, cause, grace::less(grace, now.mono.since(since)), now);
         true
     }
@@ -85,19 +78,8 @@ impl Machine {
         self.record(Severity::Normal, "Killing", message, Some(index), now);
         self.cancel_post_start(index);
         self.hold_probes(index, cause);
-        let stage = Stage::Turn {
-            from: now.mono,
-            left: grace,
-        };
-        self.set_stop(
-            index,
-            Stop {
-                cause,
-                since: now.mono,
-                grace,
-                stage,
-            },
-        );
+        let stage = Stage::Turn { from: now.mono, left: grace };
+        self.set_stop(index, Stop { cause, since: now.mono, grace, stage });
         if let Some(handler) = hook {
             self.begin_pre_stop(index, instance, handler, grace, now);
         }
@@ -110,40 +92,22 @@ impl Machine {
     }
 
     fn set_stage(&mut self, index: usize, stage: Stage) {
-        if let Some(stop) = self
-            .state
-            .containers
-            .get_mut(index)
-            .and_then(|c| c.stop.as_mut())
-        {
+        if let Some(stop) = self.state.containers.get_mut(index).and_then(|c| c.stop.as_mut()) {
             stop.stage = stage;
         }
     }
 
-    fn begin_pre_stop(
-        &mut self,
-        index: usize,
-        instance: Instance,
-        handler: HookHandler,
-        grace: Duration,
-        now: Now,
-    ) {
+    fn begin_pre_stop(&mut self, index: usize, instance: Instance, handler: HookHandler, grace: Duration, now: Now) {
         let hook = match handler {
             HookHandler::TcpSocket => {
                 self.pre_stop_failed(index, now);
                 return;
             }
-            HookHandler::Sleep { seconds } => Hook::Sleep {
-                until: now.mono.after(Duration::from_secs(seconds)),
-                seconds,
-            },
+            HookHandler::Sleep { seconds } => {
+                Hook::Sleep { until: now.mono.after(Duration::from_secs(seconds)), seconds }
+            }
             handler @ (HookHandler::Exec { .. } | HookHandler::HttpGet(_)) => {
-                let id = self.act(Todo::RunHook {
-                    instance,
-                    hook: HookKind::PreStop,
-                    handler,
-                    budget: Some(grace),
-                });
+                let id = self.act(Todo::RunHook { instance, hook: HookKind::PreStop, handler, budget: Some(grace) });
                 Hook::Action { id, give_up: None }
             }
         };
@@ -151,13 +115,7 @@ impl Machine {
     }
 
     fn pre_stop_failed(&mut self, index: usize, now: Now) {
-        self.record(
-            Severity::Warning,
-            "FailedPreStopHook",
-            "PreStopHook failed".to_owned(),
-            Some(index),
-            now,
-        );
+        self.record(Severity::Warning, "FailedPreStopHook", "PreStopHook failed".to_owned(), Some(index), now);
     }
 
     /// The hook's answer came (LC9).
@@ -165,22 +123,11 @@ impl Machine {
         if failed {
             self.pre_stop_failed(index, now);
         }
-        let stop = self
-            .state
-            .containers
-            .get(index)
-            .and_then(|c| c.stop.as_ref());
-        let Some(left) = stop.map(|stop| grace::less(stop.grace, now.mono.since(stop.since)))
-        else {
+        let stop = self.state.containers.get(index).and_then(|c| c.stop.as_ref());
+        let Some(left) = stop.map(|stop| grace::less(stop.grace, now.mono.since(stop.since))) else {
             return;
         };
-        self.set_stage(
-            index,
-            Stage::Turn {
-                from: now.mono,
-                left,
-            },
-        );
+        self.set_stage(index, Stage::Turn { from: now.mono, left });
     }
 
     /// Whether `action` is the hook that this container's stop waits for.
@@ -210,18 +157,13 @@ impl Machine {
 
     /// Moves kills on for which it is time.
     pub(super) fn advance_stops(&mut self, now: Now) -> bool {
-        (0..self.state.containers.len())
-            .any(|index| self.advance_hook(index, now) || self.advance_stop(index, now))
+        (0..self.state.containers.len()).any(|index| self.advance_hook(index, now) || self.advance_stop(index, now))
     }
 
     /// A postStart sleep that is over.
     fn advance_hook(&mut self, index: usize, now: Now) -> bool {
         let run = self.state.containers.get(index).map(|c| &c.run);
-        let Some(Run::PostStart {
-            hook: Some(Hook::Sleep { until, .. }),
-            ..
-        }) = run
-        else {
+        let Some(Run::PostStart { hook: Some(Hook::Sleep { until, .. }), .. }) = run else {
             return false;
         };
         if now.mono < *until {
@@ -243,9 +185,7 @@ impl Machine {
         };
         match stop.stage {
             Stage::PreStop(hook) => self.advance_pre_stop(index, hook, &stop, now),
-            Stage::Turn { from, left } => {
-                self.advance_turn(index, instance, stop.cause, (from, left), now)
-            }
+            Stage::Turn { from, left } => self.advance_turn(index, instance, stop.cause, (from, left), now),
             Stage::Signalled { kill_at } => kill_at <= now.mono && self.kill(index, instance, now),
             Stage::Killed { again_at } => again_at <= now.mono && self.kill(index, instance, now),
         }
@@ -267,13 +207,7 @@ impl Machine {
         if let Hook::Action { id, .. } = hook {
             self.cancel(id);
         }
-        self.set_stage(
-            index,
-            Stage::Turn {
-                from: now.mono,
-                left: Duration::ZERO,
-            },
-        );
+        self.set_stage(index, Stage::Turn { from: now.mono, left: Duration::ZERO });
         true
     }
 
@@ -288,10 +222,7 @@ impl Machine {
     ) -> bool {
         let ordered = match cause {
             Cause::PodEnds | Cause::SandboxChanged => !self.is_mutant(Mutant::ForgetOrder),
-            Cause::RestartAll
-            | Cause::Probe { .. }
-            | Cause::PostStartHook
-            | Cause::DefinitionChanged => false,
+            Cause::RestartAll | Cause::Probe { .. } | Cause::PostStartHook | Cause::DefinitionChanged => false,
         };
         if ordered && !self.is_turn(index) && now.mono < from.after(left) {
             return false;
@@ -302,50 +233,26 @@ impl Machine {
         };
         let signal = container.stop_signal(spec);
         self.act(Todo::Signal { instance, signal });
-        let wait = if self.is_mutant(Mutant::KillEarly) {
-            left / 2
-        } else {
-            left
-        };
-        self.set_stage(
-            index,
-            Stage::Signalled {
-                kill_at: now.mono.after(wait),
-            },
-        );
+        let wait = if self.is_mutant(Mutant::KillEarly) { left / 2 } else { left };
+        self.set_stage(index, Stage::Signalled { kill_at: now.mono.after(wait) });
         true
     }
 
     /// A sidecar's turn comes when the containers proper and all later sidecars are gone; everyone else's at once.
     fn is_turn(&self, index: usize) -> bool {
-        let is_sidecar = self
-            .pair(index)
-            .is_some_and(|(spec, _)| spec.role == Role::Sidecar);
+        let is_sidecar = self.pair(index).is_some_and(|(spec, _)| spec.role == Role::Sidecar);
         let hinders = |other: usize, spec: &ContainerSpec| match spec.role {
             Role::Init | Role::App => true,
             Role::Sidecar => other > index,
             Role::Ephemeral => false,
         };
-        let living = self
-            .spec
-            .containers
-            .iter()
-            .zip(&self.state.containers)
-            .enumerate();
-        !is_sidecar
-            || !living
-                .into_iter()
-                .any(|(i, (spec, c))| hinders(i, spec) && c.run.instance().is_some())
+        let living = self.spec.containers.iter().zip(&self.state.containers).enumerate();
+        !is_sidecar || !living.into_iter().any(|(i, (spec, c))| hinders(i, spec) && c.run.instance().is_some())
     }
 
     fn kill(&mut self, index: usize, instance: Instance, now: Now) -> bool {
         self.act(Todo::Kill { instance });
-        self.set_stage(
-            index,
-            Stage::Killed {
-                again_at: now.mono.after(KILL_RETRY),
-            },
-        );
+        self.set_stage(index, Stage::Killed { again_at: now.mono.after(KILL_RETRY) });
         true
     }
 
@@ -359,11 +266,7 @@ impl Machine {
             replaceable && c.is_running() && c.stop.is_none() && c.made_of != spec.image
         };
         let pairs = self.spec.containers.iter().zip(&self.state.containers);
-        let Some(index) = pairs
-            .into_iter()
-            .position(differs)
-            .filter(|_| self.state.goal == Goal::Run)
-        else {
+        let Some(index) = pairs.into_iter().position(differs).filter(|_| self.state.goal == Goal::Run) else {
             return false;
         };
         self.begin_stop(index, Cause::DefinitionChanged, self.spec.grace, now);
@@ -383,11 +286,9 @@ impl Machine {
         let (exit_code, reason, message) = self.loss(index);
         let started = self.state.containers.get(index).and_then(|c| match c.run {
             Run::PostStart { wall, .. } | Run::Running { wall, .. } => Some(wall),
-            Run::Absent
-            | Run::Pulling { .. }
-            | Run::Creating { .. }
-            | Run::Starting { .. }
-            | Run::Removing { .. } => None,
+            Run::Absent | Run::Pulling { .. } | Run::Creating { .. } | Run::Starting { .. } | Run::Removing { .. } => {
+                None
+            }
         });
         let record = Terminated {
             exit_code,
@@ -401,9 +302,7 @@ impl Machine {
     }
 
     fn loss(&self, index: usize) -> (i32, &'static str, &'static str) {
-        let is_init = self
-            .pair(index)
-            .is_some_and(|(spec, _)| spec.role == Role::Init);
+        let is_init = self.pair(index).is_some_and(|(spec, _)| spec.role == Role::Init);
         if is_init && self.state.initialized {
             let message = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
             return (0, "Completed", message);
@@ -450,17 +349,8 @@ impl Machine {
     }
 
     fn post_start_interrupted(&mut self, index: usize, now: Now) {
-        self.record(
-            Severity::Warning,
-            "FailedPostStartHook",
-            "PostStartHook failed".to_owned(),
-            Some(index),
-            now,
-        );
-        let failure = HookFailure {
-            error: hooks::SLEEP_INTERRUPTED.to_owned(),
-            output: String::new(),
-        };
+        self.record(Severity::Warning, "FailedPostStartHook", "PostStartHook failed".to_owned(), Some(index), now);
+        let failure = HookFailure { error: hooks::SLEEP_INTERRUPTED.to_owned(), output: String::new() };
         let Some((spec, _)) = self.pair(index) else {
             return;
         };
@@ -474,19 +364,12 @@ impl Machine {
     }
 
     fn ended(&mut self, index: usize, instance: Instance, record: Terminated, now: Now) {
-        let cause = self
-            .state
-            .containers
-            .get(index)
-            .and_then(|c| c.stop.as_ref())
-            .map(|stop| stop.cause);
+        let cause = self.state.containers.get(index).and_then(|c| c.stop.as_ref()).map(|stop| stop.cause);
         let fate = match cause {
             None | Some(Cause::PostStartHook | Cause::PodEnds) => Fate::ByPolicy,
             Some(Cause::Probe { restart: true, .. }) => Fate::Restart,
             Some(Cause::Probe { restart: false, .. }) => Fate::Stay,
-            Some(Cause::DefinitionChanged | Cause::SandboxChanged | Cause::RestartAll) => {
-                Fate::Restart
-            }
+            Some(Cause::DefinitionChanged | Cause::SandboxChanged | Cause::RestartAll) => Fate::Restart,
         };
         let crash = match cause {
             None | Some(Cause::PostStartHook | Cause::PodEnds | Cause::Probe { .. }) => true,
@@ -503,14 +386,7 @@ impl Machine {
     }
 
     /// Enters the end of an instance.
-    pub(super) fn bury(
-        &mut self,
-        index: usize,
-        instance: Instance,
-        record: Terminated,
-        fate: Fate,
-        now: Now,
-    ) {
+    pub(super) fn bury(&mut self, index: usize, instance: Instance, record: Terminated, fate: Fate, now: Now) {
         self.cancel_probes(index);
         let Some((spec, container)) = self.parts(index) else {
             return;
@@ -520,12 +396,7 @@ impl Machine {
         container.restart_count = container.restart_count.max(instance.attempt);
         container.immediate = false;
         container.retry_at = None;
-        let old = container.bury(Dead {
-            instance,
-            record,
-            fate,
-            at: now.mono,
-        });
+        let old = container.bury(Dead { instance, record, fate, at: now.mono });
         if let Some(instance) = old {
             self.act(Todo::RemoveContainer { instance });
         }
@@ -533,9 +404,7 @@ impl Machine {
 
     /// Rule RR4.
     fn maybe_restart_all(&mut self, index: usize, exit_code: i32, now: Now) {
-        let rule = self
-            .pair(index)
-            .and_then(|(spec, _)| restart::matching_rule(spec, exit_code));
+        let rule = self.pair(index).and_then(|(spec, _)| restart::matching_rule(spec, exit_code));
         if rule == Some(RuleAction::RestartAllContainers) && self.state.goal == Goal::Run {
             self.state.goal = Goal::RestartAll;
             self.state.ending_since = None;
@@ -548,8 +417,7 @@ impl Machine {
         let mut dead: Vec<(bool, Instance)> = Vec::new();
         for (spec, container) in self.spec.containers.iter().zip(&self.state.containers) {
             let source = |d: &Dead| {
-                restart::matching_rule(spec, d.record.exit_code)
-                    == Some(RuleAction::RestartAllContainers)
+                restart::matching_rule(spec, d.record.exit_code) == Some(RuleAction::RestartAllContainers)
                     && d.fate == Fate::ByPolicy
             };
             dead.extend(container.dead.iter().map(|d| (source(d), d.instance)));
@@ -595,17 +463,9 @@ impl Machine {
 /// Texts of the `Killing` event (TR1, PR8, IN12, LC8).
 fn killing_message(spec: &ContainerSpec, cause: Cause) -> String {
     let name = &spec.name;
-    let kind = if spec.role == Role::Sidecar {
-        "Init container"
-    } else {
-        "Container"
-    };
+    let kind = if spec.role == Role::Sidecar { "Init container" } else { "Container" };
     let tail = |restart: bool| {
-        if restart && spec.role != Role::Sidecar {
-            ", will be restarted"
-        } else {
-            ""
-        }
+        if restart && spec.role != Role::Sidecar { ", will be restarted" } else { "" }
     };
     match cause {
         Cause::PodEnds | Cause::SandboxChanged | Cause::RestartAll => {
@@ -613,10 +473,7 @@ fn killing_message(spec: &ContainerSpec, cause: Cause) -> String {
         }
         Cause::PostStartHook => "FailedPostStartHook".to_owned(),
         Cause::DefinitionChanged => format!("{kind} {name} definition changed{}", tail(true)),
-        Cause::Probe {
-            kind: probe,
-            restart,
-        } => {
+        Cause::Probe { kind: probe, restart } => {
             let probe = match probe {
                 ProbeKind::Startup => "startup",
                 ProbeKind::Liveness => "liveness",

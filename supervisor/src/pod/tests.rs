@@ -13,10 +13,7 @@ use super::status::{ContainerStatus, State};
 pub(super) fn pod(restart: RestartPolicy, containers: &[(&str, Role)]) -> PodSpec {
     let mut spec = PodSpec::new("default", "p", "u1");
     spec.restart_policy = restart;
-    spec.containers = containers
-        .iter()
-        .map(|(name, role)| ContainerSpec::new(name, *role, "busybox"))
-        .collect();
+    spec.containers = containers.iter().map(|(name, role)| ContainerSpec::new(name, *role, "busybox")).collect();
     spec
 }
 
@@ -27,14 +24,8 @@ pub(super) fn seconds(count: u64) -> Duration {
 /// What happened, as `second.millisecond what`, from a list of what is of interest.
 pub(super) fn story(world: &World, interest: impl Fn(&str) -> bool) -> Vec<String> {
     let first = world.seen.first().map(|(at, _)| *at).unwrap_or_default();
-    let lines = world
-        .seen
-        .iter()
-        .map(|(at, seen)| (at.since(first), line(world, seen)));
-    lines
-        .filter(|(_, text)| interest(text))
-        .map(|(at, text)| format!("{:.1} {text}", at.as_secs_f64()))
-        .collect()
+    let lines = world.seen.iter().map(|(at, seen)| (at.since(first), line(world, seen)));
+    lines.filter(|(_, text)| interest(text)).map(|(at, text)| format!("{:.1} {text}", at.as_secs_f64())).collect()
 }
 
 fn line(world: &World, seen: &Seen) -> String {
@@ -67,29 +58,18 @@ fn line(world: &World, seen: &Seen) -> String {
 
 /// Only starts, exits, signals and kills.
 pub(super) fn processes(world: &World) -> Vec<String> {
-    story(world, |text| {
-        ["start ", "exit ", "signal ", "kill "]
-            .iter()
-            .any(|verb| text.starts_with(verb))
-    })
+    story(world, |text| ["start ", "exit ", "signal ", "kill "].iter().any(|verb| text.starts_with(verb)))
 }
 
 /// Kubernetes Events alone.
 pub(super) fn events(world: &World) -> Vec<String> {
-    story(world, |text| {
-        text.starts_with("Normal ") || text.starts_with("Warning ")
-    })
+    story(world, |text| text.starts_with("Normal ") || text.starts_with("Warning "))
 }
 
 pub(super) fn container(world: &World, name: &str) -> ContainerStatus {
     let status = world.machine.status();
-    let mut all = status
-        .init
-        .into_iter()
-        .chain(status.apps)
-        .chain(status.ephemeral);
-    all.find(|c| c.name == name)
-        .expect("the container has a status")
+    let mut all = status.init.into_iter().chain(status.apps).chain(status.ephemeral);
+    all.find(|c| c.name == name).expect("the container has a status")
 }
 
 /// `Waiting reason: message`, `Running` or `Terminated reason code`.

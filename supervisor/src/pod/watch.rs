@@ -25,11 +25,8 @@ impl Machine {
 
     /// Starts every probe that is due, and gives up those whose answer is too late.
     pub(super) fn run_probes(&mut self, now: Now) -> bool {
-        (0..self.state.containers.len()).any(|index| {
-            self.active_probes(index)
-                .into_iter()
-                .any(|kind| self.run_probe(index, kind, now))
-        })
+        (0..self.state.containers.len())
+            .any(|index| self.active_probes(index).into_iter().any(|kind| self.run_probe(index, kind, now)))
     }
 
     fn run_probe(&mut self, index: usize, kind: ProbeKind, now: Now) -> bool {
@@ -58,12 +55,7 @@ impl Machine {
             return false;
         };
         let (handler, timeout) = (spec.handler.clone(), spec.timeout);
-        let id = self.act(Todo::RunProbe {
-            instance,
-            kind,
-            handler,
-            timeout,
-        });
+        let id = self.act(Todo::RunProbe { instance, kind, handler, timeout });
         if let Some(probe) = self.probe_mut(index, kind) {
             probe.begin(&spec, id, now.mono);
         }
@@ -76,21 +68,11 @@ impl Machine {
 
     /// The probe that waits for this action.
     pub(super) fn find_probe(container: &Container, action: ActionId) -> Option<ProbeKind> {
-        container
-            .probes
-            .iter()
-            .find(|(_, probe)| probe.action() == Some(action))
-            .map(|(kind, _)| *kind)
+        container.probes.iter().find(|(_, probe)| probe.action() == Some(action)).map(|(kind, _)| *kind)
     }
 
     /// Rules PR5-PR9.
-    pub(super) fn probe_done(
-        &mut self,
-        index: usize,
-        kind: ProbeKind,
-        outcome: ProbeOutcome,
-        now: Now,
-    ) {
+    pub(super) fn probe_done(&mut self, index: usize, kind: ProbeKind, outcome: ProbeOutcome, now: Now) {
         let success = match outcome {
             ProbeOutcome::Success => true,
             ProbeOutcome::Warning(text) => {
@@ -167,10 +149,7 @@ impl Machine {
                 if container.stop.is_some() {
                     return;
                 }
-                let grace = spec
-                    .probe(kind)
-                    .and_then(|probe| probe.grace)
-                    .unwrap_or(self.spec.grace);
+                let grace = spec.probe(kind).and_then(|probe| probe.grace).unwrap_or(self.spec.grace);
                 let restart = restart::restarts_after_probe(&self.spec, spec);
                 self.begin_stop(index, Cause::Probe { kind, restart }, grace, now);
             }
@@ -188,9 +167,7 @@ impl Machine {
             | Cause::RestartAll => false,
         };
         for kind in [ProbeKind::Startup, ProbeKind::Liveness] {
-            let held = self
-                .probe_mut(index, kind)
-                .and_then(|probe| if retire { probe.retire() } else { probe.hold() });
+            let held = self.probe_mut(index, kind).and_then(|probe| if retire { probe.retire() } else { probe.hold() });
             if let Some(action) = held {
                 self.cancel(action);
             }
@@ -209,11 +186,7 @@ impl Machine {
         let Some(container) = self.state.containers.get(index) else {
             return;
         };
-        let running: Vec<ActionId> = container
-            .probes
-            .values()
-            .filter_map(Probe::action)
-            .collect();
+        let running: Vec<ActionId> = container.probes.values().filter_map(Probe::action).collect();
         for action in running {
             self.cancel(action);
         }

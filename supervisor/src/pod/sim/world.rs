@@ -10,9 +10,8 @@ use std::time::Duration;
 use super::random::Random;
 use crate::pod::action::{Action, ActionId, Instance, Todo};
 use crate::pod::event::{
-    Boot, Created, Event, Exit, HookFailure, HookSuccess, ImageFailure, ImageReady, KubeEvent,
-    Observed, ObservedState, Outcome, ProbeOutcome, PullReport, SandboxReady, StartFailure,
-    StartFailureKind, VolumeFailure,
+    Boot, Created, Event, Exit, HookFailure, HookSuccess, ImageFailure, ImageReady, KubeEvent, Observed, ObservedState,
+    Outcome, ProbeOutcome, PullReport, SandboxReady, StartFailure, StartFailureKind, VolumeFailure,
 };
 use crate::pod::machine::Machine;
 use crate::pod::spec::{PodSpec, ProbeKind};
@@ -54,18 +53,11 @@ impl Behaviour {
 
     /// Ends by itself.
     pub const fn ends(lives: Duration, code: i32) -> Self {
-        Self {
-            lives: Some(lives),
-            code,
-            ..Self::FOREVER
-        }
+        Self { lives: Some(lives), code, ..Self::FOREVER }
     }
 
     /// Ends by SIGKILL only.
-    pub const STUBBORN: Self = Self {
-        obeys: None,
-        ..Self::FOREVER
-    };
+    pub const STUBBORN: Self = Self { obeys: None, ..Self::FOREVER };
 }
 
 /// How the world treats what is asked of it. The default is perfect and takes no time.
@@ -146,10 +138,7 @@ pub struct World {
 impl World {
     /// A perfect world with a new pod in it.
     pub fn new(spec: PodSpec) -> Self {
-        let now = Now {
-            mono: Instant(1_000_000_000_000),
-            wall: WallTime(EPOCH_SECONDS * 1_000_000_000),
-        };
+        let now = Now { mono: Instant(1_000_000_000_000), wall: WallTime(EPOCH_SECONDS * 1_000_000_000) };
         Self::with(Machine::new(spec, now), now)
     }
 
@@ -173,12 +162,7 @@ impl World {
             instances: BTreeMap::new(),
             probes: BTreeMap::new(),
             probe_takes: Duration::ZERO,
-            hook: (
-                Duration::ZERO,
-                Ok(HookSuccess {
-                    http_fallback: None,
-                }),
-            ),
+            hook: (Duration::ZERO, Ok(HookSuccess { http_fallback: None })),
             image: Vec::new(),
             volume_failures: 0,
             sandbox_failures: 0,
@@ -199,11 +183,7 @@ impl World {
     pub fn step(&mut self) -> bool {
         let Some(at) = self.next() else { return false };
         self.advance(at.max(self.now.mono));
-        let due = self
-            .queue
-            .first_key_value()
-            .map(|(key, _)| *key)
-            .filter(|(at, _)| *at <= self.now.mono);
+        let due = self.queue.first_key_value().map(|(key, _)| *key).filter(|(at, _)| *at <= self.now.mono);
         match due.and_then(|key| self.queue.remove(&key)) {
             Some(Item::Execute(action)) => self.execute(action),
             Some(Item::Deliver(event)) => self.machine.handle(event, self.now),
@@ -242,8 +222,7 @@ impl World {
             self.seen.push((self.now.mono, Seen::Told(record)));
         }
         while let Some(action) = self.machine.poll_action() {
-            self.seen
-                .push((self.now.mono, Seen::Asked(action.todo.clone())));
+            self.seen.push((self.now.mono, Seen::Asked(action.todo.clone())));
             let delay = self.delay();
             let key = key_of(&action.todo);
             let earliest = self.order.get(&key).copied().unwrap_or_default();
@@ -274,13 +253,7 @@ impl World {
         }
         if self.random.chance(doubled, 1000) {
             let at = self.now.mono.after(after).after(self.delay());
-            self.push(
-                at,
-                Item::Deliver(Event::Done {
-                    action,
-                    outcome: outcome.clone(),
-                }),
-            );
+            self.push(at, Item::Deliver(Event::Done { action, outcome: outcome.clone() }));
         }
         let at = self.now.mono.after(after).after(self.delay());
         self.push(at, Item::Deliver(Event::Done { action, outcome }));
@@ -311,10 +284,7 @@ impl World {
             Todo::RunHook { .. } => {
                 let (takes, result) = self.hook.clone();
                 let failed = self.fails();
-                let failure = HookFailure {
-                    error: "no".to_owned(),
-                    output: String::new(),
-                };
+                let failure = HookFailure { error: "no".to_owned(), output: String::new() };
                 let result = if failed { Err(failure) } else { result };
                 self.answer(id, Outcome::Hook(result), takes);
             }
@@ -332,10 +302,7 @@ impl World {
         let fails = self.fails() || self.volume_failures > 0;
         self.volume_failures = self.volume_failures.saturating_sub(1);
         self.volumes |= !fails;
-        let failure = VolumeFailure {
-            volume: "data".to_owned(),
-            message: "no such thing".to_owned(),
-        };
+        let failure = VolumeFailure { volume: "data".to_owned(), message: "no such thing".to_owned() };
         let result = if fails { Err(failure) } else { Ok(()) };
         self.answer(id, Outcome::VolumesSetUp(result), Duration::ZERO);
     }
@@ -344,29 +311,19 @@ impl World {
         let fails = self.fails() || self.sandbox_failures > 0;
         self.sandbox_failures = self.sandbox_failures.saturating_sub(1);
         if fails {
-            self.answer(
-                id,
-                Outcome::SandboxCreated(Err("no network".to_owned())),
-                Duration::ZERO,
-            );
+            self.answer(id, Outcome::SandboxCreated(Err("no network".to_owned())), Duration::ZERO);
             return;
         }
         self.sandboxes_made.insert(attempt);
         self.sandbox = Some(attempt);
         let octet = u8::try_from(attempt % 200 + 2).unwrap_or(2);
-        let ready = SandboxReady {
-            ips: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, octet))],
-        };
+        let ready = SandboxReady { ips: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, octet))] };
         self.answer(id, Outcome::SandboxCreated(Ok(ready)), Duration::ZERO);
     }
 
     fn stop_sandbox(&mut self, id: ActionId, attempt: u32) {
         if self.fails() {
-            self.answer(
-                id,
-                Outcome::SandboxStopped(Err("busy".to_owned())),
-                Duration::ZERO,
-            );
+            self.answer(id, Outcome::SandboxStopped(Err("busy".to_owned())), Duration::ZERO);
             return;
         }
         if self.sandbox == Some(attempt) {
@@ -376,24 +333,14 @@ impl World {
     }
 
     fn ensure_image(&mut self, id: ActionId) {
-        let ready = ImageReady {
-            pulled: None,
-            image_id: "busybox@sha256:00".to_owned(),
-            stop_signal: None,
-        };
+        let ready = ImageReady { pulled: None, image_id: "busybox@sha256:00".to_owned(), stop_signal: None };
         let result = match self.image.len() {
             0 if self.fails() => Err(ImageFailure::Pull("registry says no".to_owned())),
             0 => Ok(ready),
             1 => self.image.first().cloned().unwrap_or(Ok(ready)),
             _ => self.image.remove(0),
         };
-        if matches!(
-            result,
-            Ok(ImageReady {
-                pulled: Some(PullReport { .. }),
-                ..
-            }) | Err(ImageFailure::Pull(_))
-        ) {
+        if matches!(result, Ok(ImageReady { pulled: Some(PullReport { .. }), .. }) | Err(ImageFailure::Pull(_))) {
             self.tell(Event::PullStarted { action: id });
         }
         self.answer(id, Outcome::Image(result), Duration::ZERO);
@@ -410,40 +357,23 @@ impl World {
 
     /// Name of an instance's container.
     pub fn name(&self, instance: Instance) -> String {
-        self.machine
-            .spec()
-            .get(instance.container)
-            .map(|spec| spec.name.clone())
-            .unwrap_or_default()
+        self.machine.spec().get(instance.container).map(|spec| spec.name.clone()).unwrap_or_default()
     }
 
     fn create(&mut self, id: ActionId, instance: Instance) {
-        let known =
-            self.procs.contains_key(&instance.serial) || self.removed.contains(&instance.serial);
+        let known = self.procs.contains_key(&instance.serial) || self.removed.contains(&instance.serial);
         let behaviour = self.next_behaviour(instance);
         let failure = match behaviour.create {
-            Start::Works if known || self.sandbox.is_none() || self.fails() => {
-                Some(StartFailureKind::Create)
-            }
+            Start::Works if known || self.sandbox.is_none() || self.fails() => Some(StartFailureKind::Create),
             Start::Works => None,
             Start::Fails(kind) => Some(kind),
         };
         if let Some(kind) = failure {
-            let failure = StartFailure {
-                kind,
-                message: "cannot".to_owned(),
-            };
+            let failure = StartFailure { kind, message: "cannot".to_owned() };
             self.answer(id, Outcome::ContainerCreated(Err(failure)), Duration::ZERO);
             return;
         }
-        self.procs.insert(
-            instance.serial,
-            Proc {
-                instance,
-                state: ProcState::Created,
-                behaviour,
-            },
-        );
+        self.procs.insert(instance.serial, Proc { instance, state: ProcState::Created, behaviour });
         let created = Created {
             id: format!("monopod://{:064x}", instance.serial),
             image: "docker.io/library/busybox:latest".to_owned(),
@@ -456,10 +386,7 @@ impl World {
         let wall = self.now.wall;
         let fails = self.fails();
         let Some(proc) = self.procs.get_mut(&instance.serial) else {
-            let failure = StartFailure {
-                kind: StartFailureKind::Create,
-                message: "not found".to_owned(),
-            };
+            let failure = StartFailure { kind: StartFailureKind::Create, message: "not found".to_owned() };
             self.answer(id, Outcome::ContainerStarted(Err(failure)), Duration::ZERO);
             return;
         };
@@ -473,11 +400,7 @@ impl World {
             }
             ProcState::Exited(_) => return,
         }
-        if let Start::Fails(kind) = if fails {
-            Start::Fails(StartFailureKind::Run)
-        } else {
-            behaviour.start
-        } {
+        if let Start::Fails(kind) = if fails { Start::Fails(StartFailureKind::Run) } else { behaviour.start } {
             proc.state = ProcState::Exited(Exit {
                 code: 128,
                 oom_killed: false,
@@ -486,10 +409,7 @@ impl World {
                 finished: wall,
                 message: None,
             });
-            let failure = StartFailure {
-                kind,
-                message: "cannot".to_owned(),
-            };
+            let failure = StartFailure { kind, message: "cannot".to_owned() };
             self.answer(id, Outcome::ContainerStarted(Err(failure)), Duration::ZERO);
             return;
         }
@@ -501,20 +421,13 @@ impl World {
     }
 
     fn signal(&mut self, instance: Instance) {
-        let Some(obeys) = self
-            .procs
-            .get(&instance.serial)
-            .and_then(|proc| proc.behaviour.obeys)
-        else {
+        let Some(obeys) = self.procs.get(&instance.serial).and_then(|proc| proc.behaviour.obeys) else {
             return;
         };
-        let code =
-            self.procs
-                .get(&instance.serial)
-                .map_or(143, |proc| match proc.behaviour.lives {
-                    Some(_) => 143,
-                    None => proc.behaviour.code,
-                });
+        let code = self.procs.get(&instance.serial).map_or(143, |proc| match proc.behaviour.lives {
+            Some(_) => 143,
+            None => proc.behaviour.code,
+        });
         self.end(instance.serial, code, obeys);
     }
 
@@ -607,8 +520,7 @@ impl World {
                 Item::Deliver(_) => {}
             }
         }
-        self.queue
-            .retain(|_, item| matches!(item, Item::Die { .. }));
+        self.queue.retain(|_, item| matches!(item, Item::Die { .. }));
         if boot == Boot::New {
             self.reboot();
         }
@@ -618,33 +530,15 @@ impl World {
             ProcState::Exited(exit) => ObservedState::Exited(exit.clone()),
         };
         let ready = |attempt: u32| SandboxReady {
-            ips: vec![IpAddr::V4(Ipv4Addr::new(
-                10,
-                0,
-                0,
-                u8::try_from(attempt % 200 + 2).unwrap_or(2),
-            ))],
+            ips: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, u8::try_from(attempt % 200 + 2).unwrap_or(2)))],
         };
         let observed = Observed {
             sandbox: self.sandbox.map(|attempt| (attempt, ready(attempt))),
-            containers: self
-                .procs
-                .values()
-                .map(|proc| (proc.instance, state(&proc.state)))
-                .collect(),
+            containers: self.procs.values().map(|proc| (proc.instance, state(&proc.state))).collect(),
         };
-        let adopted = serde_json::from_str(&written)
-            .map_err(|e| e.to_string())
-            .and_then(|snapshot| {
-                Machine::adopt(
-                    self.machine.spec().clone(),
-                    snapshot,
-                    observed,
-                    boot,
-                    self.now,
-                )
-                .map_err(|e| e.to_string())
-            });
+        let adopted = serde_json::from_str(&written).map_err(|e| e.to_string()).and_then(|snapshot| {
+            Machine::adopt(self.machine.spec().clone(), snapshot, observed, boot, self.now).map_err(|e| e.to_string())
+        });
         match adopted {
             Ok(machine) => {
                 #[cfg(test)]
@@ -685,9 +579,6 @@ fn key_of(todo: &Todo) -> u64 {
         | Todo::StopSandbox { .. }
         | Todo::TearDownVolumes
         | Todo::RemovePod => 0,
-        Todo::EnsureImage { .. }
-        | Todo::RunProbe { .. }
-        | Todo::RunHook { .. }
-        | Todo::Cancel { .. } => u64::MAX,
+        Todo::EnsureImage { .. } | Todo::RunProbe { .. } | Todo::RunHook { .. } | Todo::Cancel { .. } => u64::MAX,
     }
 }

@@ -6,20 +6,14 @@ use crate::pod::status::Phase;
 /// IN1, IN2, IN5, 10.8: volumes, sandbox, init containers one after another, apps in order.
 #[test]
 fn a_pod_starts_in_order() {
-    let containers = [
-        ("a", Role::Init),
-        ("b", Role::Init),
-        ("x", Role::App),
-        ("y", Role::App),
-    ];
+    let containers = [("a", Role::Init), ("b", Role::Init), ("x", Role::App), ("y", Role::App)];
     let mut world = World::new(pod(RestartPolicy::Always, &containers));
     behave(&mut world, "a", &[Behaviour::ends(seconds(1), 0)]);
     behave(&mut world, "b", &[Behaviour::ends(seconds(2), 0)]);
     assert_eq!(world.machine.status().phase, Phase::Pending);
     world.run_for(seconds(10));
-    let told = story(&world, |text| {
-        !text.starts_with("Normal") && !text.starts_with("image") && !text.starts_with("create")
-    });
+    let told =
+        story(&world, |text| !text.starts_with("Normal") && !text.starts_with("image") && !text.starts_with("create"));
     assert_eq!(
         told,
         [
@@ -34,11 +28,7 @@ fn a_pod_starts_in_order() {
         ]
     );
     assert_eq!(world.machine.status().phase, Phase::Running);
-    assert_eq!(
-        world.next(),
-        None,
-        "an idle pod without probes wakes nobody"
-    );
+    assert_eq!(world.next(), None, "an idle pod without probes wakes nobody");
 }
 
 /// RC2, PH5: a Never pod whose containers all end well.
@@ -59,7 +49,8 @@ fn events_of_a_simple_life() {
     world.run_for(seconds(5));
     world.act(|machine, now| machine.delete(seconds(30), now));
     world.run_for(seconds(5));
-    let pulled = "0.0 Normal Pulled Container image \"busybox\" already present on machine and can be accessed by the pod";
+    let pulled =
+        "0.0 Normal Pulled Container image \"busybox\" already present on machine and can be accessed by the pod";
     assert_eq!(
         events(&world),
         [
