@@ -1,6 +1,10 @@
 //! Rules of the semantics as tests, each with the ids it shows.
 
+mod life;
+mod probes;
+mod restart;
 mod start;
+mod stop;
 
 use std::time::Duration;
 
