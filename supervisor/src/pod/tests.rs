@@ -28,7 +28,9 @@ pub(super) fn seconds(count: u64) -> Duration {
 /// What happened, as `second.millisecond what`, from a list of what is of interest.
 pub(super) fn story(world: &World, interest: impl Fn(&str) -> bool) -> Vec<String> {
     let first = world.seen.first().map(|(at, _)| *at).unwrap_or_default();
-    let lines = world.seen.iter().map(|(at, seen)| (at.since(first), line(world, seen)));
+    let inner = |seen: &Seen| matches!(seen, Seen::Up(_) | Seen::Passed(_));
+    let lines =
+        world.seen.iter().filter(|(_, seen)| !inner(seen)).map(|(at, seen)| (at.since(first), line(world, seen)));
     lines.filter(|(_, text)| interest(text)).map(|(at, text)| format!("{:.1} {text}", at.as_secs_f64())).collect()
 }
 
@@ -36,6 +38,8 @@ fn line(world: &World, seen: &Seen) -> String {
     let name = |instance: &Instance| world.name(*instance);
     match seen {
         Seen::Ended(instance, code) => format!("exit {} {code}", name(instance)),
+        Seen::Up(instance) => format!("up {}", name(instance)),
+        Seen::Passed(instance) => format!("passed {}", name(instance)),
         Seen::Told(event) => format!("{:?} {} {}", event.severity, event.reason, event.message),
         Seen::Asked(todo) => match todo {
             Todo::StartContainer { instance } => format!("start {}", name(instance)),

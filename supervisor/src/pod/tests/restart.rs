@@ -17,7 +17,7 @@ fn gaps(world: &World, name: &str) -> Vec<u64> {
             Seen::Asked(Todo::StartContainer { instance }) if world.name(*instance) == name => {
                 gaps.extend(exit.map(|exit| at.since(exit).as_secs()));
             }
-            Seen::Ended(..) | Seen::Asked(_) | Seen::Told(_) => {}
+            Seen::Ended(..) | Seen::Asked(_) | Seen::Told(_) | Seen::Up(_) | Seen::Passed(_) => {}
         }
     }
     gaps
