@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, HTTPGetAction, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe, TCPSocketAction,
+    Container, EphemeralContainer, HTTPGetAction, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -13,6 +13,9 @@ use crate::pod::spec::{
     RestartRule, Role, RuleAction, RuleOperator, Signal, TerminationMessagePolicy,
 };
 
+/// Tells where a pod comes from; a static pod says `file` (ST2).
+const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
 /// The machine's view of a Pod that is defaulted and valid.
 pub fn spec(pod: &Pod) -> PodSpec {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
@@ -21,7 +24,13 @@ pub fn spec(pod: &Pod) -> PodSpec {
     let Some(api) = &pod.spec else { return spec };
     spec.generation = meta.generation.unwrap_or(1);
     spec.restart_policy = restart_policy(api.restart_policy.as_deref()).unwrap_or(RestartPolicy::Always);
-    spec.grace = seconds(api.termination_grace_period_seconds.unwrap_or(30).max(1));
+    // Rule UP2: a negative grace counts as 1; a written 0 stays.
+    spec.grace = match api.termination_grace_period_seconds.unwrap_or(30) {
+        negative if negative < 0 => seconds(1),
+        grace => seconds(grace),
+    };
+    spec.static_pod =
+        meta.annotations.as_ref().and_then(|all| all.get(CONFIG_SOURCE)).is_some_and(|source| source != "api");
     spec.active_deadline = api.active_deadline_seconds.map(seconds);
     spec.readiness_gates = api.readiness_gates.iter().flatten().map(|gate| gate.condition_type.clone()).collect();
     spec.host_network = api.host_network.unwrap_or(false);
@@ -34,16 +43,40 @@ fn containers(api: &ApiSpec) -> Vec<ContainerSpec> {
         let sidecar = own.restart_policy.as_deref() == Some("Always");
         container(own, if sidecar { Role::Sidecar } else { Role::Init })
     });
-    init.chain(api.containers.iter().map(|own| container(own, Role::App))).collect()
+    let apps = api.containers.iter().map(|own| container(own, Role::App));
+    init.chain(apps).chain(api.ephemeral_containers.iter().flatten().map(ephemeral)).collect()
+}
+
+/// The machine's view of an ephemeral container (EP1); it has neither probes nor hooks.
+pub fn ephemeral(own: &EphemeralContainer) -> ContainerSpec {
+    let mut spec = ContainerSpec::new(&own.name, Role::Ephemeral, own.image.as_deref().unwrap_or_default());
+    spec.pull_policy = pull_policy(own.image_pull_policy.as_deref());
+    spec.target = own.target_container_name.clone().filter(|name| !name.is_empty());
+    if let Some(path) = &own.termination_message_path {
+        spec.termination_message_path.clone_from(path);
+    }
+    spec.termination_message_policy = message_policy(own.termination_message_policy.as_deref());
+    spec
+}
+
+fn pull_policy(text: Option<&str>) -> PullPolicy {
+    match text {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        _ => PullPolicy::IfNotPresent,
+    }
+}
+
+fn message_policy(text: Option<&str>) -> TerminationMessagePolicy {
+    match text {
+        Some("FallbackToLogsOnError") => TerminationMessagePolicy::FallbackToLogsOnError,
+        _ => TerminationMessagePolicy::File,
+    }
 }
 
 fn container(own: &Container, role: Role) -> ContainerSpec {
     let mut spec = ContainerSpec::new(&own.name, role, own.image.as_deref().unwrap_or_default());
-    spec.pull_policy = match own.image_pull_policy.as_deref() {
-        Some("Always") => PullPolicy::Always,
-        Some("Never") => PullPolicy::Never,
-        _ => PullPolicy::IfNotPresent,
-    };
+    spec.pull_policy = pull_policy(own.image_pull_policy.as_deref());
     spec.restart_policy = match role {
         Role::Sidecar => None,
         Role::Init | Role::App | Role::Ephemeral => restart_policy(own.restart_policy.as_deref()),
@@ -61,9 +94,7 @@ fn container(own: &Container, role: Role) -> ContainerSpec {
     if let Some(path) = &own.termination_message_path {
         spec.termination_message_path.clone_from(path);
     }
-    if own.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") {
-        spec.termination_message_policy = TerminationMessagePolicy::FallbackToLogsOnError;
-    }
+    spec.termination_message_policy = message_policy(own.termination_message_policy.as_deref());
     spec
 }
 
@@ -235,6 +266,15 @@ mod tests {
         );
         let Some(ProbeHandler::Exec { command }) = got.liveness.map(|probe| probe.handler) else { panic!("no probe") };
         assert_eq!(command, ["1", "", "$(C)"]);
+    }
+
+    /// UP2
+    #[test]
+    fn a_grace_of_zero_stays_and_a_negative_one_is_one() {
+        for (written, expected) in [("0", 0), ("-5", 1), ("7", 7), ("null", 30)] {
+            let text = format!(r#"{{"spec":{{"terminationGracePeriodSeconds":{written},"containers":[]}}}}"#);
+            assert_eq!(spec(&serde_json::from_str(&text).unwrap()).grace, seconds(expected), "{written}");
+        }
     }
 
     /// LC11

@@ -10,6 +10,7 @@ pub mod mounts;
 pub mod resources;
 pub mod security;
 pub mod slots;
+pub mod status;
 
 /// Why a container's plan can't be made now: the reason `CreateContainerConfigError`, retried until the cause is gone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

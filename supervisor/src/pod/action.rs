@@ -59,7 +59,8 @@ pub enum Todo {
     RemoveContainer { instance: Instance },
     /// Answers [`super::event::Outcome::Probe`].
     RunProbe { instance: Instance, kind: ProbeKind, handler: ProbeHandler, timeout: Duration },
-    /// Runs an exec or HTTP handler, at most for `budget`. Answers [`super::event::Outcome::Hook`].
+    /// Runs an exec or HTTP handler, at most for `budget`. Answers [`super::event::Outcome::Hook`], in any case: a postStart
+    /// hook may take for ever (LC2), so nobody waits for a lost answer.
     RunHook { instance: Instance, hook: HookKind, handler: HookHandler, budget: Option<Duration> },
     /// Stops working on a pull, a probe or a hook; an answer that comes nevertheless is dropped.
     Cancel { action: ActionId },

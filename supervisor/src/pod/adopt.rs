@@ -13,7 +13,6 @@ use super::container::Run;
 use super::event::{Boot, Created, Exit, Observed, ObservedState};
 use super::grace::{Hook, Stage};
 use super::machine::{Goal, Machine, PodState, Removal, Sandbox, Volumes};
-use super::probe::Probe;
 use super::spec::PodSpec;
 use super::timer::{ENGINE_TIMEOUT, Instant, Now};
 
@@ -218,22 +217,21 @@ impl Machine {
         }
     }
 
-    /// Hooks that were running are neither waited for nor repeated.
+    /// Hooks that were running are neither waited for nor repeated; a stop signal is, since it may not have been sent.
     fn forget_hooks(&mut self, index: usize, now: Now) {
-        let Some(container) = self.state.containers.get_mut(index) else {
+        let Some((spec, container)) = self.parts(index) else {
             return;
         };
+        let signal = container.stop_signal(spec);
+        let mut repeat = None;
         if let Some(stop) = &mut container.stop {
             match &stop.stage {
                 Stage::PreStop(Hook::Action { .. }) => {
                     let left = super::grace::less(stop.grace, now.mono.since(stop.since));
                     stop.stage = Stage::Turn { from: now.mono, left };
                 }
-                // The signal may not have been sent.
-                Stage::PreStop(Hook::Sleep { .. })
-                | Stage::Turn { .. }
-                | Stage::Signalled { .. }
-                | Stage::Killed { .. } => {}
+                Stage::Signalled { .. } => repeat = container.run.live(),
+                Stage::PreStop(Hook::Sleep { .. }) | Stage::Turn { .. } | Stage::Killed { .. } => {}
             }
         }
         let over = match &container.run {
@@ -246,23 +244,19 @@ impl Machine {
             | Run::Running { .. }
             | Run::Removing { .. } => false,
         };
+        if let Some(instance) = repeat {
+            self.act(Todo::Signal { instance, signal });
+        }
         if over {
             self.post_start_over(index, now);
         }
     }
 
-    /// A goal that nobody is working on any more is not lost: the next round goes on with it.
+    /// The pod is on its way to its end, or has come to it.
     pub fn is_ending(&self) -> bool {
         match self.state.goal {
             Goal::End => true,
             Goal::Run | Goal::RestartAll | Goal::NewSandbox => false,
         }
-    }
-}
-
-impl Probe {
-    #[cfg(test)]
-    pub(super) fn is_idle(&self) -> bool {
-        self.action().is_none()
     }
 }

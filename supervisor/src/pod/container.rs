@@ -141,8 +141,6 @@ pub(super) struct Container {
     pub(super) waiting: Option<Waiting>,
     /// No start before this instant: back-off, or the pause after a failed start.
     pub(super) retry_at: Option<Instant>,
-    /// `retry_at` is the end of a crash back-off that was announced.
-    pub(super) backing_off: bool,
     pub(super) back_off: Option<CrashBackOff>,
     /// The end of the newest instance is no crash: it starts again without back-off.
     pub(super) immediate: bool,
@@ -175,7 +173,6 @@ impl Container {
             dead: Vec::new(),
             waiting: None,
             retry_at: None,
-            backing_off: false,
             back_off: None,
             immediate: false,
             begun: false,
@@ -226,8 +223,22 @@ impl Container {
     pub(super) fn clear_waiting(&mut self) {
         self.waiting = None;
         self.retry_at = None;
-        self.backing_off = false;
         self.image_error_until = None;
+    }
+
+    /// Starts again whatever it ended with, and without back-off (RR4).
+    pub(super) fn begin_anew(&mut self, not_before: Option<Instant>) {
+        self.clear_waiting();
+        self.immediate = true;
+        self.retry_at = not_before;
+        self.dead.truncate(1);
+        for dead in &mut self.dead {
+            dead.fate = Fate::Restart;
+        }
+        self.wait(
+            "RestartingAllContainers",
+            "The container is removed because RestartAllContainers in place".to_owned(),
+        );
     }
 
     /// Enters a death; returns the instance that is to be forgotten (CS3).

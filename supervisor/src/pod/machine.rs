@@ -248,6 +248,7 @@ impl Machine {
         for index in 0..self.state.containers.len() {
             self.container_deadlines(index, now, &mut earliest);
         }
+        self.start_deadlines(&mut earliest);
         earliest.get()
     }
 
@@ -295,9 +296,6 @@ impl Machine {
                 Stage::Signalled { kill_at } => earliest.at(*kill_at),
                 Stage::Killed { again_at } => earliest.at(*again_at),
             }
-        }
-        if let Some(at) = container.retry_at.filter(|_| container.run == Run::Absent && self.may_start(index)) {
-            earliest.at(at);
         }
         for kind in self.active_probes(index) {
             if let Some(at) = container.probes.get(&kind).and_then(|probe| probe.deadline(now.mono)) {

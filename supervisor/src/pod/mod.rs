@@ -4,6 +4,7 @@
 
 pub mod action;
 pub mod adopt;
+pub mod columns;
 mod conditions;
 mod container;
 pub mod event;
@@ -15,9 +16,13 @@ mod phase;
 mod probe;
 mod restart;
 mod sandbox;
+pub mod sim;
 pub mod spec;
 mod start;
 pub mod status;
 mod stop;
 pub mod timer;
 mod watch;
+
+#[cfg(test)]
+mod tests;

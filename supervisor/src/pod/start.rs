@@ -10,14 +10,14 @@ use super::probe::Probe;
 use super::restart::{self, ImageBackOff, Turn};
 use super::spec::{ContainerSpec, HookHandler, Index, ProbeKind, Role};
 use super::status::Terminated;
-use super::timer::{ENGINE_TIMEOUT, IMAGE_ERROR_SHOWN, Instant, Now, PULL_TIMEOUT, START_RETRY, WallTime};
+use super::timer::{ENGINE_TIMEOUT, Earliest, IMAGE_ERROR_SHOWN, Instant, Now, PULL_TIMEOUT, START_RETRY, WallTime};
 
 /// What an engine call that never answers is said to have failed with (1.4 `CreateContainerError`).
 pub(super) const TIMED_OUT: &str = "context deadline exceeded";
 
 impl Machine {
     /// Containers of the pod may be started at all (TR6).
-    pub(super) fn may_start(&self, _index: usize) -> bool {
+    pub(super) fn may_start(&self) -> bool {
         self.state.goal == Goal::Run && matches!(self.state.sandbox, Sandbox::Ready(_))
     }
 
@@ -55,6 +55,19 @@ impl Machine {
             return false;
         }
         self.candidates().into_iter().any(|index| self.try_start(index, now))
+    }
+
+    /// When a container that waits for its next start may have it. While another one starts, its end comes first.
+    pub(super) fn start_deadlines(&self, earliest: &mut Earliest) {
+        if !self.may_start() || self.state.containers.iter().any(|c| c.run.is_starting()) {
+            return;
+        }
+        for index in self.candidates() {
+            let waiting = self.state.containers.get(index).filter(|c| c.run == Run::Absent);
+            if let Some(at) = waiting.and_then(|c| c.retry_at).filter(|_| self.wants(index)) {
+                earliest.at(at);
+            }
+        }
     }
 
     fn init_indices(&self) -> Vec<usize> {
@@ -344,7 +357,7 @@ impl Machine {
         container.id = made.id;
         container.image = made.image;
         container.user = made.user;
-        if self.may_start(index) {
+        if self.may_start() {
             let action = self.act(Todo::StartContainer { instance });
             self.set_run(index, Run::Starting { action, instance, give_up: now.mono.after(ENGINE_TIMEOUT) });
         } else {

@@ -12,7 +12,7 @@ use super::restart;
 use super::spec::{ContainerSpec, HookHandler, ProbeKind, Role, RuleAction};
 use super::start::start_error;
 use super::status::Terminated;
-use super::timer::{KILL_RETRY, Now};
+use super::timer::{KILL_RETRY, Now, RESTART_ALL_PACE};
 
 impl Machine {
     /// Every container ends within `grace`; what is being stopped already can only end earlier (TR9).
@@ -414,33 +414,25 @@ impl Machine {
 
     /// All containers have ended: their instances go, the sandbox stays, and everything begins again (RR4).
     pub(super) fn restart_all(&mut self) {
-        let mut dead: Vec<(bool, Instance)> = Vec::new();
-        for (spec, container) in self.spec.containers.iter().zip(&self.state.containers) {
-            let source = |d: &Dead| {
-                restart::matching_rule(spec, d.record.exit_code) == Some(RuleAction::RestartAllContainers)
-                    && d.fate == Fate::ByPolicy
-            };
-            dead.extend(container.dead.iter().map(|d| (source(d), d.instance)));
+        let is_source = |spec: &ContainerSpec, dead: &Dead| {
+            let rule = restart::matching_rule(spec, dead.record.exit_code);
+            rule == Some(RuleAction::RestartAllContainers) && dead.fate == Fate::ByPolicy
+        };
+        let mut removed: Vec<(bool, Instance)> = Vec::new();
+        for (spec, container) in self.spec.containers.iter().zip(&mut self.state.containers) {
+            removed.extend(container.dead.iter().map(|dead| (is_source(spec, dead), dead.instance)));
+            let source = container.newest_dead().filter(|dead| is_source(spec, dead));
+            let not_before = source.map(|dead| dead.at.after(RESTART_ALL_PACE));
+            if spec.role != Role::Ephemeral {
+                container.begin_anew(not_before);
+            }
         }
-        dead.sort();
-        for (_, instance) in dead {
+        // The sources go last.
+        removed.sort();
+        for (_, instance) in removed {
             self.act(Todo::RemoveContainer { instance });
         }
         self.begin_again();
-        for (spec, container) in self.spec.containers.iter().zip(&mut self.state.containers) {
-            if spec.role == Role::Ephemeral {
-                continue;
-            }
-            container.immediate = true;
-            container.dead.truncate(1);
-            for dead in &mut container.dead {
-                dead.fate = Fate::Restart;
-            }
-            container.wait(
-                "RestartingAllContainers",
-                "The container is removed because RestartAllContainers in place".to_owned(),
-            );
-        }
     }
 
     /// The init sequence starts from its beginning.

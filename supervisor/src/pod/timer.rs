@@ -14,6 +14,9 @@ pub const CRASH_BACK_OFF_MAX: Duration = Duration::from_secs(300);
 pub const CRASH_BACK_OFF_FIRST: Duration = Duration::from_secs(10);
 /// A container that ran this long since the last step starts its back-off anew (CB4).
 pub const CRASH_BACK_OFF_RESET: Duration = Duration::from_secs(600);
+/// A container that made all containers restart starts again this long after its end at the earliest, so that a rule which
+/// always matches can't spin (RR4 has no back-off).
+pub const RESTART_ALL_PACE: Duration = Duration::from_secs(1);
 /// First delay between two attempts to pull an image (IP5).
 pub const IMAGE_BACK_OFF_FIRST: Duration = Duration::from_secs(10);
 /// Largest delay between two attempts to pull an image (IP5).
