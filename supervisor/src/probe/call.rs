@@ -34,7 +34,7 @@ const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Call {
     pub(super) url: Url,
     /// The `Host` header, when it isn't the URL's.
-    pub(super) host: Option<String>,
+    host: Option<String>,
     pub(super) headers: HeaderMap,
 }
 
@@ -70,11 +70,6 @@ pub(super) enum Cause {
 }
 
 impl CallError {
-    /// A request that can't be made.
-    pub(super) fn new(url: &Url, cause: String) -> Self {
-        Self { url: url.to_string(), cause: Cause::Request(cause) }
-    }
-
     /// Whether a client of HTTPS was answered in HTTP (LC3).
     pub(super) fn is_plain_answer(&self) -> bool {
         matches!(self.cause, Cause::PlainAnswer)
@@ -88,6 +83,13 @@ pub(super) struct Answer {
 }
 
 impl Call {
+    /// `given` are the handler's headers.
+    pub(super) fn new(url: Url, given: &[(String, String)], agent: &str) -> Result<Self, CallError> {
+        let invalid = |cause| CallError { url: url.to_string(), cause: Cause::Request(cause) };
+        let headers = request::headers(given, agent).map_err(invalid)?;
+        Ok(Self { url, host: request::host(given).map(str::to_owned), headers })
+    }
+
     /// Sends the request and follows redirects to the same host, all before `deadline`.
     pub(super) async fn send(&self, deadline: Option<Instant>) -> Result<Answer, CallError> {
         let mut url = self.url.clone();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -78,7 +78,10 @@ async fn ask(addr: SocketAddr, service: &str, deadline: Instant) -> Attempt {
     };
     let (stream, seen) = Tap::new(socket);
     let late = Err(Status::deadline_exceeded(""));
-    let answer = timeout_at(deadline, Box::pin(check(addr, stream, service))).await.unwrap_or(late);
+    let tasks = EndTasks(Tasks::default());
+    let check = Box::pin(check(addr, stream, service, tasks.0.clone()));
+    let answer = timeout_at(deadline, check).await.unwrap_or(late);
+    tasks.ended().await;
     match answer {
         Err(_) if !is_http2(&seen) => Attempt::NotConnected,
         answer => Attempt::Answered(answer),
@@ -90,9 +93,7 @@ fn is_http2(seen: &Seen) -> bool {
     seen.bytes().get(FRAME_TYPE) == Some(&SETTINGS)
 }
 
-async fn check(addr: SocketAddr, stream: Tap<Socket>, service: &str) -> Result<i32, Status> {
-    let tasks = Tasks::default();
-    let _ended_with_the_call = EndTasks(tasks.clone());
+async fn check(addr: SocketAddr, stream: Tap<Socket>, service: &str, tasks: Tasks) -> Result<i32, Status> {
     let unknown = |error: tonic::transport::Error| Status::unknown(error.to_string());
     let channel = Endpoint::from_shared(format!("http://{addr}"))
         .and_then(|endpoint| endpoint.user_agent(format!("kube-probe/{VERSION}")))
@@ -124,15 +125,13 @@ fn status_name(number: i32) -> String {
 }
 
 fn call_text(status: &Status, timeout: Duration) -> String {
-    match status.code() {
-        Code::Unimplemented => format!(
-            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
-            status.message()
-        ),
-        Code::DeadlineExceeded => format!("timeout: health rpc did not complete within {}", text::duration(timeout)),
-        code => {
-            format!("error: health rpc probe failed: rpc error: code = {} desc = {}", code_name(code), status.message())
-        }
+    let (code, message) = (status.code(), status.message());
+    if code == Code::Unimplemented {
+        format!("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {message}")
+    } else if code == Code::DeadlineExceeded {
+        format!("timeout: health rpc did not complete within {}", text::duration(timeout))
+    } else {
+        format!("error: health rpc probe failed: rpc error: code = {} desc = {message}", code_name(code))
     }
 }
 
@@ -164,16 +163,30 @@ struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+        self.all().spawn(task);
     }
 }
 
-/// Ends the tasks, whatever the server would still like to say.
+impl Tasks {
+    fn all(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the tasks with the call, whatever the server would still like to say.
 struct EndTasks(Tasks);
+
+impl EndTasks {
+    /// The connection is closed when this returns.
+    async fn ended(self) {
+        let mut tasks = std::mem::take(&mut *self.0.all());
+        tasks.shutdown().await;
+    }
+}
 
 impl Drop for EndTasks {
     fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.0.all().abort_all();
     }
 }
 

@@ -15,7 +15,9 @@ use crate::pod::spec::HttpGet;
 pub async fn http_hook(target: Target, get: &HttpGet, budget: Option<Duration>) -> Result<HookSuccess, HookFailure> {
     let failure = |error| HookFailure { error, output: String::new() };
     let deadline = budget.map(|budget| Instant::now() + budget);
-    let mut call = super::http::prepare(target, get, &format!("kube-lifecycle/{VERSION}")).map_err(failure)?;
+    let url = super::http::url(target, get).map_err(failure)?;
+    let call = Call::new(url, &get.headers, &format!("kube-lifecycle/{VERSION}"));
+    let mut call = call.map_err(|error| failure(error.to_string()))?;
     match call.send(deadline).await {
         Ok(_) => Ok(HookSuccess { http_fallback: None }),
         Err(error) if error.is_plain_answer() => match again_in_plain_http(&mut call, deadline).await {

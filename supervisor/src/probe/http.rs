@@ -5,21 +5,24 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::call::{Call, CallError};
+use super::call::{Answer, Call, CallError};
 use super::url::Url;
-use super::{Target, VERSION, port_number, request};
+use super::{Target, VERSION, port_number, text};
 use crate::pod::event::ProbeOutcome;
 use crate::pod::spec::HttpGet;
+
+/// Characters that would end a URL's host, or are never part of one.
+const NOT_IN_HOSTS: &str = " \"<>\\^`{|}%/?#@";
 
 /// Asks `get` of its host, or of the Pod; `timeout` covers everything up to the last byte of the body (HG6). A body that
 /// breaks off is an error, not a failure: the kubelet says nothing of the container then.
 pub async fn http(target: Target, get: &HttpGet, timeout: Duration) -> ProbeOutcome {
     let deadline = Some(Instant::now() + timeout);
-    let call = match prepare(target, get, &format!("kube-probe/{VERSION}")) {
-        Ok(call) => call,
+    let url = match url(target, get) {
+        Ok(url) => url,
         Err(error) => return ProbeOutcome::Error(error),
     };
-    let answer = match call.send(deadline).await {
+    let answer = match Box::pin(ask(url, get, deadline)).await {
         Ok(answer) => answer,
         Err(error) => return ProbeOutcome::Failure(error.to_string()),
     };
@@ -30,19 +33,19 @@ pub async fn http(target: Target, get: &HttpGet, timeout: Duration) -> ProbeOutc
     }
 }
 
-/// The handler as a call; otherwise the text of why it can't be asked.
-pub(super) fn prepare(target: Target, get: &HttpGet, agent: &str) -> Result<Call, String> {
+async fn ask(url: Url, get: &HttpGet, deadline: Option<Instant>) -> Result<Answer, CallError> {
+    Call::new(url, &get.headers, &format!("kube-probe/{VERSION}"))?.send(deadline).await
+}
+
+/// What the handler asks; otherwise the text of why it can't be asked.
+pub(super) fn url(target: Target, get: &HttpGet) -> Result<Url, String> {
     let port = port_number(&get.port)?;
     let host = target.host(get.host.as_deref());
     let url = Url::new(get.https, &host, port, &get.path);
-    if host.chars().any(|c| c.is_ascii_control() || " \"<>\\^`{|}%/?#@".contains(c)) {
-        return Err(format!(
-            "parse {}: invalid character in host name",
-            super::text::quote(url.to_string().as_bytes())
-        ));
+    if host.chars().any(|c| c.is_ascii_control() || NOT_IN_HOSTS.contains(c)) {
+        return Err(format!("parse {}: invalid character in host name", text::quote(url.to_string().as_bytes())));
     }
-    let headers = request::headers(&get.headers, agent).map_err(|cause| CallError::new(&url, cause).to_string())?;
-    Ok(Call { url, host: request::host(&get.headers).map(str::to_owned), headers })
+    Ok(url)
 }
 
 /// HG3, HG4

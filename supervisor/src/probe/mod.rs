@@ -62,24 +62,4 @@ fn port_number(port: &Port) -> Result<u16, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// PR15, and the range of ports.
-    #[test]
-    fn a_port_that_cannot_be_asked_is_an_error() {
-        assert_eq!(port_number(&Port::Number(80)), Ok(80));
-        assert_eq!(port_number(&Port::Number(0)), Err("invalid port number: 0".to_owned()));
-        let unknown = port_number(&Port::Unknown("web".to_owned()));
-        assert_eq!(unknown, Err(r#"strconv.Atoi: parsing "web": invalid syntax"#.to_owned()));
-    }
-
-    /// HG1
-    #[test]
-    fn a_handler_without_host_means_the_pod() {
-        let target = Target { pod_ip: IpAddr::from([10, 0, 0, 5]) };
-        for (named, host) in [(None, "10.0.0.5"), (Some(""), "10.0.0.5"), (Some("localhost"), "localhost")] {
-            assert_eq!(target.host(named), host);
-        }
-    }
-}
+mod tests;

@@ -58,7 +58,7 @@ pub(super) fn get(
     request.headers_mut().extend(headers.clone());
     // A page of a secure site is not told to an insecure one.
     if let Some(from) = from
-        && !(from.https && !url.https)
+        && (url.https || !from.https)
         && !headers.contains_key(REFERER)
         && let Ok(from) = HeaderValue::try_from(from.to_string())
     {

@@ -1,4 +1,4 @@
-//! A stream that remembers what came first, so that an answer that is no answer can be named.
+//! A stream that remembers what came first, so that an answer that is no answer can be named, and that ends a flood.
 
 use std::io;
 use std::pin::Pin;
@@ -9,6 +9,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes remembered: more than a status line or a frame's head, and short enough for an event's message.
 const REMEMBERED_BYTES: usize = 1024;
+
+/// Bytes that one connection may deliver: many times what a head and the part of a body that is read take. Interim answers,
+/// pings and chunks of nothing have no bound of their own, and a flood of them keeps the only thread from its other work,
+/// since the runtime looks for new events and due timers after 61 polls of whoever is always ready.
+pub(super) const RECEIVED_BYTES: usize = 256 * 1024;
 
 /// A byte stream of any kind.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -31,24 +36,30 @@ impl Seen {
     }
 }
 
-/// A stream whose first bytes are noted.
+/// A stream whose first bytes are noted, and that fails with `FileTooLarge` after [`RECEIVED_BYTES`].
 pub(super) struct Tap<S> {
     inner: S,
     seen: Seen,
+    received: usize,
 }
 
 impl<S> Tap<S> {
     pub(super) fn new(inner: S) -> (Self, Seen) {
         let seen = Seen::default();
-        (Self { inner, seen: seen.clone() }, seen)
+        (Self { inner, seen: seen.clone(), received: 0 }, seen)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.received >= RECEIVED_BYTES {
+            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.seen.note(&buf.filled()[before..]);
+        let new = &buf.filled()[before..];
+        self.seen.note(new);
+        self.received += new.len();
         result
     }
 }
@@ -80,5 +91,15 @@ mod tests {
         tap.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, sent);
         assert_eq!(seen.bytes(), sent[..REMEMBERED_BYTES]);
+    }
+
+    /// F10
+    #[tokio::test]
+    async fn a_flood_ends() {
+        let (mut tap, _) = Tap::new(tokio::io::join(tokio::io::repeat(b'x'), tokio::io::sink()));
+        let mut received = Vec::new();
+        let error = tap.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!((RECEIVED_BYTES..2 * RECEIVED_BYTES).contains(&received.len()));
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::call::HEAD_BYTES;
+use super::tap::RECEIVED_BYTES;
 use super::{text, tls};
 
 /// What Go puts before an error in the middle of an answer's head.
@@ -15,7 +16,8 @@ const TOO_LARGE: &str = "message head is too large";
 
 /// Why no head came; `seen` is what came.
 pub(super) fn awaiting_head(error: &hyper::Error, seen: &[u8], local: SocketAddr, peer: SocketAddr) -> String {
-    if error.is_parse() && error.to_string() == TOO_LARGE {
+    let flood = io_cause(error).is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge);
+    if flood || error.is_parse() && error.to_string() == TOO_LARGE {
         return format!("net/http: server response headers exceeded {HEAD_BYTES} bytes; aborted");
     }
     let broken = if seen.is_empty() { "" } else { BROKEN };
@@ -34,6 +36,9 @@ pub(super) fn awaiting_head(error: &hyper::Error, seen: &[u8], local: SocketAddr
 pub(super) fn reading_body(error: &hyper::Error, local: SocketAddr, peer: SocketAddr) -> String {
     match io_cause(error) {
         Some(error) if error.raw_os_error().is_some() => io_text(error, &[], local, peer),
+        Some(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            format!("server response exceeded {RECEIVED_BYTES} bytes; aborted")
+        }
         Some(error) if error.kind() == io::ErrorKind::InvalidInput => "invalid byte in chunk length".to_owned(),
         Some(error) if error.kind() != io::ErrorKind::UnexpectedEof => error.to_string(),
         Some(_) | None => "unexpected EOF".to_owned(),
