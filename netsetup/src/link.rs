@@ -236,10 +236,9 @@ fn is(error: &rtnetlink::Error, errno: Errno) -> bool {
 }
 
 fn name_of(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
+    link.attributes
+        .iter()
+        .find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name.as_str()) } else { None })
 }
 
 fn destination(route: &RouteMessage) -> Option<IpNet> {
@@ -247,10 +246,14 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
     if route.header.table != RT_TABLE_MAIN {
         return None;
     }
-    let address = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
-        _ => None,
+    let address = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Destination(RouteAddress::Inet(address)) = attribute {
+            Some(IpAddr::V4(*address))
+        } else if let RouteAttribute::Destination(RouteAddress::Inet6(address)) = attribute {
+            Some(IpAddr::V6(*address))
+        } else {
+            None
+        }
     });
     IpNet::new(address?, route.header.destination_prefix_length).ok()
 }

@@ -6,8 +6,13 @@
 #![allow(unreachable_pub, reason = "nothing is outside of a program")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod cri;
 mod host;
 mod leaks;
+mod pause;
+mod pause_image;
+mod pause_tools;
+mod run;
 mod tidy;
 mod vm;
 
@@ -50,13 +55,19 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests watch the same machine for what was left behind.
     arguments.test_threads = Some(1);
-    let tests = [tidy::tests()].into_iter().flatten();
+    let pause = [("pause", pause::tests()), ("pause_image", pause_image::tests())];
+    let pause = pause.into_iter().flat_map(|(area, tests)| tests.into_iter().map(move |(name, run)| (area, name, run)));
+    let pause = pause.filter(|_| ring == Ring::Host).map(|(area, name, run)| {
+        Trial::test(format!("{area}::{name}"), move || run().map_err(|error| format!("{error:?}").into()))
+    });
+    let tests = [tidy::tests(), run::tests()].into_iter().flatten();
     let trials = tests
         .filter(|test| test.ring == ring)
         .map(|test| {
             let name = test.name.strip_prefix("it::").unwrap_or(test.name);
             Trial::test(name, move || (test.run)().map_err(|error| format!("{error:?}").into()))
         })
+        .chain(pause)
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -57,7 +57,7 @@ impl E2e {
         let bin = build::binaries(&sh, Profile::Ci)?;
         let it = test_binary(&sh)?;
         phases.done("build");
-        let images = [images::busybox(&sh)?, images::nginx(&sh)?];
+        let images = [images::image("busybox")?, images::image("nginx")?];
         phases.done("images");
         let dir = build::root().join("target/vm/run");
         sh.remove_path(&dir)?;

@@ -32,7 +32,7 @@ impl Run {
             Some(path) => std::path::absolute(path).context("the manifest's path")?,
             None => build::root().join(DEMO),
         };
-        let image = crate::images::busybox(&sh)?;
+        let image = crate::images::image("busybox")?;
         cmd!(sh, "{monopod} image load {image}").quiet().run()?;
         let duration = self.duration.iter().flat_map(|duration| ["--for", duration]);
         // Replaces this process, so that signals and the exit code are the pod's own.

@@ -5,7 +5,9 @@ pub mod expand;
 pub mod facts;
 pub mod field;
 pub mod launch;
+pub mod machine;
 pub mod mounts;
+pub mod resources;
 pub mod security;
 pub mod slots;
 

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -29,14 +30,15 @@ pub struct Manifest {
     pub document: usize,
     /// Where in the document: empty, or `items[n]` of a List.
     pub within: FieldPath,
+    /// What the file held, for faults that are found later.
+    pub text: Arc<str>,
 }
 
 impl Manifest {
-    /// A fault at a field of this object, such as validation finds; `text` is the text that the object was decoded from.
-    /// A field that isn't there is shown at the nearest one around it.
-    pub fn fault(&self, text: &str, field: &str, message: String) -> Fault {
-        let source = Source { file: &self.file, text };
-        let positions = yaml::positions(text, self.document);
+    /// A fault at a field of this object, such as validation finds. A field that isn't there is shown at the nearest one around it.
+    pub fn fault(&self, field: &str, message: String) -> Fault {
+        let source = Source { file: &self.file, text: &self.text };
+        let positions = yaml::positions(&self.text, self.document);
         let field = FieldPath::parse(field);
         let position = positions.value(&self.within.clone().join(&field));
         source.fault(position, field, message)
@@ -45,7 +47,8 @@ impl Manifest {
 
 /// Decodes the text of one file: several documents, empty ones skipped, Lists unpacked. All or nothing.
 pub fn decode(file: &str, text: &str) -> Result<Vec<Manifest>, Refused> {
-    let source = Source { file, text };
+    let shared: Arc<str> = text.into();
+    let source = Source { file, text: &shared };
     let documents = yaml::load(text).map_err(|faults| {
         Refused::new(faults.into_iter().map(|f| source.fault(f.position, f.path, f.message)).collect())
     })?;
@@ -118,7 +121,7 @@ fn of_file(file: &str, message: String) -> Fault {
 
 struct Source<'a> {
     file: &'a str,
-    text: &'a str,
+    text: &'a Arc<str>,
 }
 
 impl Source<'_> {
@@ -132,7 +135,8 @@ impl Source<'_> {
         for (within, value) in unpack(&document.value) {
             match Object::from_value(value) {
                 Ok(object) => {
-                    manifests.push(Manifest { object, file: self.file.to_owned(), document: document.number, within });
+                    let (file, text) = (self.file.to_owned(), Arc::clone(self.text));
+                    manifests.push(Manifest { object, file, document: document.number, within, text });
                 }
                 Err(refusal) => {
                     let positions = positions.get_or_insert_with(|| yaml::positions(self.text, document.number));

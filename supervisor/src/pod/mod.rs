@@ -1,7 +1,23 @@
 //! The pod machine: events and time in, actions and status out. It does no I/O and reads no clock.
+//!
+//! [`machine`] is the entry; `docs/pod-machine.md` has the state diagram.
 
 pub mod action;
+pub mod adopt;
+mod conditions;
+mod container;
 pub mod event;
+mod grace;
+mod hooks;
+pub mod machine;
+mod outcome;
+mod phase;
+mod probe;
+mod restart;
+mod sandbox;
 pub mod spec;
+mod start;
 pub mod status;
+mod stop;
 pub mod timer;
+mod watch;

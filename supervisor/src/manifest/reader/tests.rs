@@ -190,13 +190,13 @@ fn several_documents_and_lists_become_objects_in_order() {
 fn a_fault_of_validation_points_into_the_file() {
     let text = pod("    ports: [{containerPort: 70000}]\n");
     let manifest = &decode("f.yaml", &text).unwrap()[0];
-    let fault = manifest.fault(&text, "spec.containers[0].ports[0].containerPort", "Invalid value".to_owned());
+    let fault = manifest.fault("spec.containers[0].ports[0].containerPort", "Invalid value".to_owned());
     assert_eq!(fault.to_string(), "f.yaml:8:29: spec.containers[0].ports[0].containerPort: Invalid value");
     assert_eq!(
         fault.snippet().unwrap(),
         "  8 |     ports: [{containerPort: 70000}]\n    |                             ^"
     );
-    let absent = manifest.fault(&text, "spec.containers[0].volumeMounts[3].name", "Required value".to_owned());
+    let absent = manifest.fault("spec.containers[0].volumeMounts[3].name", "Required value".to_owned());
     assert_eq!(absent.position, Some(Position { line: 6, column: 5 }));
 }
 
