@@ -78,3 +78,71 @@ where
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    fn command(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    /// EX1, EX2
+    #[test]
+    fn an_end_and_its_text() {
+        let sleep = command(&["sleep", "10"]);
+        let second = Duration::from_secs(1);
+        for (end, output, outcome) in [
+            (ExecEnd::Exited(0), "fine", ProbeOutcome::Success),
+            (ExecEnd::Exited(1), "no such file\n", ProbeOutcome::Failure("no such file\n".to_owned())),
+            (ExecEnd::Exited(137), "", ProbeOutcome::Failure(String::new())),
+            (
+                ExecEnd::TimedOut(second),
+                "half",
+                ProbeOutcome::Failure(r#"command timed out: "sleep 10" timed out after 1s"#.to_owned()),
+            ),
+        ] {
+            assert_eq!(exec_outcome(end, output.as_bytes(), &sleep), outcome);
+        }
+    }
+
+    /// EX1
+    #[test]
+    fn a_failure_shows_the_first_ten_kibibytes() {
+        let outcome = exec_outcome(ExecEnd::Exited(1), &[b'x'; OUTPUT_BYTES + 1], &[]);
+        assert_eq!(outcome, ProbeOutcome::Failure("x".repeat(10_240)));
+    }
+
+    /// F10
+    #[tokio::test]
+    async fn a_flood_is_read_and_dropped() {
+        let (mut out, out_reader) = tokio::io::duplex(64);
+        let (mut err, err_reader) = tokio::io::duplex(64);
+        let mut combined = Combined::default();
+        let writer = async {
+            err.write_all(b"begins ").await.unwrap();
+            drop(err);
+            for _ in 0..100 {
+                out.write_all(&[b'x'; 1024]).await.unwrap();
+            }
+            drop(out);
+        };
+        let (collected, ()) = tokio::join!(collect(out_reader, err_reader, &mut combined), writer);
+        collected.unwrap();
+        assert_eq!(combined.bytes().len(), OUTPUT_BYTES);
+        assert!(combined.bytes().windows(7).any(|window| window == b"begins "));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_end_is_kept() {
+        let (mut out, out_reader) = tokio::io::duplex(64);
+        let (_held_open, err_reader) = tokio::io::duplex(64);
+        out.write_all(b"half").await.unwrap();
+        drop(out);
+        let mut combined = Combined::default();
+        let never = collect(out_reader, err_reader, &mut combined);
+        assert!(tokio::time::timeout(Duration::from_millis(20), never).await.is_err());
+        assert_eq!(combined.bytes(), b"half");
+    }
+}
