@@ -137,7 +137,7 @@ fn the_downward_api_fills_the_environment() -> Result<()> {
         ] {
             ensure!(run.seen.contains(line), "{line:?} is missing in:\n{}", run.seen);
         }
-        ensure!(run.seen.contains("POD_IP=10.88.0."), "{}", run.seen);
+        ensure!(run.seen.contains("POD_IP=10.187.0."), "{}", run.seen);
         Ok(())
     })
 }
