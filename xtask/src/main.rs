@@ -10,6 +10,7 @@ mod e2e;
 mod images;
 mod run;
 mod setup;
+mod sim;
 mod test;
 mod vm;
 
@@ -29,6 +30,8 @@ enum Task {
     E2e(e2e::E2e),
     /// Builds the tests' images from Debian packages.
     Images(images::Images),
+    /// Lives through random pods with random faults and checks the pod machine's invariants.
+    Sim(sim::Sim),
     /// What has to pass before a change lands: formatting, lints, all tests.
     Ci,
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Test(task) => task.run(),
         Task::E2e(task) => task.run(),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
+        Task::Sim(task) => task.run(),
         Task::Ci => ci::run(),
     };
     match done {
