@@ -1,15 +1,25 @@
 //! All tests against real processes, in one binary.
 //!
-//! Two rings: the host ring runs anywhere as root, in namespaces of its own that play the host; the ring `vm` runs inside
-//! the virtual machine, where cgroup v2 and systemd are. `MONOPOD_RING=vm` chooses the second.
+//! Rings: the host ring runs anywhere as root, in namespaces of its own that play the host; the rings `vm` and `systemd`
+//! run inside virtual machines, where cgroup v2 is, in the second with systemd. `MONOPOD_RING=vm,systemd` chooses.
 
 #![allow(unreachable_pub, reason = "nothing is outside of a program")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod cri;
 mod host;
 mod leaks;
+mod pause;
+mod pause_image;
+mod pause_tools;
+mod run;
 mod tidy;
 mod vm;
+mod vm_cgroups;
+mod vm_nft;
+mod vm_planted;
+mod vm_root;
+mod vm_runner;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,6 +31,17 @@ use libtest_mimic::{Arguments, Trial};
 pub enum Ring {
     Host,
     Vm,
+    Systemd,
+}
+
+impl Ring {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Vm => "vm",
+            Self::Systemd => "systemd",
+        }
+    }
 }
 
 /// A test by its statement.
@@ -29,6 +50,13 @@ pub struct Test {
     pub name: &'static str,
     pub ring: Ring,
     pub run: fn() -> anyhow::Result<()>,
+}
+
+impl Test {
+    /// Module and function.
+    pub fn name(&self) -> &'static str {
+        self.name.strip_prefix("it::").unwrap_or(self.name)
+    }
 }
 
 /// One [`Test`] per function, named after its module and itself.
@@ -43,20 +71,45 @@ fn main() -> ExitCode {
     if rustix::process::getpid().is_init() && Path::new("/modules").exists() {
         vm::init();
     }
-    let ring = match std::env::var("MONOPOD_RING").as_deref() {
-        Ok("vm") => Ring::Vm,
-        _ => Ring::Host,
-    };
+    if std::env::var_os(vm_root::RUNNER).is_some() {
+        vm_root::run_tests();
+    }
+    let rings = std::env::var("MONOPOD_RING").unwrap_or_else(|_| Ring::Host.name().to_owned());
+    let rings: Vec<&str> = rings.split(',').collect();
+    let tests = all().into_iter().filter(|test| rings.contains(&test.ring.name()));
+    if let Some(name) = std::env::var_os(ONE) {
+        return one(tests.filter(|test| *test.name() == *name).collect());
+    }
     let mut arguments = Arguments::from_args();
     // The tests watch the same machine for what was left behind.
     arguments.test_threads = Some(1);
-    let tests = [tidy::tests()].into_iter().flatten();
-    let trials = tests
-        .filter(|test| test.ring == ring)
-        .map(|test| {
-            let name = test.name.strip_prefix("it::").unwrap_or(test.name);
-            Trial::test(name, move || (test.run)().map_err(|error| format!("{error:?}").into()))
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let trials =
+        tests.map(|test| Trial::test(test.name(), move || (test.run)().map_err(|error| format!("{error:?}").into())));
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Names the only test that this process runs, without any frame around its output.
+pub const ONE: &str = "MONOPOD_ONE";
+
+fn all() -> Vec<Test> {
+    let pause = [("pause", pause::tests()), ("pause_image", pause_image::tests())];
+    let pause = pause.into_iter().flat_map(|(area, tests)| {
+        let named = move |name| &*Box::leak(format!("it::{area}::{name}").into_boxed_str());
+        tests.into_iter().map(move |(name, run)| Test { name: named(name), ring: Ring::Host, run })
+    });
+    [tidy::tests(), run::tests(), vm_cgroups::tests(), vm_planted::tests(), pause.collect()].concat()
+}
+
+fn one(tests: Vec<Test>) -> ExitCode {
+    match tests.first().map(|test| (test.run)()) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+        None => {
+            eprintln!("there is no such test");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,30 +1,66 @@
-//! The other side of the virtual machine: this binary is its init, and then runs the ring's tests one by one.
+//! The other side of the virtual machine: this binary is its init. It sets the machine up and does what it was ordered.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 
-use crate::leaks;
+use crate::{vm_root, vm_runner};
 
-/// Longest a test may take under emulation before it is ended and called a hang.
-const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 const RESULTS_PORT: &str = "monopod.results";
-/// The slowest tests are listed, this many.
-const SLOWEST: usize = 10;
+/// What `/dev/console` stands for; only the real one can be a controlling terminal.
+const CONSOLE: &str = "/dev/ttyS0";
+const ORDERS: &str = "/etc/monopod-vm.json";
+/// A failure of the machine rather than of a test.
+const BROKEN: u8 = 70;
 
-/// Sets the machine up, runs the tests, says how it went, and switches the machine off.
+/// What the host wants.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    pub arguments: Vec<String>,
+    pub rings: Vec<String>,
+    pub planted: bool,
+    pub test_seconds: u64,
+    pub keep: bool,
+    pub program: Vec<String>,
+}
+
+impl Orders {
+    pub fn read() -> Result<Self> {
+        let bytes = std::fs::read(ORDERS).with_context(|| format!("read {ORDERS}"))?;
+        let all: serde_json::Value = serde_json::from_slice(&bytes).with_context(|| format!("parse {ORDERS}"))?;
+        let words = |key: &str| {
+            let words = all[key].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+            words.map(str::to_owned).collect()
+        };
+        let yes = |key: &str| all[key].as_bool().unwrap_or(false);
+        Ok(Self {
+            arguments: words("arguments"),
+            rings: words("rings"),
+            planted: yes("planted"),
+            test_seconds: all["test_seconds"].as_u64().unwrap_or(0),
+            keep: yes("keep"),
+            program: words("program"),
+        })
+    }
+}
+
+/// Sets the machine up, does what was ordered, says how it went, and switches the machine off.
 pub fn init() -> ! {
-    let outcome = set_up().and_then(|()| run());
-    if let Err(error) = &outcome {
+    let done = set_up().and_then(|()| obey());
+    if let Err(error) = &done {
         eprintln!("init: {error:?}");
     }
+    power_off()
+}
+
+/// Ends the machine from whichever process.
+pub fn power_off() -> ! {
     rustix::fs::sync();
     let off = rustix::system::reboot(RebootCommand::PowerOff);
     eprintln!("init: power off: {off:?}");
@@ -71,115 +107,134 @@ fn load_modules() -> Result<()> {
     Ok(())
 }
 
-fn run() -> Result<()> {
+fn obey() -> Result<()> {
     let command_line = std::fs::read_to_string("/proc/cmdline")?;
-    let Some(port) = results_port()? else {
-        let status = command("/bin/sh", &[]).status().context("start a shell")?;
-        println!("shell: {status}");
-        return Ok(());
+    let option =
+        |name: &str| command_line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    let mut results = open_results()?;
+    if option("monopod.mode") == Some("probe") {
+        return finish(&mut results, 0);
+    }
+    let orders = Orders::read()?;
+    if option("monopod.profile") == Some("systemd") {
+        // Comes back only when it failed.
+        return vm_root::boot(&orders);
+    }
+    network()?;
+    match option("monopod.mode") {
+        Some("tests") => tests(&orders, &mut results),
+        Some("program") => {
+            let status = on_console(&orders.program)?;
+            finish(&mut results, code_of(status))
+        }
+        _ => {
+            on_console(&["/bin/sh".to_owned()])?;
+            finish(&mut results, 0)
+        }
+    }
+}
+
+/// Runs the ordered tests and ends the conversation with the host.
+pub fn tests(orders: &Orders, results: &mut File) -> Result<()> {
+    let outcome = vm_runner::run(orders, results);
+    let code = match &outcome {
+        Ok(passed) => u8::from(!passed),
+        Err(error) => {
+            writeln!(results, "the machine's runner failed: {error:?}")?;
+            BROKEN
+        }
     };
-    let mut results = OpenOptions::new().write(true).open(port)?;
-    let code = if command_line.contains("monopod.probe") { 0 } else { i32::from(!run_tests(&mut results)?) };
-    writeln!(results, "MONOPOD-EXIT {code}")?;
+    if code != 0 && orders.keep {
+        writeln!(results, "a shell is on the machine's console, which is this terminal; `exit` ends both")?;
+        on_console(&["/bin/sh".to_owned()])?;
+    }
+    finish(results, code)
+}
+
+fn finish(results: &mut File, code: u8) -> Result<()> {
+    writeln!(results, "MONOPOD-EXIT {code}").context("write the exit code")
+}
+
+/// As a shell gives it.
+fn code_of(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+
+/// The loopback device, and a way out as every machine has one: names are routed there and nothing answers.
+fn network() -> Result<()> {
+    for arguments in [
+        "link set lo up",
+        "link add uplink type dummy",
+        "address add 192.0.2.2/24 dev uplink",
+        "link set uplink up",
+        "route add default via 192.0.2.1",
+    ] {
+        let words: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+        let status = command("ip", &words).status().context("start ip")?;
+        if !status.success() {
+            bail!("ip {arguments}: {status}");
+        }
+    }
     Ok(())
 }
 
-/// The port that the host listens to; none when the console is a terminal.
-fn results_port() -> Result<Option<PathBuf>> {
-    let Ok(ports) = std::fs::read_dir("/sys/class/virtio-ports") else { return Ok(None) };
-    for port in ports.flatten() {
+/// The port that the host listens to.
+pub fn open_results() -> Result<File> {
+    for port in std::fs::read_dir("/sys/class/virtio-ports").context("no virtio port")?.flatten() {
         let name = std::fs::read_to_string(port.path().join("name")).unwrap_or_default();
         if name.trim() == RESULTS_PORT {
-            return Ok(Some(Path::new("/dev").join(port.file_name())));
+            let path = Path::new("/dev").join(port.file_name());
+            let mut file = OpenOptions::new().write(true).open(&path);
+            let file = file.as_mut().map_err(|error| anyhow::anyhow!("open {}: {error}", path.display()))?;
+            writeln!(file, "MONOPOD-UP")?;
+            return file.try_clone().context("dup");
         }
     }
-    Ok(None)
+    bail!("no virtio port is called {RESULTS_PORT}")
 }
 
-/// Every test in a process of its own, so that a hang costs one test; true when all passed.
-fn run_tests(results: &mut File) -> Result<bool> {
-    let filters: Vec<String> = serde_json::from_slice(&std::fs::read("/etc/monopod-tests.json")?)?;
-    let names = list(&filters)?;
-    writeln!(results, "\nrunning {} tests", names.len())?;
-    let mut failed = Vec::new();
-    let mut times = Vec::new();
-    for name in &names {
-        let before = leaks::Snapshot::take()?;
-        let started = Instant::now();
-        let mut outcome = one(name)?;
-        if let (Outcome::Passed, Some(left)) = (&outcome, before.left_behind()?) {
-            outcome = Outcome::Failed(format!("left behind: {left}"));
-        }
-        times.push((started.elapsed(), name));
-        let millis = started.elapsed().as_millis();
-        match outcome {
-            Outcome::Passed => writeln!(results, "test {name} ... ok ({millis} ms)")?,
-            Outcome::Failed(why) => {
-                writeln!(results, "test {name} ... FAILED ({millis} ms)\n{}\n", why.trim_end())?;
-                failed.push(name);
-            }
-        }
-    }
-    times.sort();
-    let slowest = times.iter().rev().take(SLOWEST);
-    let slowest: Vec<_> = slowest.map(|(time, name)| format!("  {:>7} ms  {name}", time.as_millis())).collect();
-    writeln!(results, "\nslowest:\n{}\n", slowest.join("\n"))?;
-    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-    let passed = names.len() - failed.len();
-    writeln!(results, "test result: {verdict}. {passed} passed; {} failed", failed.len())?;
-    Ok(failed.is_empty())
+/// Runs a program with the console as its terminal, so that Ctrl-C reaches it.
+fn on_console(program: &[String]) -> Result<ExitStatus> {
+    let console = OpenOptions::new().read(true).write(true).open(CONSOLE).with_context(|| format!("open {CONSOLE}"))?;
+    let arguments: Vec<String> =
+        ["setsid", "-c"].iter().map(|word| (*word).to_owned()).chain(program.iter().cloned()).collect();
+    command("/bin/busybox", &arguments)
+        .stdin(console.try_clone()?)
+        .stdout(console.try_clone()?)
+        .stderr(console)
+        .env("TERM", "vt100")
+        .status()
+        .with_context(|| format!("start {program:?}"))
 }
 
-fn list(filters: &[String]) -> Result<Vec<String>> {
-    let mut arguments = vec!["--list".to_owned()];
-    arguments.extend(filters.iter().cloned());
-    let output = command("/init", &arguments).output().context("list the tests")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().filter_map(|line| line.strip_suffix(": test").map(str::to_owned)).collect())
-}
-
-enum Outcome {
-    Passed,
-    Failed(String),
-}
-
-fn one(name: &str) -> Result<Outcome> {
-    let log = "/run/test.log";
-    let file = File::create(log)?;
-    let arguments = ["--exact".to_owned(), name.to_owned()];
-    let mut test = command("/init", &arguments)
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .stdin(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .context("start a test")?;
-    let pidfd =
-        rustix::process::pidfd_open(rustix::process::Pid::from_child(&test), rustix::process::PidfdFlags::empty())?;
-    let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    let limit = rustix::time::Timespec { tv_sec: TEST_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-    let ended = rustix::event::poll(&mut fds, Some(&limit))? > 0;
-    if !ended {
-        let group = rustix::process::Pid::from_child(&test);
-        let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
-    let status = test.wait()?;
-    let output = std::fs::read(log)?;
-    let output = String::from_utf8_lossy(&output);
-    Ok(match (ended, status.success()) {
-        (true, true) => Outcome::Passed,
-        (true, false) => Outcome::Failed(output.into_owned()),
-        (false, _) => Outcome::Failed(format!("hang: ended after {TEST_TIMEOUT:?}\n{output}")),
-    })
-}
-
-fn command(program: &str, arguments: &[String]) -> Command {
+/// A program as a test's process sees the machine.
+pub fn command(program: &str, arguments: &[String]) -> Command {
     let mut command = Command::new(program);
     command
         .args(arguments)
-        .env("MONOPOD_RING", "vm")
         .env("MONOPOD_BIN", "/bin")
-        .env("PATH", "/bin")
-        .env("HOME", "/root");
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/root")
+        .current_dir("/");
     command
+}
+
+/// A test in a process and a process group of its own.
+pub fn test_process(
+    program: &str,
+    arguments: &[String],
+    one: Option<&str>,
+    orders: &Orders,
+    log: File,
+) -> Result<std::process::Child> {
+    let mut command = command(program, arguments);
+    if let Some(name) = one {
+        command.env(crate::ONE, name);
+    }
+    command.env("MONOPOD_RING", orders.rings.join(","));
+    if orders.planted {
+        command.env("MONOPOD_PLANTED", "1");
+    }
+    command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null()).process_group(0).spawn().context("start a test")
 }

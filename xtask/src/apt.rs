@@ -68,7 +68,8 @@ impl<'a> Apt<'a> {
 
     fn update_once(&self) -> Result<()> {
         let lists = self.dir.join("state/lists");
-        let have = self.sh.read_dir(&lists)?.iter().any(|path| path.to_string_lossy().ends_with("_Packages"));
+        // They may be compressed.
+        let have = self.sh.read_dir(&lists)?.iter().any(|path| path.to_string_lossy().contains("_Packages"));
         if have {
             return Ok(());
         }

@@ -40,7 +40,32 @@ pub fn shell() -> Result<Shell> {
 pub fn binaries(sh: &Shell, profile: Profile) -> Result<PathBuf> {
     let name = profile.name();
     cmd!(sh, "cargo build --locked --profile {name} --package supervisor --package pause").run()?;
-    Ok(output_dir(sh, profile)?)
+    output_dir(sh, profile)
+}
+
+/// The shipped binaries and the tests' binary, built by one cargo.
+#[derive(Debug)]
+pub struct Built {
+    /// The directory that holds `monopod`, `monitor` and `pause`.
+    pub bin: PathBuf,
+    /// The binary of `tests`.
+    pub it: PathBuf,
+}
+
+/// Builds what runs in the virtual machine; where it lies, by what cargo says.
+pub fn with_tests(sh: &Shell, profile: Profile) -> Result<Built> {
+    let name = profile.name();
+    let what = ["--package", "supervisor", "--package", "pause", "--package", "tests", "--bins", "--test", "it"];
+    let messages =
+        cmd!(sh, "cargo build --locked --profile {name} {what...} --message-format json-render-diagnostics").read()?;
+    let built: Vec<serde_json::Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let executable = |target: &str| {
+        let paths = built.iter().filter(|message| message["target"]["name"] == target);
+        let path = paths.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
+        path.with_context(|| format!("cargo built no {target}"))
+    };
+    let bin = executable("monopod")?.parent().context("directory of monopod")?.to_path_buf();
+    Ok(Built { bin, it: executable("it")? })
 }
 
 /// Where cargo puts what it builds for this machine.

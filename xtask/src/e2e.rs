@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use xshell::{Shell, cmd};
+use anyhow::{Result, ensure};
+use xshell::Shell;
 
-use crate::build::{self, Profile};
-use crate::vm::cpio::Archive;
+use crate::build::{self, Built, Profile};
+use crate::vm::initramfs::{self, Content, Orders};
 use crate::vm::kernel::{self, Kernel};
-use crate::vm::qemu::{Accel, Machine};
-use crate::{apt::Apt, images, setup};
+use crate::vm::qemu::{Accel, Console, Limits, Machine};
+use crate::vm::{self, Phases, planted, probe};
+use crate::{images, setup};
 
 /// Boots a virtual machine and runs the tests that need one, as an ordinary user.
 #[derive(Debug, clap::Args)]
@@ -19,218 +20,205 @@ pub struct E2e {
     /// Only tests whose name contains this.
     filter: Option<String>,
     /// A prompt inside the machine instead of the tests.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "keep")]
     shell: bool,
-    /// Keeps the machine's files (console log, initramfs) after a success, too.
+    /// After a failure a prompt inside the machine, which stays until that ends.
     #[arg(long)]
     keep: bool,
-    /// A kernel package other than Debian's newest cloud kernel.
-    #[arg(long, value_name = "PACKAGE")]
-    kernel: Option<String>,
-    /// Processors of the machine.
-    #[arg(long, default_value_t = 2)]
-    smp: u32,
-    /// Memory of the machine, MiB.
-    #[arg(long, default_value_t = 1536)]
-    mem: u32,
-    #[arg(long, value_enum, default_value_t = Accel::Auto)]
-    accel: Accel,
+    /// Runs tests with planted faults and checks that each is found.
+    #[arg(long, conflicts_with_all = ["shell", "keep"])]
+    planted: bool,
+    /// Longest that all tests together may take, seconds.
+    #[arg(long, default_value_t = 25 * 60)]
+    timeout: u64,
+    /// Longest that a test may take, seconds.
+    #[arg(long, default_value_t = 120)]
+    test_timeout: u64,
+    #[command(flatten)]
+    hardware: Hardware,
 }
 
-/// The whole ring under emulation; each test has a limit of its own inside.
-const TIMEOUT: Duration = Duration::from_secs(25 * 60);
-/// A boot with nothing to do, with a real KVM; emulation takes about two seconds.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The machine that one wants.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Hardware {
+    /// A kernel package other than Debian's newest cloud kernel.
+    #[arg(long, value_name = "PACKAGE")]
+    pub kernel: Option<String>,
+    /// Processors of the machine.
+    #[arg(long, default_value_t = PROCESSORS)]
+    pub smp: u32,
+    /// Memory of the machine, MiB.
+    #[arg(long, default_value_t = MEMORY_MIB)]
+    pub mem: u32,
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+}
+
+const PROCESSORS: u32 = 2;
+const MEMORY_MIB: u32 = 1536;
+/// From QEMU's start to init's first word; emulation takes about two seconds on an idle machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// What the guest may need beyond a test's own limit to say that it was ended.
+const SILENCE_MARGIN: Duration = Duration::from_secs(60);
+
+impl Default for Hardware {
+    fn default() -> Self {
+        Self { kernel: None, smp: PROCESSORS, mem: MEMORY_MIB, accel: Accel::Auto }
+    }
+}
 
 impl E2e {
     pub fn everything() -> Self {
-        Self { filter: None, shell: false, keep: false, kernel: None, smp: 2, mem: 1536, accel: Accel::Auto }
+        Self {
+            filter: None,
+            shell: false,
+            keep: false,
+            planted: false,
+            timeout: 25 * 60,
+            test_timeout: 120,
+            hardware: Hardware::default(),
+        }
     }
 
     pub fn run(self) -> Result<ExitCode> {
         let sh = build::shell()?;
-        setup::packages(&sh, setup::BUILD)?;
-        setup::packages(&sh, setup::VM)?;
+        setup::packages(&sh, &[setup::BUILD, setup::VM].concat())?;
         let mut phases = Phases::new();
-        let kernel = kernel::fetch(&sh, self.kernel.as_deref())?;
-        phases.done("kernel");
-        let bin = build::binaries(&sh, Profile::Ci)?;
-        let it = test_binary(&sh)?;
-        phases.done("build");
-        let images = [images::image("busybox")?, images::image("nginx")?];
-        phases.done("images");
-        let dir = build::root().join("target/vm/run");
+        let ready = Ready::new(&sh, &self.hardware, &mut phases)?;
+        if self.shell {
+            let orders = Orders::default();
+            let ended = ready.boot(&sh, &orders, "shell", Console::Terminal, FOREVER, &mut phases, |_| {})?;
+            return Ok(ExitCode::from(ended));
+        }
+        let code = if self.planted {
+            self.find_planted(&sh, &ready, &mut phases)?
+        } else {
+            self.test(&sh, &ready, &mut phases)?
+        };
+        phases.print();
+        Ok(ExitCode::from(code))
+    }
+
+    fn test(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
+        let console = if self.keep { Console::Terminal } else { Console::Log };
+        let code =
+            ready.boot(sh, &self.orders(), "tests", console, self.limits(), phases, |line| println!("{line}"))?;
+        if code != 0 {
+            eprintln!("the machine's files are in {}", ready.dir.display());
+        }
+        Ok(code)
+    }
+
+    fn find_planted(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
+        let orders = Orders { planted: true, test_seconds: planted::TEST_SECONDS, ..self.orders() };
+        let mut output = String::new();
+        let code = ready.boot(sh, &orders, "tests", Console::Log, self.limits(), phases, |line| {
+            output.push_str(line);
+            output.push('\n');
+        })?;
+        print!("{output}");
+        let missed = planted::missed(&output);
+        ensure!(missed.is_empty(), "planted faults that were not found:\n  {}", missed.join("\n  "));
+        ensure!(code != 0, "the run passed with planted faults in it");
+        println!("all {} planted faults were found", planted::FAULTS.len());
+        Ok(0)
+    }
+
+    fn orders(&self) -> Orders {
+        Orders {
+            arguments: self.filter.iter().cloned().collect(),
+            rings: vec!["vm".to_owned()],
+            planted: false,
+            test_seconds: self.test_timeout,
+            keep: self.keep,
+            program: Vec::new(),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let silence = BOOT_LIMIT.max(Duration::from_secs(self.test_timeout)) + SILENCE_MARGIN;
+        Limits { boot: BOOT_LIMIT, silence, whole: Duration::from_secs(self.timeout) }
+    }
+}
+
+/// Somebody sits in front of it.
+pub const FOREVER: Limits = Limits { boot: BOOT_LIMIT, silence: Duration::MAX, whole: Duration::MAX };
+
+/// Everything that a machine is made of.
+#[derive(Debug)]
+pub struct Ready {
+    kernel: Kernel,
+    built: Built,
+    images: Vec<PathBuf>,
+    dir: PathBuf,
+    hardware: Hardware,
+}
+
+impl Ready {
+    pub fn new(sh: &Shell, hardware: &Hardware, phases: &mut Phases) -> Result<Self> {
+        let dir = vm::dir().join("run");
         sh.remove_path(&dir)?;
         sh.create_dir(&dir)?;
-        let initrd = dir.join("initrd");
-        self.pack(&sh, &initrd, &kernel, &bin, &it, &images)?;
-        phases.done("initramfs");
-        let machine = self.machine(&kernel, initrd, &dir)?;
-        phases.done("probe of KVM");
-        if self.shell {
-            machine.shell()?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let code = machine.run(|line| println!("{line}"))?;
-        phases.done("tests");
-        phases.print();
-        if code != 0 || self.keep {
-            eprintln!("the machine's files are in {}", dir.display());
-        }
-        Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        let kernel = kernel::fetch(sh, hardware.kernel.as_deref())?;
+        phases.done("kernel");
+        let built = build::with_tests(sh, Profile::Ci)?;
+        phases.done("build");
+        let images = vec![images::image("busybox")?, images::image("nginx")?];
+        phases.done("images");
+        Ok(Self { kernel, built, images, dir, hardware: hardware.clone() })
     }
 
-    fn machine(&self, kernel: &Kernel, initrd: PathBuf, dir: &Path) -> Result<Machine> {
-        let mut machine = Machine {
-            kernel: kernel.image.clone(),
-            initrd,
-            command_line: String::new(),
-            accel: self.accel,
-            processors: self.smp,
-            memory_mib: self.mem,
-            dir: dir.to_path_buf(),
-            timeout: TIMEOUT,
-            interactive: self.shell,
-        };
-        if machine.accel == Accel::Auto {
-            machine.accel = if kvm_works(&machine)? { Accel::Kvm } else { Accel::Tcg };
-        }
-        Ok(machine)
-    }
-
-    fn pack(
+    /// One run of the machine; the guest's exit code.
+    #[expect(clippy::too_many_arguments, reason = "one call per mode, each says all of it")]
+    pub fn boot(
         &self,
         sh: &Shell,
-        initrd: &Path,
-        kernel: &Kernel,
-        bin: &Path,
-        it: &Path,
-        images: &[PathBuf],
-    ) -> Result<()> {
-        let file = std::fs::File::create(initrd).with_context(|| format!("create {}", initrd.display()))?;
-        let mut archive = Archive::new(std::io::BufWriter::new(file));
-        for dir in [
-            "bin",
-            "dev",
-            "etc",
-            "images",
-            "lib",
-            "modules",
-            "proc",
-            "root",
-            "run",
-            "sys",
-            "tmp",
-            "usr",
-            "usr/bin",
-            "usr/sbin",
-            "var",
-            "var/lib",
-            "var/log",
-            "manifests",
-        ] {
-            archive.directory(dir, 0o755)?;
+        orders: &Orders,
+        mode: &str,
+        console: Console,
+        limits: Limits,
+        phases: &mut Phases,
+        line: impl FnMut(&str),
+    ) -> Result<u8> {
+        let initrd = self.dir.join("initrd");
+        let packed = self.pack(sh, &initrd, orders, None)?;
+        phases.done(if packed { "initramfs" } else { "initramfs (base kept)" });
+        let mut machine = self.machine(initrd, console, limits);
+        machine.command_line = format!("monopod.mode={mode}");
+        if machine.accel == Accel::Auto {
+            machine.accel = probe::choose(&machine)?;
         }
-        // The kernel opens it for us before anything is mounted.
-        archive.character_device("dev/console", 0o600, 5, 1)?;
-        archive.file("init", 0o755, &std::fs::read(it)?)?;
-        for name in ["monopod", "monitor", "pause"] {
-            archive.file(&format!("bin/{name}"), 0o755, &std::fs::read(bin.join(name))?)?;
-        }
-        self.pack_tools(sh, &mut archive)?;
-        for image in images {
-            let name = image.file_name().and_then(|name| name.to_str()).context("name of an image")?;
-            archive.file(&format!("images/{name}"), 0o644, &std::fs::read(image)?)?;
-        }
-        for (number, module) in kernel.modules.iter().enumerate() {
-            let name = module.file_stem().and_then(|name| name.to_str()).unwrap_or("module");
-            archive.file(&format!("modules/{number:03}-{name}"), 0o644, &kernel::content(module)?)?;
-        }
-        for manifest in sh.read_dir(build::root().join("tests/manifests"))? {
-            let name = manifest.file_name().and_then(|name| name.to_str()).context("name of a manifest")?;
-            archive.file(&format!("manifests/{name}"), 0o644, &std::fs::read(&manifest)?)?;
-        }
-        let arguments: Vec<&str> = self.filter.as_deref().into_iter().collect();
-        archive.file("etc/monopod-tests.json", 0o644, serde_json::to_string(&arguments)?.as_bytes())?;
-        archive.finish()?;
-        Ok(())
+        phases.done("probe of KVM");
+        let ended = machine.run(line)?;
+        phases.done(mode);
+        phases.first_part("boot", ended.boot);
+        Ok(ended.code)
     }
 
-    /// A shell and the usual commands, for `--shell` and for tests that look from outside.
-    fn pack_tools<W: std::io::Write>(&self, sh: &Shell, archive: &mut Archive<W>) -> Result<()> {
-        let dir = build::root().join("target/vm/busybox");
-        Apt::open(sh)?.extract("busybox-static", &dir)?;
-        let busybox = std::fs::read(dir.join("bin/busybox")).or_else(|_| std::fs::read(dir.join("usr/bin/busybox")))?;
-        archive.file("bin/busybox", 0o755, &busybox)?;
-        for applet in [
-            "sh", "ls", "cat", "ps", "ip", "mount", "umount", "ping", "sleep", "echo", "grep", "find", "dmesg", "id",
-            "wget", "nc", "poweroff", "top", "stat", "head", "tail",
-        ] {
-            archive.symlink(&format!("bin/{applet}"), "busybox")?;
+    fn pack(&self, sh: &Shell, initrd: &Path, orders: &Orders, manifest: Option<&Path>) -> Result<bool> {
+        let content = Content {
+            kernel: &self.kernel,
+            bin: &self.built.bin,
+            it: &self.built.it,
+            images: &self.images,
+            manifest,
+            orders,
+        };
+        initramfs::write(sh, initrd, &content)
+    }
+
+    fn machine(&self, initrd: PathBuf, console: Console, limits: Limits) -> Machine {
+        Machine {
+            kernel: self.kernel.image.clone(),
+            initrd,
+            root: None,
+            command_line: String::new(),
+            accel: self.hardware.accel,
+            processors: self.hardware.smp,
+            memory_mib: self.hardware.mem,
+            dir: self.dir.clone(),
+            console,
+            limits,
         }
-        archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
-        archive.file("etc/hosts", 0o644, b"127.0.0.1\tlocalhost\n")?;
-        archive.file("etc/resolv.conf", 0o644, b"nameserver 192.0.2.53\nsearch example.test\n")?;
-        Ok(())
-    }
-}
-
-/// The device file says little: only a guest that boots does.
-fn kvm_works(machine: &Machine) -> Result<bool> {
-    let usable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-    if !usable {
-        eprintln!("/dev/kvm can't be used here: emulating");
-        return Ok(false);
-    }
-    let probe = Machine {
-        accel: Accel::Kvm,
-        command_line: "monopod.probe".to_owned(),
-        timeout: PROBE_TIMEOUT,
-        kernel: machine.kernel.clone(),
-        initrd: machine.initrd.clone(),
-        dir: machine.dir.clone(),
-        ..*machine
-    };
-    let works = probe.run(|_| {}).is_ok_and(|code| code == 0);
-    if !works {
-        eprintln!("/dev/kvm exists but boots no guest: emulating");
-    }
-    Ok(works)
-}
-
-/// The tests' binary, found by what cargo says it built.
-fn test_binary(sh: &Shell) -> Result<PathBuf> {
-    let profile = Profile::Ci.name();
-    let messages = cmd!(
-        sh,
-        "cargo test --locked --profile {profile} --package tests --test it --no-run --message-format json-render-diagnostics"
-    )
-    .read()?;
-    let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let paths = built.filter(|message| message["target"]["name"] == "it");
-    let path = paths.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
-    path.context("cargo built no test binary")
-}
-
-/// How long each phase took.
-#[derive(Debug)]
-struct Phases {
-    last: Instant,
-    all: Vec<(&'static str, Duration)>,
-}
-
-impl Phases {
-    fn new() -> Self {
-        Self { last: Instant::now(), all: Vec::new() }
-    }
-
-    fn done(&mut self, name: &'static str) {
-        self.all.push((name, self.last.elapsed()));
-        self.last = Instant::now();
-    }
-
-    fn print(&self) {
-        let all: Vec<_> = self.all.iter().map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64())).collect();
-        println!("phases: {}", all.join(", "));
     }
 }

@@ -17,6 +17,9 @@ pub struct Run {
     /// Ends the Pod gracefully after this long.
     #[arg(long = "for", value_name = "DURATION")]
     duration: Option<String>,
+    /// Builds what is shipped, which takes minutes.
+    #[arg(long)]
+    release: bool,
 }
 
 /// Two containers that share a volume.
@@ -26,7 +29,8 @@ impl Run {
     pub fn run(self) -> Result<ExitCode> {
         let sh = build::shell()?;
         setup::packages(&sh, setup::BUILD)?;
-        let bin = build::binaries(&sh, Profile::Ci)?;
+        let profile = if self.release { Profile::Release } else { Profile::Ci };
+        let bin = build::binaries(&sh, profile)?;
         let monopod = bin.join("monopod");
         let manifest = match self.manifest {
             Some(path) => std::path::absolute(path).context("the manifest's path")?,

@@ -6,7 +6,8 @@ use anyhow::Result;
 use xshell::cmd;
 
 use crate::build::{self, Profile};
-use crate::setup;
+use crate::e2e::E2e;
+use crate::{images, setup};
 
 /// Sets everything up and runs all tests.
 #[derive(Debug, clap::Args)]
@@ -16,7 +17,22 @@ pub struct Test {
 }
 
 /// What the host ring of the tests calls.
-const PACKAGES: &[&str] = &["busybox-static", "iproute2", "nftables", "umoci"];
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "catatonit",
+    "conmon",
+    "containerd",
+    "crun",
+    "iproute2",
+    "nftables",
+    "podman",
+    "procps",
+    "python3",
+    "runc",
+    "skopeo",
+    "strace",
+    "umoci",
+];
 
 impl Test {
     pub fn everything() -> Self {
@@ -28,8 +44,11 @@ impl Test {
         setup::packages(&sh, setup::BUILD)?;
         setup::packages(&sh, PACKAGES)?;
         build::binaries(&sh, Profile::Ci)?;
+        for image in ["busybox", "nginx"] {
+            images::image(image)?;
+        }
         let filter = self.filter.iter();
-        cmd!(sh, "cargo test --locked --workspace --profile ci -- {filter...}").run()?;
-        Ok(ExitCode::SUCCESS)
+        cmd!(sh, "cargo test --locked --workspace --profile ci --lib --bins --tests -- {filter...}").run()?;
+        E2e::everything().run()
     }
 }

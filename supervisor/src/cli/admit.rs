@@ -68,10 +68,8 @@ pub fn admit(manifests: Vec<Manifest>) -> Result<Admitted, Refused> {
     }
     let mut names = BTreeMap::new();
     for manifest in pods {
-        let mut pod = match &manifest.object {
-            Object::Pod(pod) => (**pod).clone(),
-            _ => continue,
-        };
+        let Object::Pod(pod) = &manifest.object else { continue };
+        let mut pod = (**pod).clone();
         faults.extend(admit_pod(&manifest, &mut pod, &admitted.objects));
         let metadata = &pod.metadata;
         let name = key(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
@@ -170,7 +168,7 @@ mod tests {
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  {line}\n  containers: [{{name: c, image: x}}]\n"
             )
         };
-        assert!(refused(&pod("serviceAccountName: no")).starts_with("a.yaml:5:23: spec.serviceAccountName: "));
-        assert!(refused(&pod("priorityClassName: no")).starts_with("a.yaml:5:22: spec.priorityClassName: "));
+        assert!(refused(&pod("serviceAccountName: ghost")).starts_with("a.yaml:5:23: spec.serviceAccountName: "));
+        assert!(refused(&pod("priorityClassName: ghost")).starts_with("a.yaml:5:22: spec.priorityClassName: "));
     }
 }

@@ -15,7 +15,7 @@ pub enum EngineError {
     #[error("cgroup: {0}")]
     Cgroup(#[from] cgroupd::tree::TreeError),
     #[error("network: {0}")]
-    Network(#[from] netsetup::Error),
+    Network(#[from] netsetup::NetworkError),
     #[error("monitor: {0}")]
     Monitor(#[from] ClientError),
     #[error("more than {0} descriptors for one container: too many layers or mounts")]

@@ -82,6 +82,12 @@ impl Engine {
         Ok((engine, receiver))
     }
 
+    /// Gives the host back what all pods share, unless somebody's pods still use it.
+    pub async fn close(&self) -> Result<(), EngineError> {
+        let _removed_or_in_use = self.shared.network.teardown().await?;
+        Ok(())
+    }
+
     pub fn dirs(&self) -> &Dirs {
         &self.shared.config.dirs
     }

@@ -31,6 +31,9 @@ pub struct SandboxRecord {
     /// As the kubelet names it; with the pod's uid it says where the cgroup is.
     pub qos: String,
     pub network: bool,
+    /// What else the owner made for the pod: goes with a dead owner's sandbox.
+    #[serde(default)]
+    pub directories: Vec<PathBuf>,
 }
 
 impl SandboxRecord {

@@ -37,6 +37,8 @@ pub struct SandboxRequest {
     pub settings: Vec<cgroupd::Setting>,
     pub ports: Vec<netsetup::HostPort>,
     pub when_brain_dies: WhenBrainDies,
+    /// What the caller made for the pod, removed with the sandbox when its owner dies.
+    pub directories: Vec<std::path::PathBuf>,
     /// How many files of [`POD_FILE_BYTES`] the pod may need: three of its own and the termination logs.
     pub files: u64,
 }
@@ -73,6 +75,7 @@ impl Engine {
             pod: request.pod.clone(),
             qos: request.qos.to_string(),
             network: !request.host.network,
+            directories: request.directories.clone(),
         };
         self.write_sandbox_record(&record)?;
         let cgroup = cgroupd::PodCgroup { uid: cgroupd::PodUid::new(request.pod.uid.clone())?, qos: request.qos };
@@ -172,9 +175,9 @@ impl Engine {
         let (client, mut events, process) = Client::spawn(&start).await?;
         let (out, id) = (self.shared.events.clone(), id.clone());
         tokio::task::spawn_local(async move {
-            let send = |what| out.send(EngineEvent { sandbox: id.clone(), what });
+            let send = |what| out.send(EngineEvent { sandbox: id.clone(), what }).is_ok();
             while let Some(event) = events.recv().await {
-                if send(What::Happened(event)).is_err() {
+                if !send(What::Happened(event)) {
                     return;
                 }
             }
@@ -226,6 +229,10 @@ impl Engine {
         match std::fs::rename(dir, &trash) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            // Logs may lie on a file system of their own.
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                return std::fs::remove_dir_all(dir).map_err(EngineError::io("remove", dir));
+            }
             Err(error) => return Err(EngineError::io("discard", dir)(error)),
         }
         tokio::task::spawn_blocking(move || {
@@ -238,7 +245,7 @@ impl Engine {
 }
 
 pub(super) fn pod_id(id: &SandboxId) -> Result<netsetup::PodId, EngineError> {
-    netsetup::PodId::parse(id.as_str()).ok_or_else(|| EngineError::NotFound { what: "sandbox", id: id.to_string() })
+    id.as_str().parse().map_err(|_| EngineError::NotFound { what: "sandbox", id: id.to_string() })
 }
 
 /// What the manifest asks for and this host can't enforce, in words.

@@ -26,10 +26,10 @@ impl Engine {
 
     async fn sweep_sandbox(&self, record: &SandboxRecord) {
         tracing::info!(pod = record.pod.name, sandbox = %record.id, "removing what a dead owner left");
-        if let Ok((client, _events)) = Client::connect(&self.dirs().monitor(&record.id)).await {
-            if let Err(error) = client.shutdown().await {
-                tracing::warn!(sandbox = %record.id, "end the monitor: {error}");
-            }
+        if let Ok((client, _events)) = Client::connect(&self.dirs().monitor(&record.id)).await
+            && let Err(error) = client.shutdown().await
+        {
+            tracing::warn!(sandbox = %record.id, "end the monitor: {error}");
         }
         for step in [self.detach(&record.id).await, self.remove_resources(record).await] {
             if let Err(error) = step {
@@ -39,6 +39,9 @@ impl Engine {
         }
         for container in self.containers(&record.id) {
             self.warn(self.discard(&self.dirs().scratch(&container.id)));
+        }
+        for directory in &record.directories {
+            self.warn(self.discard(directory));
         }
         self.warn(self.discard(&self.dirs().sandbox(&record.id)));
     }

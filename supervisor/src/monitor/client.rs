@@ -135,8 +135,8 @@ impl Client {
 
     pub async fn create_sandbox(&self, spec: SandboxSpec, fds: Descriptors) -> Result<Sandbox> {
         match self.call(Request::CreateSandbox(spec), fds).await? {
-            (Answer::SandboxCreated { pause_pid, pidfd, netns }, mut fds) => {
-                let (pidfd, netns) = (take(&mut fds, pidfd)?, take(&mut fds, netns)?);
+            (Answer::SandboxCreated { pause_pid, pidfd, netns }, fds) => {
+                let (pidfd, netns) = (take(&fds, pidfd)?, take(&fds, netns)?);
                 Ok(Sandbox { pause_pid, pidfd, netns })
             }
             (other, _) => Err(unexpected(&other)),
@@ -153,15 +153,15 @@ impl Client {
     /// The root directory of a kept volume.
     pub async fn open_volume(&self, name: &str) -> Result<OwnedFd> {
         match self.call(Request::OpenVolume { name: name.to_owned() }, Descriptors::default()).await? {
-            (Answer::Volume { root }, mut fds) => take(&mut fds, root),
+            (Answer::Volume { root }, fds) => take(&fds, root),
             (other, _) => Err(unexpected(&other)),
         }
     }
 
     pub async fn create_container(&self, spec: ContainerSpec, fds: Descriptors) -> Result<Created> {
         match self.call(Request::CreateContainer(spec), fds).await? {
-            (Answer::ContainerCreated { pid, identity, pidfd }, mut fds) => {
-                Ok(Created { pid, identity, pidfd: take(&mut fds, pidfd)? })
+            (Answer::ContainerCreated { pid, identity, pidfd }, fds) => {
+                Ok(Created { pid, identity, pidfd: take(&fds, pidfd)? })
             }
             (other, _) => Err(unexpected(&other)),
         }
@@ -190,8 +190,8 @@ impl Client {
 
     pub async fn exec(&self, spec: ExecSpec, fds: Descriptors) -> Result<ExecStarted> {
         match self.call(Request::Exec(spec), fds).await? {
-            (Answer::ExecStarted { pid, terminal }, mut fds) => {
-                let terminal = terminal.map(|slot| take(&mut fds, slot)).transpose()?;
+            (Answer::ExecStarted { pid, terminal }, fds) => {
+                let terminal = terminal.map(|slot| take(&fds, slot)).transpose()?;
                 Ok(ExecStarted { pid, terminal })
             }
             (other, _) => Err(unexpected(&other)),
@@ -254,9 +254,9 @@ impl Shared {
     async fn send(&self, text: &[u8], fds: &[OwnedFd]) -> Result<()> {
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sent = self.socket.async_io(Interest::WRITABLE, |socket| wire::send(socket.as_fd(), text, &borrowed)).await;
-        sent.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
-            _ => io_error("sendmsg(monitor)")(error),
+        sent.map_err(|error| {
+            let gone = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+            if gone { ClientError::Closed } else { io_error("sendmsg(monitor)")(error) }
         })
     }
 
@@ -338,7 +338,7 @@ fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
 
-fn take(fds: &mut Vec<OwnedFd>, slot: FdSlot) -> Result<OwnedFd> {
+fn take(fds: &[OwnedFd], slot: FdSlot) -> Result<OwnedFd> {
     let at = usize::from(slot.0);
     let fd = fds.get(at).map(OwnedFd::try_clone);
     fd.ok_or_else(|| ClientError::Unexpected(format!("no descriptor {at}")))?.map_err(io_error("dup"))

@@ -77,8 +77,11 @@ fn become_pause(spec: &SandboxSpec, pause: BorrowedFd<'_>) -> Done {
         }
     }
     if let Some(adjustment) = spec.oom_score_adj {
-        write_proc("/proc/self", "oom_score_adj", &adjustment.to_string())
-            .map_err(at(Step::Credentials, "oom_score_adj"))?;
+        match write_proc("/proc/self", "oom_score_adj", &adjustment.to_string()) {
+            // Lowering needs CAP_SYS_RESOURCE; a daemon without it cannot protect what it starts.
+            Err(Errno::ACCESS | Errno::PERM) => {}
+            written => written.map_err(at(Step::Credentials, "oom_score_adj"))?,
+        }
     }
     enter_root(pause).map_err(at(Step::PivotRoot, "/"))?;
     drop_privileges().map_err(at(Step::Credentials, "uid 65535"))?;

@@ -204,7 +204,7 @@ impl State {
         self.poller.remove(&child.pidfd);
         self.poller.remove(&child.channel);
         let serial = self.next_serial();
-        self.doom(serial, child.pidfd);
+        self.doom(serial, child.pidfd, None);
     }
 
     fn create_container(&mut self, spec: ContainerSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
@@ -232,7 +232,7 @@ impl State {
         if let Err(error) = watched {
             self.unwatch(&container);
             let _gone = container.kill();
-            self.doom(serial, container.pidfd);
+            self.doom(serial, container.pidfd, None);
             return Err(error);
         }
         self.containers.push(container);
@@ -295,7 +295,7 @@ impl State {
         if let Err(error) = watched.called(|| "epoll_ctl(exec)".to_owned()) {
             exec.kill();
             self.poller.remove(&exec.pidfd);
-            self.doom(serial, exec.pidfd);
+            self.doom(serial, exec.pidfd, None);
             return Err(error);
         }
         self.execs.push(exec);

@@ -1,7 +1,7 @@
 //! What a monitor does before it serves.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::SocketType;
@@ -10,25 +10,21 @@ use rustix::process::DumpableBehavior;
 use super::outbox::Outbox;
 use super::poller::{Poller, Token};
 use super::pump::Scratch;
-use super::spawn::{BRAIN_FD, CGROUP_FD, FIRST_UNUSED_FD, LISTENER_FD};
+use super::spawn::{BRAIN_FD, FIRST_UNUSED_FD, LISTENER_FD};
 use super::state::State;
 use super::volumes::Volumes;
 use crate::sys::fd::{close_from, take_inherited};
 
-/// Takes what the brain left, leaves the brain's session, cgroup and mount namespace, and is ready to serve.
+/// Takes what the brain left, leaves the brain's session and mount namespace, and is ready to serve.
 pub(super) fn begin() -> io::Result<State> {
     let brain = take_inherited(BRAIN_FD).ok_or_else(|| refused("descriptor 3 is not open"))?;
     let listener = take_inherited(LISTENER_FD).ok_or_else(|| refused("descriptor 4 is not open"))?;
-    let cgroup = take_inherited(CGROUP_FD);
     close_from(FIRST_UNUSED_FD).map_err(io::Error::from)?;
     for socket in [&brain, &listener] {
         let kind = rustix::net::sockopt::socket_type(socket)?;
         if kind != SocketType::SEQPACKET {
             return Err(refused("descriptors 3 and 4 are seqpacket sockets"));
         }
-    }
-    if let Some(cgroup) = cgroup {
-        join_cgroup(&cgroup)?;
     }
     detach()?;
     let mut state = State {
@@ -64,13 +60,6 @@ fn detach() -> io::Result<()> {
     // EPERM: it leads a session already.
     let _leader = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    Ok(())
-}
-
-fn join_cgroup(cgroup: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(cgroup, "cgroup.procs", flags, Mode::empty())?;
-    rustix::io::write(file.as_fd(), b"0")?;
     Ok(())
 }
 

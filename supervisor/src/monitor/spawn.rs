@@ -15,10 +15,8 @@ use crate::sys::spawn::{Program, Spawned, spawn};
 pub const BRAIN_FD: RawFd = 3;
 /// Where later brains connect.
 pub const LISTENER_FD: RawFd = 4;
-/// Directory of the cgroup that the monitor moves into, when there is one.
-pub const CGROUP_FD: RawFd = 5;
 /// Everything from here on is closed.
-pub const FIRST_UNUSED_FD: u32 = 6;
+pub const FIRST_UNUSED_FD: u32 = 5;
 /// Name of the socket in the state directory.
 pub const SOCKET_NAME: &str = "monitor.sock";
 /// Directory in the state directory where the monitor starts. It covers it in its own mount namespace with the pod's volumes;
@@ -35,6 +33,7 @@ pub struct Start<'a> {
     pub binary: &'a Path,
     /// The pod's run-time directory, only ours: the socket is bound there, and it stays as long as the monitor lives.
     pub state: &'a Path,
+    /// Directory of the cgroup that the monitor is born into.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// For messages; `/dev/null` without.
     pub stderr: Option<BorrowedFd<'a>>,
@@ -69,8 +68,7 @@ pub fn start(start: &Start<'_>) -> io::Result<Started> {
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let stderr = start.stderr.unwrap_or(null.as_fd());
-    let mut fds = vec![null.as_fd(), null.as_fd(), stderr, theirs.as_fd(), listener.as_fd()];
-    fds.extend(start.cgroup);
+    let fds = [null.as_fd(), null.as_fd(), stderr, theirs.as_fd(), listener.as_fd()];
     let path = CString::new(start.binary.as_os_str().as_bytes())?;
     let process = spawn(&Program {
         path: &path,
@@ -78,6 +76,7 @@ pub fn start(start: &Start<'_>) -> io::Result<Started> {
         env: &environment(),
         fds: &fds,
         working_directory: volumes.as_fd(),
+        cgroup: start.cgroup,
     })?;
     Ok(Started { process, connection: ours })
 }

@@ -52,9 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_that_is_not_open_is_none_and_standard_streams_are_never_taken() {
+    fn only_numbers_above_the_standard_streams_are_taken() {
+        // Numbers in between may belong to other tests of this process.
         assert!(take_inherited(2).is_none());
-        assert!(take_inherited(MAX_INHERITED).is_none());
         assert!(take_inherited(MAX_INHERITED + 1).is_none());
     }
 }

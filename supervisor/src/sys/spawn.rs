@@ -2,12 +2,13 @@
 #![allow(unsafe_code, reason = "the child of a vfork may only make raw system calls")]
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::io;
 use rustix::process::Pid;
 
+use super::clone::vfork_into;
 use super::fd::last_errno;
 
 /// Stack of the child until its exec; it calls a dozen system calls and nothing deep.
@@ -27,6 +28,8 @@ pub struct Program<'a> {
     /// They become descriptors 0, 1, 2, 3 and so on; everything else is closed. At most [`MAX_FDS`].
     pub fds: &'a [BorrowedFd<'a>],
     pub working_directory: BorrowedFd<'a>,
+    /// Directory of the cgroup that the process is born into; the caller's own without.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 #[derive(Debug)]
@@ -47,25 +50,19 @@ struct Order {
     errno: i32,
 }
 
-/// `clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD)` and exec. The child shares our memory and we sleep until it has executed, so
+/// `clone3(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP)` and exec. The child shares our memory and we sleep until it has executed, so
 /// nothing is copied; signals are blocked meanwhile, so no handler of ours runs in it. The new program starts with all
 /// signals blocked.
 pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let mut order = Order::new(program)?;
     let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
-    let mut pidfd: libc::c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let blocked = nix::sys::signal::SigSet::all();
     let before = blocked.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK).map_err(from_nix)?;
-    let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-    // SAFETY: the child runs `child` on a stack of its own that outlives it (CLONE_VFORK suspends us until it executed or
-    // ended), touches only `order`, which we don't until then, and all pointers stay valid meanwhile.
-    let pid = unsafe { libc::clone(child, top, flags, (&raw mut order).cast(), &raw mut pidfd) };
-    let failed = last_errno();
+    let argument = (&raw mut order).cast();
+    // SAFETY: `child` ends in exec or exit, touches only `order`, which we don't while it runs, and the stack is its alone.
+    let cloned = unsafe { vfork_into(program.cgroup, &mut stack, child, argument) };
     before.thread_set_mask().map_err(from_nix)?;
-    let pid = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(failed)?;
-    // SAFETY: clone succeeded, so the kernel stored a new descriptor that nobody else knows.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let (pid, pidfd) = cloned?;
     // SAFETY: order.errno is a plain integer of ours; volatile because the child wrote it behind the compiler's back.
     let errno = unsafe { ptr::read_volatile(&raw const order.errno) };
     if errno == 0 {
@@ -105,7 +102,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-extern "C" fn child(order: *mut c_void) -> libc::c_int {
+extern "C" fn child(order: *mut c_void) -> ! {
     // SAFETY: `spawn` passes a valid Order, and sleeps until we are gone.
     let order = unsafe { &mut *order.cast::<Order>() };
     let failure = prepare(order).err().unwrap_or_else(|| {
@@ -156,6 +153,7 @@ mod tests {
             env: &[c"A=b".to_owned()],
             fds: &[null.as_fd(), writer.as_fd(), null.as_fd(), root.as_fd()],
             working_directory: root.as_fd(),
+            cgroup: None,
         })?;
         drop(writer);
         let mut text = String::new();

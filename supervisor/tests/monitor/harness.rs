@@ -1,11 +1,14 @@
 //! A pod of real processes under a real monitor, below a directory and a cgroup that end with the test.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use supervisor::monitor::client::{Client, Descriptors, MonitorProcess, plan_fd};
 use supervisor::monitor::protocol::{
     ContainerSpec, Event, ExecSpec, ExitRecord, HostNamespaces, LogSpec, PidNamespace, SandboxSpec, WhenBrainDies,
@@ -33,6 +36,8 @@ pub(crate) struct Pod {
     pub(crate) events: UnboundedReceiver<Event>,
     pub(crate) process: MonitorProcess,
     containers: u32,
+    /// Until the monitor was greeted.
+    pub(crate) spawned_in: std::time::Duration,
 }
 
 /// What a test changes of a container.
@@ -94,8 +99,10 @@ impl Pod {
             cgroup: Some(own.as_fd()),
             stderr: Some(stderr.as_fd()),
         };
+        let begin = std::time::Instant::now();
         let (client, events, process) = Client::spawn(&start).await.unwrap();
-        Self { dir, cgroup, client: Some(client), events, process, containers: 0 }
+        let spawned_in = begin.elapsed();
+        Self { dir, cgroup, client: Some(client), events, process, containers: 0, spawned_in }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -192,7 +199,10 @@ impl Pod {
     pub(crate) async fn exited(&mut self) -> ExitRecord {
         match self.event().await {
             Event::ContainerExited(record) => record,
-            other => panic!("{other:?}"),
+            other @ (Event::ExecExited { .. }
+            | Event::SandboxExited { .. }
+            | Event::LogBlocked { .. }
+            | Event::LogResumed { .. }) => panic!("{other:?}"),
         }
     }
 
@@ -317,4 +327,59 @@ fn process(args: &[&str], terminal: bool) -> Process {
         seccomp: None,
         apparmor: None,
     }
+}
+
+/// A detached file system of this size.
+pub(crate) fn tmpfs(size: &str) -> OwnedFd {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    fsconfig_set_string(context.as_fd(), "size", size).unwrap();
+    fsconfig_create(context.as_fd()).unwrap();
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+}
+
+pub(crate) fn create(directory: &OwnedFd, name: &str) -> File {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR).unwrap().into()
+}
+
+pub(crate) fn open_directory(directory: &OwnedFd) -> OwnedFd {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, ".", flags, Mode::empty()).unwrap()
+}
+
+/// The log once the container is removed, so that nothing is written any more.
+pub(crate) async fn drained(pod: &Pod, disk: &OwnedFd) -> String {
+    loop {
+        let mut text = String::new();
+        create(disk, "0.log").read_to_string(&mut text).unwrap();
+        if text.ends_with(" 3000\n") {
+            return text;
+        }
+        pod.client().snapshot().await.unwrap();
+    }
+}
+
+/// Descriptors and heap of the monitor.
+pub(crate) fn held(pod: &Pod) -> (usize, String) {
+    let process = format!("/proc/{}", pod.client().pid);
+    let maps = fs::read_to_string(format!("{process}/maps")).unwrap();
+    let heap = maps.lines().filter(|line| line.ends_with("[heap]")).collect();
+    (fs::read_dir(format!("{process}/fd")).unwrap().count(), heap)
+}
+
+/// Until the monitor sleeps without a timeout.
+pub(crate) fn wait_until_quiet(pid: u32) {
+    // epoll_wait or epoll_pwait, the fourth argument is the timeout.
+    let for_ever = |text: String| {
+        text.starts_with(['2', '4']) && text.split(' ').nth(4).is_some_and(|timeout| timeout.ends_with("ffffffff"))
+    };
+    while !fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(for_ever) {
+        std::thread::yield_now();
+    }
+}
+
+/// User and system time.
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.split(' ').skip(13).take(2).map(|word| word.parse::<u64>().unwrap()).sum()
 }

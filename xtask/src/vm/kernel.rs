@@ -43,30 +43,43 @@ const MODULES: &[&str] = &[
 #[derive(Debug)]
 pub struct Kernel {
     pub image: PathBuf,
-    /// In the order in which they can be loaded.
-    pub modules: Vec<PathBuf>,
+    modules: PathBuf,
 }
 
-/// The kernel of this package, or Debian's newest cloud kernel.
+impl Kernel {
+    /// Files of what the tests need, in the order in which they can be loaded.
+    pub fn modules(&self) -> Result<Vec<PathBuf>> {
+        in_loading_order(&find_modules(&self.modules)?)
+    }
+}
+
+/// The kernel of this package, or Debian's newest cloud kernel at the time of the first run.
 pub fn fetch(sh: &Shell, package: Option<&str>) -> Result<Kernel> {
-    let apt = Apt::open(sh)?;
     let package = match package {
         Some(package) => package.to_owned(),
-        None => {
-            let depends = apt.depends("linux-image-cloud-amd64")?;
-            depends.into_iter().find(|name| name.starts_with("linux-image-")).context("Debian has no cloud kernel")?
-        }
+        None => newest(sh)?,
     };
-    let dir = build::root().join("target/vm").join(&package);
+    let dir = super::dir().join(&package);
     if !dir.join("complete").exists() {
         eprintln!("fetching {package}");
         sh.remove_path(&dir)?;
-        apt.extract(&package, &dir)?;
+        Apt::open(sh)?.extract(&package, &dir)?;
         sh.write_file(dir.join("complete"), "")?;
     }
-    let image = only(&dir.join("boot"), "vmlinuz-")?;
-    let modules = find_modules(&only(&lib_modules(&dir), "")?)?;
-    Ok(Kernel { image, modules: in_loading_order(&modules)? })
+    Ok(Kernel { image: only(&dir.join("boot"), "vmlinuz-")?, modules: only(&lib_modules(&dir), "")? })
+}
+
+/// The name that a first run found; without `target/vm` it is looked for again.
+fn newest(sh: &Shell) -> Result<String> {
+    let known = super::dir().join("kernel");
+    if let Ok(name) = std::fs::read_to_string(&known) {
+        return Ok(name);
+    }
+    let depends = Apt::open(sh)?.depends("linux-image-cloud-amd64")?;
+    let name =
+        depends.into_iter().find(|name| name.starts_with("linux-image-")).context("Debian has no cloud kernel")?;
+    sh.write_file(&known, &name)?;
+    Ok(name)
 }
 
 /// Newer packages follow the merged `/usr`.

@@ -17,80 +17,137 @@ pub enum Accel {
     Tcg,
 }
 
+/// What the machine's serial console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// A file that is looked at when something went wrong.
+    Log,
+    /// This process's terminal, and the file.
+    Terminal,
+}
+
 /// A machine to start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
+    /// The image of a root filesystem, read-only.
+    pub root: Option<PathBuf>,
     pub command_line: String,
     pub accel: Accel,
     pub processors: u32,
     pub memory_mib: u32,
     /// Sockets and the console's log.
     pub dir: PathBuf,
-    pub timeout: Duration,
-    /// The console is the terminal (a shell inside).
-    pub interactive: bool,
+    pub console: Console,
+    pub limits: Limits,
 }
 
-/// The guest's last line on the results port.
+/// How long a machine may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the start to the guest's first word.
+    pub boot: Duration,
+    /// Between two words.
+    pub silence: Duration,
+    /// From the start to the end.
+    pub whole: Duration,
+}
+
+/// The guest's first line on the results port.
+const UP: &str = "MONOPOD-UP";
+/// The guest's last line there.
 const EXIT: &str = "MONOPOD-EXIT ";
+/// Lines of the console that a message shows.
+const CONSOLE_LINES: usize = 30;
+/// How often limits are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How a run went.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    pub code: u8,
+    /// From the start of QEMU to the guest's first word.
+    pub boot: Duration,
+}
 
 impl Machine {
     /// Boots, hands every line of the results port to `line`, and gives back the guest's exit code.
-    pub fn run(&self, mut line: impl FnMut(&str)) -> Result<i32> {
+    pub fn run(&self, line: impl FnMut(&str)) -> Result<Ended> {
         let socket = self.dir.join("results.sock");
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("old socket"),
-            _ => {}
+        for old in [&socket, &self.console_log()] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("old run"),
+                _ => {}
+            }
         }
         let listener = UnixListener::bind(&socket).with_context(|| format!("bind {}", socket.display()))?;
         let mut guest = Guest::start(self.command(&socket))?;
-        let deadline = Instant::now() + self.timeout;
-        let results = accept(&listener, &mut guest, deadline)?;
-        results.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let mut results = BufReader::new(results);
-        let mut text = String::new();
+        let started = Instant::now();
+        let port = accept(&listener, &mut guest, started + self.limits.boot)?;
+        let ended = self.listen(port, started, line)?;
+        if self.console == Console::Terminal {
+            // It gives the terminal back as it was.
+            guest.0.wait().context("wait for qemu-system-x86_64")?;
+        }
+        Ok(ended)
+    }
+
+    fn listen(&self, port: UnixStream, started: Instant, mut line: impl FnMut(&str)) -> Result<Ended> {
+        port.set_read_timeout(Some(TICK))?;
+        let mut port = BufReader::new(port);
+        let mut text = Vec::new();
+        let mut boot = None;
+        let mut heard = started;
         loop {
-            match results.read_line(&mut text) {
-                Ok(0) => bail!("the machine ended without a result; see {}", self.console_log().display()),
-                Ok(_) if text.ends_with('\n') => {
-                    if let Some(code) = text.trim().strip_prefix(EXIT) {
-                        return code.parse().context("exit code of the guest");
-                    }
-                    line(text.trim_end());
+            match port.read_until(b'\n', &mut text) {
+                Ok(_) if text.ends_with(b"\n") => {
+                    heard = Instant::now();
+                    let said = String::from_utf8_lossy(&text).trim_end().to_owned();
                     text.clear();
+                    if said == UP {
+                        boot = Some(started.elapsed());
+                    } else if let Some(code) = said.strip_prefix(EXIT) {
+                        let code = code.parse().context("exit code of the guest")?;
+                        return Ok(Ended { code, boot: boot.unwrap_or_default() });
+                    } else {
+                        line(&said);
+                    }
                 }
-                Ok(_) => {}
+                Ok(_) => bail!("the machine ended without a result{}", self.console_tail()),
                 Err(error) if is_timeout(&error) => {}
                 Err(error) => return Err(error).context("read results"),
             }
-            if Instant::now() > deadline {
-                bail!("the machine did not end within {:?}; see {}", self.timeout, self.console_log().display());
+            if let Some(passed) = self.limits.passed(started, heard, boot.is_some()) {
+                bail!("{passed}{}", self.console_tail());
             }
         }
-    }
-
-    /// Runs with the terminal as the machine's console.
-    pub fn shell(&self) -> Result<()> {
-        let status = self.command(&self.dir.join("results.sock")).status().context("start qemu-system-x86_64")?;
-        if !status.success() {
-            bail!("qemu-system-x86_64 ended with {status}");
-        }
-        Ok(())
     }
 
     pub fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
     }
 
+    /// What the kernel and init said last, for a message.
+    fn console_tail(&self) -> String {
+        let log = self.console_log();
+        let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let last = lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default();
+        if last.is_empty() {
+            return format!("; its console ({}) is empty", log.display());
+        }
+        format!("; the end of its console ({}):\n  {}", log.display(), last.join("\n  "))
+    }
+
     fn command(&self, socket: &Path) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
+        // QEMU never outlives the task, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         let accel = match self.accel {
             Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Accel::Auto | Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
         };
-        let panic = "panic=-1 console=ttyS0 quiet loglevel=4";
         command
             .args(accel)
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
@@ -99,18 +156,43 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initrd)
-            .args(["-append", &format!("{panic} {}", self.command_line)])
-            .args(["-device", "virtio-serial-pci"]);
-        if self.interactive {
-            command.args(["-serial", "mon:stdio"]);
-        } else {
-            command
-                .args(["-serial", &format!("file:{}", self.console_log().display())])
-                .args(["-chardev", &format!("socket,id=results,path={}", socket.display())])
-                .args(["-device", "virtserialport,chardev=results,name=monopod.results"])
-                .stdin(Stdio::null());
+            .args(["-append", &format!("panic=-1 console=ttyS0 quiet loglevel=4 {}", self.command_line)])
+            .args(["-device", "virtio-serial-pci"])
+            .args(["-chardev", &self.console_device(), "-serial", "chardev:console"])
+            .args(["-chardev", &format!("socket,id=results,path={}", socket.display())])
+            .args(["-device", "virtserialport,chardev=results,name=monopod.results"]);
+        if let Some(root) = &self.root {
+            let drive = format!("file={},format=raw,if=none,id=root,readonly=on", root.display());
+            command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=root"]);
         }
+        match self.console {
+            Console::Log => command.stdin(Stdio::null()),
+            // Ctrl-A X ends QEMU, whatever the guest does.
+            Console::Terminal => command.args(["-mon", "chardev=console,mode=readline"]),
+        };
         command
+    }
+
+    fn console_device(&self) -> String {
+        let log = self.console_log();
+        match self.console {
+            Console::Log => format!("file,id=console,path={}", log.display()),
+            // Ctrl-C belongs to the guest.
+            Console::Terminal => format!("stdio,id=console,mux=on,signal=off,logfile={}", log.display()),
+        }
+    }
+}
+
+impl Limits {
+    /// What took too long, if anything did.
+    fn passed(&self, started: Instant, heard: Instant, up: bool) -> Option<String> {
+        if !up && started.elapsed() > self.boot {
+            return Some(format!("the machine did not boot within {:?}", self.boot));
+        }
+        if heard.elapsed() > self.silence {
+            return Some(format!("the machine said nothing for {:?}", self.silence));
+        }
+        (started.elapsed() > self.whole).then(|| format!("the machine did not end within {:?}", self.whole))
     }
 }
 
@@ -152,4 +234,31 @@ fn accept(listener: &UnixListener, guest: &mut Guest, deadline: Instant) -> Resu
 
 fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_is_named_when_it_has_passed() {
+        let second = Duration::from_secs(1);
+        let limits = Limits { boot: second, silence: 3 * second, whole: 10 * second };
+        let now = Instant::now();
+        let ago = |seconds: u32| now.checked_sub(seconds * second).unwrap();
+        let table = [
+            (0, 0, false, None),
+            (2, 2, false, Some("did not boot within 1s")),
+            (2, 0, true, None),
+            (5, 4, true, Some("said nothing for 3s")),
+            (11, 0, true, Some("did not end within 10s")),
+        ];
+        for (started, heard, up, expected) in table {
+            let passed = limits.passed(ago(started), ago(heard), up);
+            match expected {
+                None => assert_eq!(passed, None),
+                Some(text) => assert!(passed.unwrap().contains(text), "{text}"),
+            }
+        }
+    }
 }

@@ -11,8 +11,8 @@ use super::behaviour::{Behaviour, Faults, Start};
 use super::random::Random;
 use crate::pod::action::{Action, ActionId, Instance, Todo};
 use crate::pod::event::{
-    Created, Event, Exit, HookFailure, HookSuccess, ImageFailure, ImageReady, KubeEvent, ObservedState, Outcome,
-    ProbeOutcome, PullReport, SandboxReady, StartFailure, StartFailureKind, VolumeFailure,
+    Created, Event, Exit, HookFailure, HookSuccess, ImageFailure, ImageReady, KubeEvent, Outcome, ProbeOutcome,
+    PullReport, SandboxReady, StartFailure, StartFailureKind, VolumeFailure,
 };
 use crate::pod::machine::Machine;
 use crate::pod::spec::{PodSpec, ProbeKind};
