@@ -12,6 +12,7 @@ mod image;
 mod images;
 mod run;
 mod setup;
+mod sim;
 mod test;
 mod vm;
 
@@ -36,6 +37,8 @@ enum Task {
     Bench(Bench),
     /// Builds the tests' images from Debian packages.
     Images(images::Images),
+    /// Lives through random pods with random faults and checks the pod machine's invariants.
+    Sim(sim::Sim),
     /// What has to pass before a change lands: formatting, lints, all tests.
     Ci,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Image(task) => image::run(&task).map(|()| ExitCode::SUCCESS),
         Task::Bench(Bench::Pause(task)) => bench_pause::run(&task).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
+        Task::Sim(task) => task.run(),
         Task::Ci => ci::run(),
     };
     match done {

@@ -144,7 +144,7 @@ impl Machine {
         match (&self.state.sandbox, seen) {
             (Sandbox::Absent, None) => {}
             (Sandbox::Waiting { .. }, None) => self.state.sandbox = Sandbox::Waiting { until: now.mono },
-            (Sandbox::Creating { .. } | Sandbox::Ready(_), Some(ready)) => self.state.sandbox = Sandbox::Ready(ready),
+            (Sandbox::Creating { .. } | Sandbox::Ready(_), Some(ready)) => self.sandbox_created(Ok(ready), now),
             (Sandbox::Ready(_), None) => return true,
             // Half of it may exist: it is cleared away first.
             (Sandbox::Creating { .. } | Sandbox::Stopping { .. } | Sandbox::StopWaiting { .. }, _)
@@ -200,7 +200,7 @@ impl Machine {
     fn take_over_running(&mut self, index: usize, instance: Instance, wall: super::timer::WallTime, now: Now) {
         let started = Instant(now.mono.0.saturating_sub(u64::try_from(now.wall.since(wall).as_nanos()).unwrap_or(0)));
         self.set_run(index, Run::PostStart { instance, started, wall, hook: None });
-        self.post_start_over(index, now);
+        self.post_start_over(index);
     }
 
     fn take_over_exit(&mut self, index: usize, instance: Instance, exit: Exit, now: Now) {
@@ -248,7 +248,7 @@ impl Machine {
             self.act(Todo::Signal { instance, signal });
         }
         if over {
-            self.post_start_over(index, now);
+            self.post_start_over(index);
         }
     }
 

@@ -10,6 +10,7 @@ mod container;
 pub mod event;
 mod grace;
 mod hooks;
+mod image;
 pub mod machine;
 mod outcome;
 mod phase;
@@ -23,6 +24,7 @@ pub mod status;
 mod stop;
 pub mod timer;
 mod watch;
+mod wish;
 
 #[cfg(test)]
 mod tests;

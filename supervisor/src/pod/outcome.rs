@@ -211,7 +211,7 @@ impl Machine {
         if let Some(index) = self.state.containers.iter().position(is_post) {
             self.tell_fallback(index, &result, now);
             match result {
-                Ok(_) => self.post_start_over(index, now),
+                Ok(_) => self.post_start_over(index),
                 Err(failure) => self.post_start_failed(index, &failure, now),
             }
             return;

@@ -1,7 +1,7 @@
 //! Status as a function of state: phase, conditions, container states (sections 1.1-1.3).
 
 use super::container::{Container, Run};
-use super::machine::{Goal, Machine, Mutant, Sandbox};
+use super::machine::{Goal, Machine, Mutant};
 use super::restart;
 use super::spec::{ContainerSpec, Role};
 use super::status::{ContainerStatus, Phase, State, Status, Terminated, Waiting, cut_messages};
@@ -44,15 +44,7 @@ pub(super) fn status_at(machine: &Machine, wall: WallTime) -> Status {
         message,
         conditions,
         start_time: machine.state.start_time,
-        ips: match &machine.state.sandbox {
-            Sandbox::Ready(ready) => ready.ips.clone(),
-            Sandbox::Absent
-            | Sandbox::Waiting { .. }
-            | Sandbox::Creating { .. }
-            | Sandbox::Lost
-            | Sandbox::Stopping { .. }
-            | Sandbox::StopWaiting { .. } => Vec::new(),
-        },
+        ips: machine.state.ips.clone(),
         init,
         apps,
         ephemeral,

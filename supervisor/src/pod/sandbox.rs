@@ -73,7 +73,10 @@ impl Machine {
 
     pub(super) fn sandbox_created(&mut self, result: Result<SandboxReady, String>, now: Now) {
         match result {
-            Ok(ready) => self.state.sandbox = Sandbox::Ready(ready),
+            Ok(ready) => {
+                self.state.ips.clone_from(&ready.ips);
+                self.state.sandbox = Sandbox::Ready(ready);
+            }
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
                 self.record(Severity::Warning, "FailedCreatePodSandBox", message, None, now);

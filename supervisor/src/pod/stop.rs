@@ -169,7 +169,7 @@ impl Machine {
         if now.mono < *until {
             return false;
         }
-        self.post_start_over(index, now);
+        self.post_start_over(index);
         true
     }
 

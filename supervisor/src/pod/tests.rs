@@ -9,7 +9,8 @@ mod stop;
 use std::time::Duration;
 
 use super::action::{Instance, Todo};
-use super::sim::world::{Behaviour, Seen, World};
+use super::sim::behaviour::Behaviour;
+use super::sim::world::{Seen, World};
 use super::spec::{ContainerSpec, PodSpec, RestartPolicy, Role};
 use super::status::{ContainerStatus, State};
 

@@ -4,7 +4,9 @@
 //! dies and comes back, the machine reboots, clocks jump, users change their minds. In the second nothing fails any more:
 //! the pod must come to rest within a bounded number of steps, and once it is deleted nothing of it may be left.
 
+pub mod behaviour;
 pub mod check;
+mod crash;
 pub mod pods;
 pub mod random;
 pub mod world;
@@ -18,9 +20,10 @@ use super::machine::{Goal, Machine};
 use super::spec::{ContainerSpec, Index, PullPolicy, Role};
 use super::status::{Condition, Truth};
 use super::timer::{Instant, Now, WallTime};
+use behaviour::{Behaviour, Faults};
 use check::{Check, Invariant};
 use random::Random;
-use world::{Behaviour, Faults, World};
+use world::World;
 
 /// Steps of the first phase.
 const UNSAFE_STEPS: u64 = 60;
@@ -57,6 +60,13 @@ pub fn run(seed: u64) -> Result<(), Failure> {
     Simulation::new(seed, |_| {}).run()
 }
 
+/// The world in which the run of this seed ended, for a person who looks for the cause.
+pub fn picture(seed: u64) -> String {
+    let mut simulation = Simulation::new(seed, |_| {});
+    let result = simulation.run();
+    format!("{:#?}\n{result:?}", simulation.world)
+}
+
 /// The same with a broken rule.
 #[cfg(test)]
 pub(super) fn run_mutant(seed: u64, mutant: super::machine::Mutant) -> Result<(), Failure> {
@@ -91,7 +101,7 @@ impl Simulation {
         Failure { seed: self.seed, step: self.step, invariant, detail }
     }
 
-    fn run(mut self) -> Result<(), Failure> {
+    fn run(&mut self) -> Result<(), Failure> {
         self.verify()?;
         let steps = self.world.random.below(UNSAFE_STEPS);
         while self.step < steps {
@@ -127,7 +137,7 @@ impl Simulation {
             self.verify()?;
         }
         let status = self.world.machine.status();
-        let detail = format!("{complaint}: {:?}, {:?} {:#?}", self.world.machine.state.goal, status.phase, self.world);
+        let detail = format!("{complaint}: {:?}, {:?}", self.world.machine.state.goal, status.phase);
         if done(self) { Ok(()) } else { Err(self.failure((Invariant::Rest, detail))) }
     }
 
@@ -148,7 +158,7 @@ impl Simulation {
                 Role::Init => container.done,
                 Role::Sidecar => machine.shows_ready(index),
                 Role::App => machine.shows_ready(index) || (container.run == Run::Absent && !machine.wants(index)),
-                Role::Ephemeral => container.is_running() || !container.dead.is_empty(),
+                Role::Ephemeral => container.is_running() || !container.dead.is_empty() || waits_for_target(container),
             })
     }
 
@@ -244,6 +254,11 @@ impl Simulation {
         };
         self.world.act(|machine, now| machine.set_condition(condition, now));
     }
+}
+
+/// The container that it wants to join may never come to be (EP5).
+fn waits_for_target(container: &super::container::Container) -> bool {
+    container.waiting.as_ref().is_some_and(|waiting| waiting.message.starts_with("unable to find target"))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::behaviour::{Behaviour, Faults, Start};
 use super::random::Random;
-use super::world::{Behaviour, Faults, Start, World};
+use super::world::World;
 use crate::pod::event::StartFailureKind;
 use crate::pod::spec::{
     ContainerSpec, HookHandler, PodSpec, ProbeHandler, ProbeKind, ProbeSpec, RestartPolicy, RestartRule, Role,

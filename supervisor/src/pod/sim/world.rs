@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::behaviour::{Behaviour, Faults, Start};
 use super::random::Random;
 use crate::pod::action::{Action, ActionId, Instance, Todo};
 use crate::pod::event::{
-    Boot, Created, Event, Exit, HookFailure, HookSuccess, ImageFailure, ImageReady, KubeEvent, Observed, ObservedState,
-    Outcome, ProbeOutcome, PullReport, SandboxReady, StartFailure, StartFailureKind, VolumeFailure,
+    Created, Event, Exit, HookFailure, HookSuccess, ImageFailure, ImageReady, KubeEvent, Outcome, ProbeOutcome,
+    PullReport, SandboxReady, StartFailure, StartFailureKind, VolumeFailure,
 };
 use crate::pod::machine::Machine;
 use crate::pod::spec::{PodSpec, ProbeKind};
@@ -19,58 +20,6 @@ use crate::pod::timer::{Instant, Now, WallTime};
 
 /// 2026-01-01T00:00:00Z, in seconds.
 const EPOCH_SECONDS: i64 = 1_767_225_600;
-
-/// How one instance of a container behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Behaviour {
-    /// Ends by itself after this time; none: never.
-    pub lives: Option<Duration>,
-    pub code: i32,
-    pub oom: bool,
-    /// Ends this long after the stop signal; none: ignores it.
-    pub obeys: Option<Duration>,
-    pub create: Start,
-    pub start: Start,
-}
-
-/// How a create or start call goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    Works,
-    Fails(StartFailureKind),
-}
-
-impl Behaviour {
-    /// Runs until it is told to stop, and then ends at once with 143.
-    pub const FOREVER: Self = Self {
-        lives: None,
-        code: 143,
-        oom: false,
-        obeys: Some(Duration::ZERO),
-        create: Start::Works,
-        start: Start::Works,
-    };
-
-    /// Ends by itself.
-    pub const fn ends(lives: Duration, code: i32) -> Self {
-        Self { lives: Some(lives), code, ..Self::FOREVER }
-    }
-
-    /// Ends by SIGKILL only.
-    pub const STUBBORN: Self = Self { obeys: None, ..Self::FOREVER };
-}
-
-/// How the world treats what is asked of it. The default is perfect and takes no time.
-#[derive(Debug, Clone, Default)]
-pub struct Faults {
-    /// Largest delay of an action and of its answer.
-    pub delay_max: Duration,
-    /// Out of 1000 answers.
-    pub lost: u32,
-    pub doubled: u32,
-    /// Out of 1000 calls of the kinds that may fail.
-    pub failing: u32,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcState {
@@ -87,7 +36,7 @@ pub struct Proc {
 }
 
 #[derive(Debug)]
-enum Item {
+pub(super) enum Item {
     Execute(Action),
     Deliver(Event),
     /// The process ends; the code.
@@ -115,11 +64,11 @@ pub struct World {
     pub now: Now,
     pub random: Random,
     pub faults: Faults,
-    queue: BTreeMap<(Instant, u64), Item>,
-    sequence: u64,
-    order: BTreeMap<u64, Instant>,
+    pub(super) queue: BTreeMap<(Instant, u64), Item>,
+    pub(super) sequence: u64,
+    pub(super) order: BTreeMap<u64, Instant>,
     pub procs: BTreeMap<u64, Proc>,
-    removed: BTreeSet<u64>,
+    pub(super) removed: BTreeSet<u64>,
     pub sandbox: Option<u32>,
     sandboxes_made: BTreeSet<u32>,
     pub volumes: bool,
@@ -221,7 +170,7 @@ impl World {
     }
 
     /// Takes what the machine wants to be done.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(record) = self.machine.poll_event_record() {
             self.seen.push((self.now.mono, Seen::Told(record)));
         }
@@ -270,7 +219,7 @@ impl World {
         self.push(at, Item::Deliver(event));
     }
 
-    fn execute(&mut self, action: Action) {
+    pub(super) fn execute(&mut self, action: Action) {
         let id = action.id;
         match action.todo {
             Todo::SetUpVolumes => self.set_up_volumes(id),
@@ -510,69 +459,6 @@ impl World {
         } else {
             self.tell(Event::SandboxLost { attempt });
         }
-    }
-
-    /// The daemon dies and comes back: answers under way are lost, actions under way are executed or not. With a new boot
-    /// everything that ran is gone and the monotonic clock starts anew.
-    pub fn crash(&mut self, boot: Boot) {
-        let written = serde_json::to_string(&self.machine.snapshot()).unwrap_or_default();
-        let queue = std::mem::take(&mut self.queue);
-        for ((at, sequence), item) in queue {
-            match item {
-                Item::Die { .. } => {
-                    self.queue.insert((at, sequence), item);
-                }
-                Item::Execute(action) => {
-                    if self.random.chance(1, 2) {
-                        self.execute(action);
-                    }
-                }
-                Item::Deliver(_) => {}
-            }
-        }
-        self.queue.retain(|_, item| matches!(item, Item::Die { .. }));
-        if boot == Boot::New {
-            self.reboot();
-        }
-        let state = |state: &ProcState| match state {
-            ProcState::Created => ObservedState::Created,
-            ProcState::Running { started } => ObservedState::Running { started: *started },
-            ProcState::Exited(exit) => ObservedState::Exited(exit.clone()),
-        };
-        let ready = |attempt: u32| SandboxReady {
-            ips: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, u8::try_from(attempt % 200 + 2).unwrap_or(2)))],
-        };
-        let observed = Observed {
-            sandbox: self.sandbox.map(|attempt| (attempt, ready(attempt))),
-            containers: self.procs.values().map(|proc| (proc.instance, state(&proc.state))).collect(),
-        };
-        let adopted = serde_json::from_str(&written).map_err(|e| e.to_string()).and_then(|snapshot| {
-            Machine::adopt(self.machine.spec().clone(), snapshot, observed, boot, self.now).map_err(|e| e.to_string())
-        });
-        match adopted {
-            Ok(machine) => {
-                #[cfg(test)]
-                let mutant = self.machine.mutant;
-                self.machine = machine;
-                #[cfg(test)]
-                {
-                    self.machine.mutant = mutant;
-                }
-            }
-            Err(error) => debug_assert!(false, "adopt: {error}"),
-        }
-        self.drain();
-    }
-
-    fn reboot(&mut self) {
-        self.queue.clear();
-        self.order.clear();
-        self.sandbox = None;
-        self.volumes = false;
-        self.removed.extend(self.procs.keys());
-        self.procs.clear();
-        self.now.mono = Instant(5_000_000_000);
-        self.now.wall.0 += 30_000_000_000;
     }
 }
 

@@ -381,6 +381,25 @@ fn a_sandbox_that_fails_is_tried_again() {
     assert_eq!(state(&world, "x"), "Running");
 }
 
+/// PH15: a refused pod has failed; no container is made.
+#[test]
+fn a_refused_pod_has_failed() {
+    use crate::pod::machine::Machine;
+    let now = World::new(pod(RestartPolicy::Always, &[])).now;
+    let spec = pod(RestartPolicy::Always, &[("x", Role::App)]);
+    let mut world = World::with(Machine::rejected(spec, "OutOfcpu", "no cpu", now), now);
+    let status = world.machine.status();
+    assert_eq!(
+        (status.phase, status.reason.as_deref(), status.message.as_deref()),
+        (Phase::Failed, Some("OutOfcpu"), Some("Pod was rejected: no cpu"))
+    );
+    world.run_for(seconds(100));
+    assert_eq!(story(&world, |_| true), ["0.0 Warning OutOfcpu no cpu"]);
+    world.act(|machine, now| machine.delete(seconds(0), now));
+    world.run_for(seconds(1));
+    assert!(world.machine.is_gone());
+}
+
 /// D43, CB9, CS11: the daemon dies at every moment of a life; nothing starts twice, counts stay.
 #[test]
 fn a_restarted_daemon_carries_on() {

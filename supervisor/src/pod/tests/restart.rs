@@ -3,7 +3,7 @@
 use super::*;
 use crate::pod::event::{ImageFailure, ImageReady, PullReport, StartFailureKind};
 use crate::pod::restart::{self, go_duration, go_duration_ms};
-use crate::pod::sim::world::Start;
+use crate::pod::sim::behaviour::Start;
 use crate::pod::spec::{RestartRule, RuleAction, RuleOperator};
 use crate::pod::status::Phase;
 

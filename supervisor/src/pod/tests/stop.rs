@@ -268,7 +268,7 @@ fn a_deleted_pod_is_cleared_away_in_order() {
 #[test]
 fn containers_without_an_end_get_one() {
     use crate::pod::event::StartFailureKind;
-    use crate::pod::sim::world::Start;
+    use crate::pod::sim::behaviour::Start;
     let failing = Behaviour { create: Start::Fails(StartFailureKind::Config), ..Behaviour::FOREVER };
     let mut world = World::new(pod(RestartPolicy::Always, &[("x", Role::App), ("y", Role::App)]));
     behave(&mut world, "y", &[failing]);
