@@ -99,7 +99,7 @@ impl Check {
             self.look_at(at, seen, world)?;
         }
         let timeout = world.machine.next_timeout(world.now);
-        if timeout.is_some_and(|at| at <= world.now.mono) {
+        if timeout.is_some_and(|at| at < world.now.mono) {
             return Err((Invariant::Rest, "a deadline has passed and nothing was done".to_owned()));
         }
         self.look_at_status(&world.machine.status(), world)

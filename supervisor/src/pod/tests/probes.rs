@@ -255,3 +255,17 @@ fn a_sidecar_gates_by_its_startup_probe_alone() {
         assert_eq!(processes(&world)[1], expected);
     }
 }
+
+/// PR14: what ran when the daemon came back stays started and ready, and its probes go on at their ticks.
+#[test]
+fn a_restarted_daemon_keeps_results() {
+    let mut spec = with(ProbeKind::Startup, probe(10, 3));
+    set(&mut spec, ProbeKind::Readiness, probe(10, 1));
+    let mut world = World::new(spec);
+    world.run_for(seconds(5));
+    assert!(container(&world, "x").ready);
+    world.crash(crate::pod::event::Boot::Same);
+    assert!(container(&world, "x").started && container(&world, "x").ready);
+    world.run_for(seconds(6));
+    assert_eq!(probes(&world), ["0.0 probe x Startup", "0.0 probe x Readiness", "10.0 probe x Readiness"]);
+}
