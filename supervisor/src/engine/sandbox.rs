@@ -224,8 +224,7 @@ impl Engine {
 
     /// Moves a directory out of the way at once; it is deleted in the background.
     pub fn discard(&self, dir: &std::path::Path) -> Result<(), EngineError> {
-        let Some(name) = dir.file_name() else { return Ok(()) };
-        let trash = self.dirs().trash().join(name);
+        let trash = self.dirs().trash().join(trash_name(dir));
         match std::fs::rename(dir, &trash) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -280,6 +279,25 @@ fn files_volume(files: u64) -> Result<OwnedFd, EngineError> {
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(call("fsmount"))
 }
 
+/// A container's root and its records carry the same id: what they lie in keeps them apart.
+fn trash_name(dir: &std::path::Path) -> String {
+    let names = dir.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy().into_owned());
+    names.collect::<Vec<_>>().join(".")
+}
+
 pub(super) fn add(descriptors: &mut Descriptors, fd: OwnedFd) -> Result<FdSlot, EngineError> {
     descriptors.add(fd).ok_or(EngineError::TooManyDescriptors(crate::convert::slots::MAX_DESCRIPTORS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn what_shares_an_id_does_not_meet_in_the_trash() {
+        let [root, records] = ["/d/scratch/abc", "/d/sandboxes/x/containers/abc"].map(|dir| trash_name(Path::new(dir)));
+        assert_eq!(root, "abc.scratch");
+        assert_ne!(root, records);
+    }
 }
