@@ -48,7 +48,7 @@ impl Test {
             images::image(image)?;
         }
         let filter = self.filter.iter();
-        cmd!(sh, "cargo test --locked --workspace --profile ci --lib --bins --tests -- {filter...}").run()?;
+        cmd!(sh, "cargo test --locked --workspace --profile ci --tests -- {filter...}").run()?;
         E2e::everything().run()
     }
 }
