@@ -43,7 +43,9 @@ fn unsafe_stands_only_in_sys() -> Result<()> {
     let mut found = Vec::new();
     for file in rust_files(&root()).into_iter().filter(|file| !allowed(file)) {
         for (number, line) in code_lines(&file)? {
-            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            // Reasons and messages may speak of it.
+            let code: String = line.split('"').step_by(2).collect();
+            let words: Vec<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
             if words.contains(&concat!("un", "safe")) && !line.contains("#[unsafe(") {
                 found.push(format!("{}:{number}: {}", file.display(), line.trim()));
             }

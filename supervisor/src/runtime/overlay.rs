@@ -38,7 +38,10 @@ const NAME: &str = "overlay";
 pub fn mount_root(layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<OwnedFd> {
     let parts = Parts::open(layers, scratch)?;
     match by_descriptors(&parts) {
-        Err(error) if error.errno == Some(Errno::INVAL.raw_os_error()) => by_option_string(&parts),
+        // Before 6.13 descriptors are refused, by old mount code with EOPNOTSUPP.
+        Err(error) if [Errno::INVAL, Errno::OPNOTSUPP].iter().any(|no| error.errno == Some(no.raw_os_error())) => {
+            by_option_string(&parts)
+        }
         other => other,
     }
 }
