@@ -216,6 +216,7 @@ pub fn command(program: &str, arguments: &[String]) -> Command {
         .env("MONOPOD_BIN", "/bin")
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
+        .env_remove(vm_root::RUNNER)
         .current_dir("/");
     command
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use xshell::cmd;
 
 use crate::build::{self, Profile};
+use crate::e2e::E2e;
 use crate::setup;
 
 /// Sets everything up and runs all tests.
@@ -25,11 +26,15 @@ impl Test {
 
     pub fn run(self) -> Result<ExitCode> {
         let sh = build::shell()?;
-        setup::packages(&sh, setup::BUILD)?;
-        setup::packages(&sh, PACKAGES)?;
+        let root = rustix::process::geteuid().is_root();
+        // An ordinary user hears of everything at once.
+        let host: &[&str] = if root { PACKAGES } else { &[] };
+        setup::packages(&sh, &[setup::BUILD, setup::VM, setup::ROOT, host].concat())?;
         build::binaries(&sh, Profile::Ci)?;
         let filter = self.filter.iter();
-        cmd!(sh, "cargo test --locked --workspace --profile ci -- {filter...}").run()?;
-        Ok(ExitCode::SUCCESS)
+        // The host ring needs root, except for what only reads the checkout.
+        let ring = if root { "host" } else { "checkout" };
+        cmd!(sh, "cargo test --locked --workspace --profile ci -- {filter...}").env("MONOPOD_RING", ring).run()?;
+        E2e::tests(self.filter).run()
     }
 }
