@@ -1,177 +1,347 @@
-//! Who has which address: one file per pod, written before anything is made for it (D43).
+//! Who has which address: durable records in a directory that several processes of one host may share.
 //!
-//! Several processes on one host share the directory under a lock. A released lease stays, as such, until the pod's link is
-//! gone: the kernel destroys network namespaces later, and until then the address still answers.
+//! ```text
+//! <state>/lock            held (flock) while records are read or changed; eight octets, a count of changes
+//! <state>/network.json    the ranges, and the host's settings that were changed, with their old values
+//! <state>/pods/<id>.json  one lease each, written before anything of it is created (D43)
+//! ```
+//! All of it is about kernel objects that don't outlive a boot: a record of another boot is void, and nothing is synced.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::ipam::{self, Subnets};
-use crate::names;
+use crate::error::NetworkError;
+use crate::ipam::{HostNumber, Ranges};
+use crate::names::PodId;
+use crate::nft::rules::HostPort;
 
-/// What a pod was given.
+/// How long a released address rests at least, in milliseconds. The kernel destroys a namespace 26-51 ms after its last
+/// user, a batch of 500 in 0.1 s; this is ten times that.
+pub const QUARANTINE_MS: u64 = 1000;
+/// Version of the records' format.
+const VERSION: u32 = 1;
+/// Longest record that is read.
+const RECORD_BYTES_MAX: u64 = 64 * 1024;
+
+/// One pod's claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lease {
-    pub pod: String,
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
-    pub link: String,
-    pub mac: [u8; 6],
-    #[serde(default)]
-    pub ports: Vec<crate::HostPort>,
-    /// The pod is gone, its link perhaps not yet.
-    #[serde(default)]
-    pub released: bool,
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    pub version: u32,
+    pub boot_id: String,
+    pub pod: PodId,
+    pub number: HostNumber,
+    pub host_link: String,
+    pub ports: Vec<HostPort>,
+    /// Milliseconds since boot; none while the pod has it.
+    pub released_at: Option<u64>,
 }
 
-impl Lease {
-    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
-        [IpAddr::V4(self.v4), IpAddr::V6(self.v6)]
-    }
+/// What belongs to the whole network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NetworkRecord {
+    pub version: u32,
+    pub boot_id: String,
+    pub ranges: Ranges,
+    /// Settings of the host that were changed, with the values that were there before.
+    pub changed: BTreeMap<String, String>,
 }
 
-/// What all pods of the host share.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Shared {
-    pub subnets: Subnets,
-    /// Number of the address that was given out last.
-    pub last: u32,
-}
-
-/// The directory, locked as long as this lives.
+/// The records, cached while nobody else changes them.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    dir: PathBuf,
-    _lock: File,
+    directory: PathBuf,
+    lock: File,
+    boot_id: String,
+    seen: Option<u64>,
+    pub(crate) network: Option<NetworkRecord>,
+    by_pod: BTreeMap<PodId, Lease>,
+    used: BTreeSet<HostNumber>,
+    previous: Option<HostNumber>,
 }
-
-const SHARED: &str = "network.json";
-const LOCK: &str = "lock";
-const DIRECTORY: &str = "leases";
 
 impl Leases {
-    /// Waits for the lock; nobody holds it for longer than a few file operations.
-    pub(crate) fn lock(dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(dir.join(DIRECTORY))?;
-        let lock = File::create(dir.join(LOCK))?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
-        Ok(Self { dir: dir.to_path_buf(), _lock: lock })
+    pub(crate) fn open(directory: &Path) -> Result<Self, NetworkError> {
+        let pods = directory.join("pods");
+        fs::create_dir_all(&pods).map_err(failed("mkdir", &pods))?;
+        let path = directory.join("lock");
+        let lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot_id = fs::read_to_string(path).map_err(failed("read", path))?.trim().to_owned();
+        Ok(Self {
+            directory: directory.to_owned(),
+            lock,
+            boot_id,
+            seen: None,
+            network: None,
+            by_pod: BTreeMap::new(),
+            used: BTreeSet::new(),
+            previous: None,
+        })
     }
 
-    pub(crate) fn shared(&self) -> Option<Shared> {
-        load(&self.dir.join(SHARED))
-    }
-
-    pub(crate) fn set_shared(&self, shared: &Shared) -> io::Result<()> {
-        save(&self.dir.join(SHARED), shared)
-    }
-
-    pub(crate) fn forget_shared(&self) -> io::Result<()> {
-        remove(&self.dir.join(SHARED))
-    }
-
-    /// Every lease, released ones too. A damaged file is taken for none: its pod is swept as unknown.
-    pub(crate) fn all(&self) -> Vec<Lease> {
-        let entries = std::fs::read_dir(self.dir.join(DIRECTORY)).into_iter().flatten().flatten();
-        entries.filter_map(|entry| load(&entry.path())).collect()
-    }
-
-    pub(crate) fn find(&self, pod: &str) -> Option<Lease> {
-        load(&self.path(pod))
-    }
-
-    /// A lease for `pod`; the one that it has already, if any. None when every address is taken.
-    pub(crate) fn take(&self, pod: &str, ports: &[crate::HostPort], shared: &mut Shared) -> io::Result<Option<Lease>> {
-        if let Some(lease) = self.find(pod).filter(|lease| !lease.released) {
-            return Ok(Some(lease));
+    /// Runs `act` while no other process reads or changes the records.
+    pub(crate) fn locked<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, NetworkError>,
+    ) -> Result<T, NetworkError> {
+        let path = self.directory.join("lock");
+        loop {
+            match rustix::fs::flock(&self.lock, FlockOperation::LockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(failed("flock", &path)(error.into())),
+            }
         }
-        let taken: BTreeSet<IpAddr> = self.all().iter().flat_map(Lease::addresses).collect();
-        let Some((number, v4, v6)) = ipam::next(&shared.subnets, shared.last, &taken) else { return Ok(None) };
-        shared.last = number;
-        self.set_shared(shared)?;
+        let result = self.refresh().and_then(|()| act(self));
+        let unlocked =
+            rustix::fs::flock(&self.lock, FlockOperation::Unlock).map_err(|error| failed("flock", &path)(error.into()));
+        let value = result?;
+        unlocked.map(|()| value)
+    }
+
+    pub(crate) fn get(&self, pod: &PodId) -> Option<&Lease> {
+        self.by_pod.get(pod)
+    }
+
+    /// Those that pods have.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Lease> {
+        self.by_pod.values().filter(|lease| lease.released_at.is_none())
+    }
+
+    /// Those whose addresses rest.
+    pub(crate) fn resting(&self) -> impl Iterator<Item = &Lease> {
+        self.by_pod.values().filter(|lease| lease.released_at.is_some())
+    }
+
+    /// Claims the next free number and writes the record.
+    pub(crate) fn claim(
+        &mut self,
+        ranges: &Ranges,
+        pod: &PodId,
+        host_link: String,
+        ports: &[HostPort],
+    ) -> Result<Lease, NetworkError> {
+        let number = self.peek(ranges)?;
         let lease = Lease {
-            pod: pod.to_owned(),
-            v4,
-            v6,
-            link: names::host_link(pod),
-            mac: names::mac(pod),
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            pod: pod.clone(),
+            number,
+            host_link,
             ports: ports.to_vec(),
-            released: false,
+            released_at: None,
         };
-        save(&self.path(pod), &lease)?;
-        Ok(Some(lease))
+        self.put(lease.clone())?;
+        self.previous = Some(number);
+        Ok(lease)
     }
 
-    pub(crate) fn release(&self, lease: &Lease) -> io::Result<()> {
-        save(&self.path(&lease.pod), &Lease { released: true, ..lease.clone() })
+    /// The number that the next claim would get.
+    pub(crate) fn peek(&self, ranges: &Ranges) -> Result<HostNumber, NetworkError> {
+        Ok(ranges.next(&self.used, self.previous)?)
     }
 
-    /// The address may be used again.
-    pub(crate) fn forget(&self, pod: &str) -> io::Result<()> {
-        remove(&self.path(pod))
+    pub(crate) fn put(&mut self, lease: Lease) -> Result<(), NetworkError> {
+        self.changing()?;
+        self.write(&self.path(&lease.pod), &lease)?;
+        self.used.insert(lease.number);
+        self.by_pod.insert(lease.pod.clone(), lease);
+        Ok(())
     }
 
-    fn path(&self, pod: &str) -> PathBuf {
-        self.dir.join(DIRECTORY).join(format!("{pod}.json"))
+    pub(crate) fn remove(&mut self, pod: &PodId) -> Result<(), NetworkError> {
+        self.changing()?;
+        remove_file(&self.path(pod))?;
+        if let Some(lease) = self.by_pod.remove(pod) {
+            self.used.remove(&lease.number);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_network(
+        &mut self,
+        ranges: Ranges,
+        changed: BTreeMap<String, String>,
+    ) -> Result<(), NetworkError> {
+        let record = NetworkRecord { version: VERSION, boot_id: self.boot_id.clone(), ranges, changed };
+        if self.network.as_ref() != Some(&record) {
+            self.changing()?;
+            self.write(&self.directory.join("network.json"), &record)?;
+            self.network = Some(record);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove_network(&mut self) -> Result<(), NetworkError> {
+        self.changing()?;
+        self.network = None;
+        remove_file(&self.directory.join("network.json"))
+    }
+
+    fn path(&self, pod: &PodId) -> PathBuf {
+        self.directory.join("pods").join(format!("{pod}.json"))
+    }
+
+    /// Counts a change before it is made: who dies half-way leaves others reading again.
+    fn changing(&mut self) -> Result<(), NetworkError> {
+        let path = self.directory.join("lock");
+        let next = self.seen.unwrap_or(0).wrapping_add(1);
+        self.lock.write_all_at(&next.to_le_bytes(), 0).map_err(failed("write", &path))?;
+        self.seen = Some(next);
+        Ok(())
+    }
+
+    /// Reads everything again if another process changed something.
+    fn refresh(&mut self) -> Result<(), NetworkError> {
+        let mut bytes = [0; 8];
+        let path = self.directory.join("lock");
+        let length = self.lock.read_at(&mut bytes, 0).map_err(failed("read", &path))?;
+        let count = if length == bytes.len() { u64::from_le_bytes(bytes) } else { 0 };
+        if self.seen == Some(count) {
+            return Ok(());
+        }
+        self.seen = None;
+        self.load()?;
+        self.seen = Some(count);
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<(), NetworkError> {
+        self.by_pod.clear();
+        self.used.clear();
+        let network: Option<NetworkRecord> = read(&self.directory.join("network.json"));
+        self.network = network.filter(|record| record.version == VERSION && record.boot_id == self.boot_id);
+        let pods = self.directory.join("pods");
+        for entry in fs::read_dir(&pods).map_err(failed("opendir", &pods))? {
+            let path = entry.map_err(failed("readdir", &pods))?.path();
+            match read::<Lease>(&path).filter(|lease| self.is_valid(lease, &path)) {
+                Some(lease) => {
+                    self.used.insert(lease.number);
+                    self.by_pod.insert(lease.pod.clone(), lease);
+                }
+                // Of another boot, half-written or damaged: the claim is void; its link, if any, goes with a sweep.
+                None => remove_file(&path)?,
+            }
+        }
+        self.previous = self.previous.max(self.used.last().copied());
+        Ok(())
+    }
+
+    /// Nothing on disk is trusted: a file must say what its name says, and two can't have one address.
+    fn is_valid(&self, lease: &Lease, path: &Path) -> bool {
+        let inside = self.network.as_ref().is_none_or(|network| network.ranges.holds(lease.number));
+        lease.version == VERSION
+            && lease.boot_id == self.boot_id
+            && self.path(&lease.pod) == path
+            && inside
+            && !self.used.contains(&lease.number)
+    }
+
+    /// Temporary file and rename; nobody sees half a record.
+    fn write(&self, path: &Path, record: &impl Serialize) -> Result<(), NetworkError> {
+        let text = serde_json::to_vec(record).map_err(|error| failed("write", path)(error.into()))?;
+        let temporary = self.directory.join("new");
+        fs::write(&temporary, text).map_err(failed("write", &temporary))?;
+        fs::rename(&temporary, path).map_err(failed("rename", path))
     }
 }
 
-/// Readers see the old content or the new. The directory is on a file system that a reboot empties, so nothing is synced.
-fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, serde_json::to_vec(value)?)?;
-    std::fs::rename(&temporary, path)
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let file = File::open(path).ok()?;
+    serde_json::from_reader(io::Read::take(file, RECORD_BYTES_MAX)).ok()
 }
 
-fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+fn remove_file(path: &Path) -> Result<(), NetworkError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("unlink", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
     }
+}
+
+pub(crate) fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
+    let path = path.to_owned();
+    move |source| NetworkError::File { call, path, source }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
-    fn shared() -> Shared {
-        Shared { subnets: Subnets { v4: "10.0.0.0/29".parse().unwrap(), v6: "fd00::/64".parse().unwrap() }, last: 0 }
+    fn ranges() -> Ranges {
+        Ranges::new("10.0.0.0/28".parse().unwrap(), None).unwrap()
+    }
+
+    fn claim(leases: &mut Leases, pod: &str) -> Result<Lease, NetworkError> {
+        leases.locked(|leases| leases.claim(&ranges(), &pod.parse().unwrap(), "link".to_owned(), &[]))
+    }
+
+    fn held(leases: &mut Leases) -> Vec<String> {
+        leases.locked(|leases| Ok(leases.held().map(|lease| lease.pod.to_string()).collect())).unwrap()
     }
 
     #[test]
-    fn a_pod_keeps_its_address_and_a_released_one_stays_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let leases = Leases::lock(dir.path()).unwrap();
-        let mut shared = shared();
-        let first = leases.take("a", &[], &mut shared).unwrap().unwrap();
-        assert_eq!(leases.take("a", &[], &mut shared).unwrap(), Some(first.clone()));
-        for pod in ["b", "c", "d", "e"] {
-            assert!(leases.take(pod, &[], &mut shared).unwrap().is_some());
+    fn two_processes_never_give_one_address_twice() {
+        let directory = TempDir::new().unwrap();
+        let (mut a, mut b) = (Leases::open(directory.path()).unwrap(), Leases::open(directory.path()).unwrap());
+        let mut numbers = BTreeSet::new();
+        for round in 0..6 {
+            assert!(numbers.insert(claim(&mut a, &format!("a{round}")).unwrap().number));
+            assert!(numbers.insert(claim(&mut b, &format!("b{round}")).unwrap().number));
         }
-        assert_eq!(leases.take("f", &[], &mut shared).unwrap(), None);
-        leases.release(&first).unwrap();
-        assert_eq!(leases.take("f", &[], &mut shared).unwrap(), None);
-        leases.forget("a").unwrap();
-        assert_eq!(leases.take("f", &[], &mut shared).unwrap().unwrap().v4, first.v4);
+        assert_eq!(held(&mut a), held(&mut b));
+        assert_eq!(held(&mut a).len(), 12);
     }
 
     #[test]
-    fn a_damaged_lease_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let leases = Leases::lock(dir.path()).unwrap();
-        leases.take("a", &[], &mut shared()).unwrap();
-        std::fs::write(leases.path("a"), "{").unwrap();
-        assert!(leases.all().is_empty());
+    fn records_are_there_after_a_crash() {
+        let directory = TempDir::new().unwrap();
+        let lease = claim(&mut Leases::open(directory.path()).unwrap(), "a").unwrap();
+        let mut again = Leases::open(directory.path()).unwrap();
+        assert_eq!(held(&mut again), ["a"]);
+        assert_ne!(claim(&mut again, "b").unwrap().number, lease.number);
+    }
+
+    #[test]
+    fn a_removed_claim_frees_its_number_last() {
+        let directory = TempDir::new().unwrap();
+        let mut leases = Leases::open(directory.path()).unwrap();
+        let first = claim(&mut leases, "a").unwrap().number;
+        leases.locked(|leases| leases.remove(&"a".parse().unwrap())).unwrap();
+        assert_ne!(claim(&mut leases, "b").unwrap().number, first);
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_record_costs_itself_alone() {
+        let directory = TempDir::new().unwrap();
+        let mut leases = Leases::open(directory.path()).unwrap();
+        let good = claim(&mut leases, "good").unwrap();
+        let pods = directory.path().join("pods");
+        let text = fs::read_to_string(pods.join("good.json")).unwrap();
+        fs::write(pods.join("cut.json"), &text[..text.len() / 2]).unwrap();
+        fs::write(pods.join("other-name.json"), &text).unwrap();
+        fs::write(pods.join("old-boot.json"), text.replace(&leases.boot_id, "x").replace("\"good\"", "\"old-boot\""))
+            .unwrap();
+        fs::write(pods.join("same-number.json"), text.replace("\"good\"", "\"same-number\"")).unwrap();
+        fs::write(pods.join("huge.json"), vec![b' '; 100_000]).unwrap();
+        let mut again = Leases::open(directory.path()).unwrap();
+        assert_eq!(held(&mut again), ["good"]);
+        assert_eq!(again.get(&good.pod), Some(&good));
+        assert_eq!(fs::read_dir(&pods).unwrap().count(), 1);
     }
 }

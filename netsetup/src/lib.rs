@@ -1,19 +1,26 @@
-//! The network of a pod: veth and bridge, addresses, nftables, `/etc/hosts` and `/etc/resolv.conf`.
+//! The network of a Pod.
 //!
-//! Knows nothing of Kubernetes objects, cgroups or HTTP. What decides is pure ([`ipam`], [`names`], [`nft`], [`hosts`],
-//! [`resolv`]); what acts is in [`link`], [`lease`], [`network`] and `nft::transaction`.
-//!
-//! On the host there is one bridge, and one nftables table of our own per family; per pod there are a veth pair, whose one
-//! end is `eth0` in the pod, and elements of sets in those tables. Everything of a pod has an owner record (a lease) that
-//! was written before it, so a sweep finds what a crash left.
+//! The modules that decide are pure: [`ipam`], [`names`], [`plan`], [`nft`], [`resolv`], [`hosts`], [`hostname`]. Those that
+//! act are thin: `netlink` and on top of it `link` and `load`; `lease` keeps the records; [`network`] is what callers use.
 
+mod error;
+pub mod hostname;
 pub mod hosts;
 pub mod ipam;
 mod lease;
 mod link;
+mod load;
 pub mod names;
-mod network;
+mod netlink;
+pub mod network;
 pub mod nft;
+pub mod plan;
 pub mod resolv;
+mod sysctl;
 
-pub use network::{Attachment, Config, Error, HostPort, Network, PodId, Protocol, Ranges, Swept};
+pub use error::{NetworkError, Several};
+pub use lease::{Lease, QUARANTINE_MS};
+pub use names::{BridgeName, PodId};
+pub use network::{Attachment, Config, Network, RangeChoice, Swept, Teardown};
+pub use nft::Protocol;
+pub use nft::rules::HostPort;

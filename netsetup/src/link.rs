@@ -1,259 +1,280 @@
-//! Links, addresses and routes, in the host's network namespace and in a pod's (rtnetlink(7)).
+//! Links, addresses and routes: renders steps as rtnetlink messages and sends what belongs together in one call.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::net::IpAddr;
+use std::os::fd::RawFd;
 
-use futures_util::TryStreamExt as _;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressHeaderFlags;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
-use rustix::thread::LinkNameSpaceType;
 
-use crate::names;
+use crate::error::NetworkError;
+use crate::names::{BridgeName, Mac, POD_LINK};
+use crate::netlink::Conversation;
 
-/// The loopback's index in every namespace.
+/// `RT_TABLE_LOCAL`: the host's own addresses, each of which has a route in another table too.
+const TABLE_LOCAL: u8 = 255;
+
+/// `LOOPBACK_IFINDEX`: every namespace is born with it.
 const LOOPBACK_INDEX: u32 = 1;
 
-/// A netlink request that failed: the call with its arguments.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    #[error("{call}: {source}")]
-    Netlink { call: String, source: rtnetlink::Error },
-    #[error("{call}: {source}")]
-    System { call: String, source: io::Error },
+/// A link as far as we look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Option<Mac>,
+    pub(crate) master: Option<u32>,
+    pub(crate) is_bridge: bool,
 }
 
-fn netlink(call: String) -> impl FnOnce(rtnetlink::Error) -> LinkError {
-    move |source| LinkError::Netlink { call, source }
+/// A route as far as we look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: IpNet,
+    pub(crate) link: Option<u32>,
+    pub(crate) advertised: bool,
 }
 
-fn system(call: impl Into<String>) -> impl FnOnce(io::Error) -> LinkError {
-    let call = call.into();
-    move |source| LinkError::System { call, source }
-}
-
-/// A socket in one network namespace.
+/// One request, and how it prints when it fails.
 #[derive(Debug)]
-pub(crate) struct Links {
-    handle: Handle,
-    connection: tokio::task::JoinHandle<()>,
+pub(crate) struct Request {
+    message: RouteNetlinkMessage,
+    flags: u16,
+    call: String,
 }
 
-impl Drop for Links {
-    fn drop(&mut self) {
-        // A socket keeps its namespace alive.
-        self.connection.abort();
-    }
-}
-
-type Connected = (rtnetlink::proto::Connection<RouteNetlinkMessage>, Handle);
+/// The links of the network namespace in which it was opened.
+#[derive(Debug)]
+pub(crate) struct Links(Conversation);
 
 impl Links {
-    /// In the namespace of the calling thread.
-    pub(crate) fn here() -> Result<Self, LinkError> {
-        Ok(Self::started(connect()?))
+    pub(crate) fn open() -> Result<Self, NetworkError> {
+        let source = |source| NetworkError::Netlink { call: "socket(NETLINK_ROUTE)", source };
+        Conversation::open(NETLINK_ROUTE).map(Self).map_err(source)
     }
 
-    /// In the namespace behind `netns`, whose kernel settings are made safe for a pod on the way (D24).
-    pub(crate) fn in_namespace(netns: BorrowedFd<'_>) -> Result<Self, LinkError> {
-        let netns = netns.try_clone_to_owned().map_err(system("dup(netns)"))?;
-        let runtime = tokio::runtime::Handle::current();
-        // A thread enters and ends; the socket stays in its namespace.
-        let opened = std::thread::spawn(move || {
-            let _runtime = runtime.enter();
-            let network = Some(LinkNameSpaceType::Network);
-            rustix::thread::move_into_link_name_space(netns.as_fd(), network)
-                .map_err(|e| system("setns(netns)")(e.into()))?;
-            harden()?;
-            connect()
-        });
-        let connected =
-            opened.join().unwrap_or_else(|_| Err(system("setns(netns)")(io::Error::other("the thread panicked"))));
-        Ok(Self::started(connected?))
-    }
-
-    fn started((connection, handle): Connected) -> Self {
-        Self { handle, connection: tokio::spawn(connection) }
-    }
-
-    /// Destinations of all routes of the main table, both families.
-    pub(crate) async fn routes(&self) -> Result<Vec<IpNet>, LinkError> {
-        let mut found = Vec::new();
-        for request in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let mut routes = self.handle.route().get(request).execute();
-            while let Some(route) = routes.try_next().await.map_err(netlink("dump routes".to_owned()))? {
-                found.extend(destination(&route));
+    /// Sends all in one call; the first that failed is the error.
+    pub(crate) fn apply(&mut self, requests: Vec<Request>) -> Result<(), NetworkError> {
+        let first = self.0.numbers(requests.len());
+        let (messages, calls): (Vec<_>, Vec<_>) = requests
+            .into_iter()
+            .zip(first..)
+            .map(|(request, sequence)| {
+                (envelope(request.message, request.flags | NLM_F_ACK, sequence), (sequence, request.call))
+            })
+            .unzip();
+        let answers = self.0.transact(&messages).map_err(|source| NetworkError::Netlink { call: "send", source })?;
+        for (sequence, call) in calls {
+            match answers.iter().find(|answer| answer.sequence == sequence).map(|answer| answer.result) {
+                Some(Ok(())) => {}
+                Some(Err(errno)) => return Err(NetworkError::Kernel { call, errno }),
+                None => return Err(NetworkError::NoAnswer { call }),
             }
-        }
-        Ok(found)
-    }
-
-    /// Every link whose name starts with `prefix`: index and name.
-    pub(crate) async fn with_prefix(&self, prefix: &str) -> Result<Vec<(u32, String)>, LinkError> {
-        let mut found = Vec::new();
-        let mut links = self.handle.link().get().execute();
-        while let Some(link) = links.try_next().await.map_err(netlink("dump links".to_owned()))? {
-            let name = name_of(&link).filter(|name| name.starts_with(prefix));
-            found.extend(name.map(|name| (link.header.index, name.to_owned())));
-        }
-        Ok(found)
-    }
-
-    /// None when there is no link of this name.
-    pub(crate) async fn index(&self, name: &str) -> Result<Option<u32>, LinkError> {
-        let mut links = self.handle.link().get().match_name(name).execute();
-        match links.try_next().await {
-            Ok(link) => Ok(link.map(|link| link.header.index)),
-            Err(error) if is(&error, Errno::NODEV) => Ok(None),
-            Err(error) => Err(netlink(format!("get link {name}"))(error)),
-        }
-    }
-
-    /// The bridge with its addresses, made if it is not there; its index.
-    pub(crate) async fn ensure_bridge(&self, name: &str, v4: Ipv4Net, v6: Ipv6Net) -> Result<u32, LinkError> {
-        let added = self.handle.link().add(LinkBridge::new(name).up().build()).execute().await;
-        there_already(added).map_err(netlink(format!("add bridge {name}")))?;
-        let index = self.index(name).await?.unwrap_or_default();
-        self.add_address(index, IpNet::V4(v4)).await?;
-        self.add_address(index, IpNet::V6(v6)).await?;
-        Ok(index)
-    }
-
-    /// A veth whose one end is the bridge's port `name` and whose other end is born in the pod's namespace as `eth0`.
-    pub(crate) async fn add_veth(
-        &self,
-        name: &str,
-        mac: [u8; 6],
-        bridge: u32,
-        netns: BorrowedFd<'_>,
-    ) -> Result<(), LinkError> {
-        let peer = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new()
-            .name(names::POD_LINK)
-            .address(mac.to_vec())
-            .append_extra_attribute(LinkAttribute::NetNsFd(netns.as_raw_fd()))
-            .build();
-        let link = LinkVeth::new(name, names::POD_LINK)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .controller(bridge)
-            .up()
-            .build();
-        let added = self.handle.link().add(link).execute().await;
-        there_already(added).map_err(netlink(format!("add veth {name} with {} in the pod", names::POD_LINK)))
-    }
-
-    /// Inside a pod: loopback and `eth0` up, addresses, default routes.
-    pub(crate) async fn configure_pod(
-        &self,
-        v4: Ipv4Net,
-        v6: Ipv6Net,
-        gateways: (Ipv4Addr, Ipv6Addr),
-    ) -> Result<(), LinkError> {
-        self.up(LOOPBACK_INDEX).await?;
-        let link = self.index(names::POD_LINK).await?.unwrap_or_default();
-        self.add_address(link, IpNet::V4(v4)).await?;
-        self.add_address(link, IpNet::V6(v6)).await?;
-        self.up(link).await?;
-        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(link).gateway(gateways.0).build();
-        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(link).gateway(gateways.1).build();
-        for (route, gateway) in [(v4, IpAddr::V4(gateways.0)), (v6, IpAddr::V6(gateways.1))] {
-            let added = self.handle.route().add(route).execute().await;
-            there_already(added).map_err(netlink(format!("add default route via {gateway}")))?;
         }
         Ok(())
     }
 
-    /// Loopback up, and nothing else.
-    pub(crate) async fn up(&self, index: u32) -> Result<(), LinkError> {
-        let message = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(message).execute().await.map_err(netlink(format!("set link {index} up")))
+    /// None when there is no such link.
+    pub(crate) fn find(&mut self, name: &str) -> Result<Option<Link>, NetworkError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        // Counters are two thirds of the answer and of its cost.
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let found = match self.ask(RouteNetlinkMessage::GetLink(message), 0) {
+            Err(source) if source.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
+                return Ok(None);
+            }
+            found => found.map_err(|source| NetworkError::Netlink { call: "RTM_GETLINK", source })?,
+        };
+        Ok(found.into_iter().find_map(link))
     }
 
-    /// Success when it is gone already.
-    pub(crate) async fn delete(&self, index: u32) -> Result<(), LinkError> {
-        match self.handle.link().del(index).execute().await {
-            Err(error) if is(&error, Errno::NODEV) => Ok(()),
-            other => other.map_err(netlink(format!("delete link {index}"))),
+    pub(crate) fn all(&mut self) -> Result<Vec<Link>, NetworkError> {
+        let found = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP);
+        let found = found.map_err(|source| NetworkError::Netlink { call: "RTM_GETLINK", source })?;
+        Ok(found.into_iter().filter_map(link).collect())
+    }
+
+    /// The unicast routes of both families, but for those of the local table.
+    pub(crate) fn routes(&mut self) -> Result<Vec<Route>, NetworkError> {
+        let found = self.ask(RouteNetlinkMessage::GetRoute(RouteMessage::default()), NLM_F_DUMP);
+        let found = found.map_err(|source| NetworkError::Netlink { call: "RTM_GETROUTE", source })?;
+        Ok(found.into_iter().filter_map(route).collect())
+    }
+
+    /// Deletes a link at once, which takes some 20 ms; gone already is good.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), NetworkError> {
+        let Some(link) = self.find(name)? else {
+            return Ok(());
+        };
+        match self.apply(vec![delete(&link)]) {
+            Err(NetworkError::Kernel { errno: Errno::NODEV, .. }) => Ok(()),
+            result => result,
         }
     }
 
-    async fn add_address(&self, index: u32, address: IpNet) -> Result<(), LinkError> {
-        let mut request = self.handle.address().add(index, address.addr(), address.prefix_len());
-        if address.addr().is_ipv6() {
-            // Ours is known to be free; waiting for duplicates would cost a second.
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> std::io::Result<Vec<RouteNetlinkMessage>> {
+        let sequence = self.0.numbers(1);
+        self.0.ask(&envelope(message, flags, sequence))
+    }
+}
+
+/// Down, with its own hardware address: a bridge without one takes over its ports', which come and go.
+pub(crate) fn bridge(name: &BridgeName, mac: Mac) -> Request {
+    let mut message = LinkBridge::new(name.as_str())
+        .address(mac.0.to_vec())
+        // Without a querier, snooping only loses neighbour discovery.
+        .append_info_data(InfoBridge::MulticastSnooping(false))
+        .down()
+        .build();
+    message.header.change_mask = message.header.flags;
+    Request {
+        message: RouteNetlinkMessage::NewLink(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        call: format!("RTM_NEWLINK({name}, bridge, {mac})"),
+    }
+}
+
+pub(crate) fn veth(host: &str, mac: Mac, bridge: &Link, netns: RawFd) -> Request {
+    let peer =
+        LinkMessageBuilder::<LinkUnspec>::new().name(POD_LINK).address(mac.0.to_vec()).setns_by_fd(netns).build();
+    let message = LinkVeth::new(host, POD_LINK)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .controller(bridge.index)
+        .up()
+        .build();
+    let call = format!("RTM_NEWLINK({host}, veth, master {}, peer {POD_LINK} {mac})", bridge.name);
+    Request { message: RouteNetlinkMessage::NewLink(message), flags: NLM_F_CREATE | NLM_F_EXCL, call }
+}
+
+pub(crate) fn hairpin(host: &str) -> Request {
+    let message = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(host)
+        .set_port_kind(InfoPortKind::Bridge)
+        .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]))
+        .build();
+    Request {
+        message: RouteNetlinkMessage::NewLink(message),
+        flags: 0,
+        call: format!("RTM_NEWLINK({host}, bridge port, hairpin)"),
+    }
+}
+
+/// The loopback link of the namespace.
+pub(crate) fn loopback() -> Link {
+    Link { index: LOOPBACK_INDEX, name: "lo".to_owned(), mac: None, master: None, is_bridge: false }
+}
+
+pub(crate) fn up(link: &Link) -> Request {
+    let message = LinkUnspec::new_with_index(link.index).up().build();
+    Request {
+        message: RouteNetlinkMessage::SetLink(message),
+        flags: 0,
+        call: format!("RTM_SETLINK({}, up)", link.name),
+    }
+}
+
+fn delete(link: &Link) -> Request {
+    let message = LinkUnspec::new_with_index(link.index).build();
+    Request { message: RouteNetlinkMessage::DelLink(message), flags: 0, call: format!("RTM_DELLINK({})", link.name) }
+}
+
+pub(crate) fn address(link: &Link, net: IpNet) -> Request {
+    let message: AddressMessage = match net {
+        IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+            .index(link.index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+        IpNet::V6(net) => {
+            let mut message = AddressMessageBuilder::<std::net::Ipv6Addr>::new()
+                .index(link.index)
+                .address(net.addr(), net.prefix_len())
+                .build();
+            // We hand addresses out; nobody else has it, so it is usable at once.
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
         }
-        there_already(request.execute().await).map_err(netlink(format!("add address {address} to link {index}")))
+    };
+    let call = format!("RTM_NEWADDR({}, {net})", link.name);
+    Request { message: RouteNetlinkMessage::NewAddress(message), flags: NLM_F_CREATE | NLM_F_REPLACE, call }
+}
+
+pub(crate) fn default_route(link: &Link, gateway: IpAddr) -> Request {
+    let message = match gateway {
+        IpAddr::V4(gateway) => {
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(gateway).output_interface(link.index).build()
+        }
+        IpAddr::V6(gateway) => {
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().gateway(gateway).output_interface(link.index).build()
+        }
+    };
+    let call = format!("RTM_NEWROUTE(default, via {gateway}, dev {})", link.name);
+    Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_REPLACE, call }
+}
+
+fn envelope(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> NetlinkMessage<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+    message.finalize();
+    message
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "foreign enums with dozens of kinds that are nothing to us")]
+fn link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let mut found =
+        Link { index: message.header.index, name: String::new(), mac: None, master: None, is_bridge: false };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.name = name,
+            LinkAttribute::Address(bytes) => found.mac = <[u8; 6]>::try_from(bytes).ok().map(Mac),
+            LinkAttribute::Controller(index) => found.master = Some(index),
+            LinkAttribute::LinkInfo(infos) => found.is_bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+            _ => {}
+        }
     }
+    Some(found)
 }
 
-fn connect() -> Result<Connected, LinkError> {
-    let (connection, handle, _messages) = rtnetlink::new_connection().map_err(system("socket(NETLINK_ROUTE)"))?;
-    Ok((connection, handle))
-}
-
-/// Settings of a pod's namespace that hold for links to come.
-const POD_SETTINGS: &[(&str, &str)] = &[
-    ("net/ipv6/conf/all/accept_ra", "0"),
-    ("net/ipv6/conf/default/accept_ra", "0"),
-    ("net/ipv6/conf/all/forwarding", "0"),
-    ("net/ipv4/conf/all/route_localnet", "0"),
-    ("net/ipv4/conf/default/route_localnet", "0"),
-];
-
-/// For the network namespace of the calling thread.
-fn harden() -> Result<(), LinkError> {
-    for (name, value) in POD_SETTINGS {
-        set_sysctl(name, value)?;
-    }
-    Ok(())
-}
-
-/// For the network namespace of the calling thread; a kernel without IPv6 lacks some.
-pub(crate) fn set_sysctl(name: &str, value: &str) -> Result<(), LinkError> {
-    let path = format!("/proc/sys/{name}");
-    match std::fs::write(&path, value) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system(format!("write {value} to {path}"))(error)),
-        _ => Ok(()),
-    }
-}
-
-fn there_already(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
-    match result {
-        Err(error) if is(&error, Errno::EXIST) => Ok(()),
-        other => other,
-    }
-}
-
-fn is(error: &rtnetlink::Error, errno: Errno) -> bool {
-    matches!(error, rtnetlink::Error::NetlinkError(message)
-        if message.code.is_some_and(|code| code.get() == -errno.raw_os_error()))
-}
-
-fn name_of(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
-}
-
-fn destination(route: &RouteMessage) -> Option<IpNet> {
-    // Local and broadcast entries repeat what the main table's say.
-    if route.header.table != RT_TABLE_MAIN {
+#[expect(clippy::wildcard_enum_match_arm, reason = "foreign enums with dozens of kinds that are nothing to us")]
+fn route(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = message else {
+        return None;
+    };
+    let RouteHeader { address_family, destination_prefix_length: length, table, protocol, kind, .. } = header;
+    if table == TABLE_LOCAL || kind != RouteType::Unicast {
         return None;
     }
-    let address = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+    let mut to: Option<IpAddr> = match address_family {
+        AddressFamily::Inet => Some(std::net::Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => Some(std::net::Ipv6Addr::UNSPECIFIED.into()),
         _ => None,
-    });
-    IpNet::new(address?, route.header.destination_prefix_length).ok()
+    };
+    let mut link = None;
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(address.into()),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => to = Some(address.into()),
+            RouteAttribute::Oif(index) => link = Some(index),
+            _ => {}
+        }
+    }
+    let destination = IpNet::new(to?, length).ok()?;
+    Some(Route { destination, link, advertised: protocol == RouteProtocol::Ra })
 }
-
-/// linux/rtnetlink.h
-const RT_TABLE_MAIN: u8 = 254;

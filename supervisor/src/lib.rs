@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod monitor;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod runtime;
 pub mod sys;
 pub mod volume;

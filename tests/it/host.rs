@@ -115,10 +115,6 @@ impl Running {
         Ok(())
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).context("kill")
     }

@@ -6,8 +6,13 @@
 #![allow(unreachable_pub, reason = "nothing is outside of a program")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod cri;
 mod host;
 mod leaks;
+mod pause;
+mod pause_image;
+mod pause_tools;
+mod run;
 mod tidy;
 mod vm;
 mod vm_cgroups;
@@ -44,9 +49,14 @@ impl Test {
         self.name.strip_prefix("it::").unwrap_or(self.name)
     }
 
-    /// The host ring has two parts: one reads the checkout, the other needs root and can run in a machine instead.
+    /// The host ring has parts: one reads the checkout, another needs root and can run in a machine instead, and what is
+    /// left needs programs that no machine of ours has.
     fn is_in(&self, rings: &[&str]) -> bool {
-        let part = if self.name().starts_with("tidy::") { "checkout" } else { "privileged" };
+        let part = match self.name().split("::").next() {
+            Some("tidy") => "checkout",
+            Some("run") => "privileged",
+            _ => "host",
+        };
         match self.ring {
             Ring::Host => rings.contains(&"host") || rings.contains(&part),
             Ring::Vm => rings.contains(&"vm"),
@@ -88,7 +98,13 @@ fn main() -> ExitCode {
 pub const ONE: &str = "MONOPOD_ONE";
 
 fn all() -> Vec<Test> {
-    [tidy::tests(), vm_cgroups::tests(), vm_planted::tests(), vm_systemd::tests()].concat()
+    let pause = [("pause", pause::tests()), ("pause_image", pause_image::tests())];
+    let pause = pause.into_iter().flat_map(|(area, tests)| {
+        let named = move |name| &*Box::leak(format!("it::{area}::{name}").into_boxed_str());
+        tests.into_iter().map(move |(name, run)| Test { name: named(name), ring: Ring::Host, run })
+    });
+    [tidy::tests(), run::tests(), vm_cgroups::tests(), vm_planted::tests(), vm_systemd::tests(), pause.collect()]
+        .concat()
 }
 
 fn one(tests: Vec<Test>) -> ExitCode {

@@ -252,7 +252,7 @@ impl Ready {
         phases.done("kernel");
         let built = build::with_tests(sh, Profile::Ci)?;
         phases.done("build");
-        let images = vec![images::busybox(sh)?, images::nginx(sh)?];
+        let images = vec![images::image("busybox")?, images::image("nginx")?];
         phases.done("images");
         Ok(Self { kernel, built, images, manifest: None, dir, hardware: hardware.clone() })
     }

@@ -4,12 +4,15 @@
 #![allow(clippy::disallowed_methods, reason = "tasks start programs")]
 
 mod apt;
+mod bench_pause;
 mod build;
 mod ci;
 mod e2e;
+mod image;
 mod images;
 mod run;
 mod setup;
+mod sim;
 mod test;
 mod vm;
 
@@ -27,8 +30,23 @@ enum Task {
     Test(test::Test),
     /// Runs the tests that need a virtual machine, as an ordinary user.
     E2e(e2e::E2e),
+    /// Makes the OCI archive of the pause image.
+    Image(image::Args),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Builds the tests' images from Debian packages.
+    Images(images::Images),
+    /// Lives through random pods with random faults and checks the pod machine's invariants.
+    Sim(sim::Sim),
     /// What has to pass before a change lands: formatting, lints, all tests.
     Ci,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Bench {
+    /// What pause costs, beside its peers.
+    Pause(bench_pause::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +54,10 @@ fn main() -> ExitCode {
         Task::Run(task) => task.run(),
         Task::Test(task) => task.run(),
         Task::E2e(task) => task.run(),
+        Task::Image(task) => image::run(&task).map(|()| ExitCode::SUCCESS),
+        Task::Bench(Bench::Pause(task)) => bench_pause::run(&task).map(|()| ExitCode::SUCCESS),
+        Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
+        Task::Sim(task) => task.run(),
         Task::Ci => ci::run(),
     };
     match done {

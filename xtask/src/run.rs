@@ -20,6 +20,9 @@ pub struct Run {
     /// Ends the Pod gracefully after this long.
     #[arg(long = "for", value_name = "DURATION")]
     duration: Option<String>,
+    /// Builds what is shipped, which takes minutes.
+    #[arg(long)]
+    release: bool,
     /// For a user who is not root.
     #[command(flatten)]
     hardware: Hardware,
@@ -35,13 +38,14 @@ impl Run {
         }
         let sh = build::shell()?;
         setup::packages(&sh, setup::BUILD)?;
-        let bin = build::binaries(&sh, Profile::Ci)?;
+        let profile = if self.release { Profile::Release } else { Profile::Ci };
+        let bin = build::binaries(&sh, profile)?;
         let monopod = bin.join("monopod");
         let manifest = match self.manifest {
             Some(path) => std::path::absolute(path).context("the manifest's path")?,
             None => build::root().join(DEMO),
         };
-        let image = crate::images::busybox(&sh)?;
+        let image = crate::images::image("busybox")?;
         cmd!(sh, "{monopod} image load {image}").quiet().run()?;
         let duration = self.duration.iter().flat_map(|duration| ["--for", duration]);
         // Replaces this process, so that signals and the exit code are the pod's own.
@@ -61,7 +65,7 @@ impl Run {
             None => build::root().join(DEMO),
         };
         let inside = format!("/manifests/{}", initramfs::file_name(&manifest)?);
-        let image = crate::images::busybox(&sh)?;
+        let image = crate::images::image("busybox")?;
         let load = format!("monopod image load /images/{}", initramfs::file_name(&image)?);
         let duration = self.duration.map(|duration| format!("--for {} ", quoted(&duration))).unwrap_or_default();
         let script = format!("{load} >/dev/null && exec monopod run {duration}{}", quoted(&inside));

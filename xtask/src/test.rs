@@ -7,7 +7,7 @@ use xshell::cmd;
 
 use crate::build::{self, Profile};
 use crate::e2e::E2e;
-use crate::setup;
+use crate::{images, setup};
 
 /// Sets everything up and runs all tests.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,22 @@ pub struct Test {
 }
 
 /// What the host ring of the tests calls.
-const PACKAGES: &[&str] = &["busybox-static", "iproute2", "nftables", "umoci"];
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "catatonit",
+    "conmon",
+    "containerd",
+    "crun",
+    "iproute2",
+    "nftables",
+    "podman",
+    "procps",
+    "python3",
+    "runc",
+    "skopeo",
+    "strace",
+    "umoci",
+];
 
 impl Test {
     pub fn everything() -> Self {
@@ -31,10 +46,15 @@ impl Test {
         let host: &[&str] = if root { PACKAGES } else { &[] };
         setup::packages(&sh, &[setup::BUILD, setup::VM, setup::ROOT, host].concat())?;
         build::binaries(&sh, Profile::Ci)?;
+        for image in ["busybox", "nginx"] {
+            images::image(image)?;
+        }
         let filter = self.filter.iter();
         // The host ring needs root, except for what only reads the checkout.
         let ring = if root { "host" } else { "checkout" };
-        cmd!(sh, "cargo test --locked --workspace --profile ci -- {filter...}").env("MONOPOD_RING", ring).run()?;
+        cmd!(sh, "cargo test --locked --workspace --profile ci --lib --bins --tests -- {filter...}")
+            .env("MONOPOD_RING", ring)
+            .run()?;
         E2e::tests(self.filter).run()
     }
 }

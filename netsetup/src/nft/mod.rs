@@ -1,413 +1,244 @@
-//! Packet rules as data: tables of our own, rebuilt whole or changed element by element, each in one transaction.
-//!
-//! No rule belongs to a pod. Pods are elements of sets that fixed rules look up, so adding or removing one costs the same
-//! however many there are, and what exists can be compared with the leases by key.
+//! nftables as data: what we put into the kernel, and nothing that we find there. [`rules`] and `tables` decide, [`wire`] renders.
 
-mod encode;
-pub(crate) mod transaction;
+pub mod rules;
+mod tables;
+pub mod wire;
 
-use std::net::IpAddr;
+use std::fmt;
 
-use crate::ipam::Subnets;
-use crate::names;
-pub(crate) use encode::encode;
-
-/// Name of our tables; nobody else's are ever touched.
-pub const TABLE: &str = "monopod";
-/// Bridge family: who may send from which port.
-pub const KNOWN_V4: &str = "known_v4";
-/// See [`KNOWN_V4`].
-pub const KNOWN_V6: &str = "known_v6";
-/// `hostIP . protocol . hostPort : podIP . containerPort`
-pub const PORTS_V4: &str = "host_ports_v4";
-/// See [`PORTS_V4`].
-pub const PORTS_V6: &str = "host_ports_v6";
-
-/// Address family of a table (`enum nf_inet_hooks`, linux/netfilter.h).
+/// The kernel's families that we use (`NFPROTO_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     Inet,
     Bridge,
 }
 
-/// A change of the rules.
+/// A table of ours; no other is ever named in a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    AddTable(Family),
-    DeleteTable(Family),
-    AddChain { family: Family, name: &'static str, hook: Hook },
-    AddSet { family: Family, set: Set },
-    AddRule { family: Family, chain: &'static str, rule: Vec<Expression> },
-    AddElement { family: Family, set: &'static str, element: Element },
-    DeleteElement { family: Family, set: &'static str, element: Element },
+pub struct Table {
+    pub family: Family,
+    pub name: String,
 }
 
-/// Where a chain hooks in (linux/netfilter.h).
+/// One operation of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    AddTable(Table),
+    DeleteTable(Table),
+    AddSet(Table, Set),
+    AddChain(Table, Chain),
+    /// Appended to the named chain.
+    AddRule(Table, &'static str, Vec<Expr>),
+    AddElements(Elements),
+    DeleteElements(Elements),
+}
+
+impl Op {
+    /// What takes the operation back; none where deleting the table does.
+    #[must_use]
+    pub fn inverse(&self) -> Option<Self> {
+        match self {
+            Self::AddTable(table) => Some(Self::DeleteTable(table.clone())),
+            Self::AddElements(elements) => Some(Self::DeleteElements(elements.clone())),
+            Self::DeleteTable(_)
+            | Self::AddSet(..)
+            | Self::AddChain(..)
+            | Self::AddRule(..)
+            | Self::DeleteElements(_) => None,
+        }
+    }
+}
+
+/// A set, or a map when it has data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    pub name: &'static str,
+    pub key: &'static [Type],
+    pub data: &'static [Type],
+}
+
+/// Elements of one set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elements {
+    pub table: Table,
+    pub set: &'static str,
+    pub elements: Vec<Element>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    pub key: Vec<Value>,
+    /// Empty in a set.
+    pub data: Vec<Value>,
+}
+
+/// The type of one field of a key; the numbers are those of nft, which prints a set by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hook {
-    pub kind: &'static str,
-    pub number: u32,
+pub enum Type {
+    Ipv4,
+    Ipv6,
+    Ether,
+    Protocol,
+    Service,
+    Ifname,
+}
+
+impl Type {
+    /// In octets; in registers a field begins at a multiple of four.
+    fn length(self) -> u32 {
+        match self {
+            Self::Protocol => 1,
+            Self::Service => 2,
+            Self::Ipv4 => 4,
+            Self::Ether => 6,
+            Self::Ipv6 | Self::Ifname => 16,
+        }
+    }
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
+            Self::Ether => 9,
+            Self::Protocol => 12,
+            Self::Service => 13,
+            Self::Ifname => 41,
+        }
+    }
+}
+
+/// One field of an element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Ipv4(std::net::Ipv4Addr),
+    Ipv6(std::net::Ipv6Addr),
+    Ether(crate::names::Mac),
+    Protocol(Protocol),
+    Service(u16),
+    Ifname(String),
+}
+
+/// A transport protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// IANA's number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    pub name: &'static str,
+    /// None for a chain that is only jumped to.
+    pub base: Option<Base>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    pub kind: Kind,
+    pub hook: Hook,
     pub priority: i32,
 }
 
-/// A set, or a map when it has data. Types are nft's numbers and only decide how `nft` prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Set {
-    pub name: &'static str,
-    pub key_type: u32,
-    pub key_len: u32,
-    pub data: Option<(u32, u32)>,
-    pub id: u32,
+pub enum Kind {
+    Filter,
+    Nat,
 }
 
-/// One element: each part padded to four bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Element {
-    pub key: Vec<u8>,
-    pub data: Option<Vec<u8>>,
+/// The hooks that we use; inet and bridge number them alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting,
+    Input,
+    Output,
+    Postrouting,
 }
 
-/// What a rule is made of (linux/netfilter/nf_tables.h); registers are 4 bytes wide, numbered from 0.
+/// A 32-bit register, 0 to 15.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reg(pub u32);
+
+/// One expression of a rule, as the kernel runs them: loads into registers, then comparisons.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expression {
-    Meta {
-        key: MetaKey,
-        to: u32,
-    },
+pub enum Expr {
+    Meta(Meta, Reg),
     Payload {
-        base: Base,
+        base: PayloadBase,
         offset: u32,
-        len: u32,
-        to: u32,
+        length: u32,
+        to: Reg,
+    },
+    /// The kind of the destination address by the routing table.
+    FibDaddrType(Reg),
+    CtStatus(Reg),
+    Mask {
+        register: Reg,
+        mask: Vec<u8>,
     },
     Compare {
-        register: u32,
+        register: Reg,
         equal: bool,
         value: Vec<u8>,
     },
-    Mask {
-        register: u32,
-        mask: Vec<u8>,
-    },
-    Load {
-        to: u32,
-        value: Vec<u8>,
-    },
+    /// With a register for data: a map; the rule ends when nothing is found.
     Lookup {
         set: &'static str,
-        set_id: u32,
-        register: u32,
-        to: Option<u32>,
-        inverted: bool,
+        from: Reg,
+        to: Option<Reg>,
+        found: bool,
     },
-    /// The kind of the destination address: local or not.
-    FibDestinationType {
-        to: u32,
-    },
-    DestinationNat {
+    Dnat {
         v6: bool,
-        address: u32,
-        port: u32,
+        address: Reg,
+        port: Reg,
     },
     Masquerade,
-    Drop,
+    Verdict(Verdict),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetaKey {
-    Protocol,
-    InputName,
-    OutputName,
-    NetworkProtocol,
-    TransportProtocol,
+pub enum Meta {
+    Iifname,
+    Oifname,
+    Nfproto,
+    L4proto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Base {
+pub enum PayloadBase {
     Link,
     Network,
     Transport,
 }
 
-const PRE_ROUTING: u32 = 0;
-const OUTPUT: u32 = 3;
-const POST_ROUTING: u32 = 4;
-const PRIORITY_RAW: i32 = -300;
-const PRIORITY_DESTINATION_NAT: i32 = -100;
-const PRIORITY_SOURCE_NAT: i32 = 100;
-
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-const RTN_LOCAL: u32 = 2;
-
-/// nft's data types: 7 ipv4_addr, 8 ipv6_addr, 9 ether_addr, 12 inet_proto, 13 inet_service, 41 ifname; concatenations
-/// shift each by six bits.
-const fn concatenated(types: &[u32]) -> u32 {
-    let (mut all, mut at) = (0, 0);
-    while at < types.len() {
-        all = all << 6 | types[at];
-        at += 1;
-    }
-    all
-}
-
-const KNOWN_V4_SET: Set = Set { name: KNOWN_V4, key_type: concatenated(&[41, 9, 7]), key_len: 28, data: None, id: 1 };
-const KNOWN_V6_SET: Set = Set { name: KNOWN_V6, key_type: concatenated(&[41, 9, 8]), key_len: 40, data: None, id: 2 };
-const PORTS_V4_SET: Set = Set {
-    name: PORTS_V4,
-    key_type: concatenated(&[7, 12, 13]),
-    key_len: 12,
-    data: Some((concatenated(&[7, 13]), 8)),
-    id: 3,
-};
-const PORTS_V6_SET: Set = Set {
-    name: PORTS_V6,
-    key_type: concatenated(&[8, 12, 13]),
-    key_len: 24,
-    data: Some((concatenated(&[8, 13]), 20)),
-    id: 4,
-};
-
-/// All tables anew, with the elements that exist; atomic, so that no packet sees them half.
-pub fn rebuild(subnets: &Subnets, elements: &[(Family, &'static str, Element)]) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for family in [Family::Inet, Family::Bridge] {
-        // Deleting what does not exist fails, adding what exists does not.
-        changes.extend([Change::AddTable(family), Change::DeleteTable(family), Change::AddTable(family)]);
-    }
-    for set in [PORTS_V4_SET, PORTS_V6_SET] {
-        changes.push(Change::AddSet { family: Family::Inet, set });
-    }
-    for set in [KNOWN_V4_SET, KNOWN_V6_SET] {
-        changes.push(Change::AddSet { family: Family::Bridge, set });
-    }
-    changes.extend(address_translation(subnets));
-    changes.extend(guards());
-    changes.extend(elements.iter().map(|(family, set, element)| Change::AddElement {
-        family: *family,
-        set,
-        element: element.clone(),
-    }));
-    changes
-}
-
-/// Our tables away.
-pub fn remove() -> Vec<Change> {
-    let families = [Family::Inet, Family::Bridge];
-    families.into_iter().flat_map(|family| [Change::AddTable(family), Change::DeleteTable(family)]).collect()
-}
-
-fn address_translation(subnets: &Subnets) -> Vec<Change> {
-    let chain = |name, kind, number, priority| Change::AddChain {
-        family: Family::Inet,
-        name,
-        hook: Hook { kind, number, priority },
-    };
-    let rule = |chain, rule| Change::AddRule { family: Family::Inet, chain, rule };
-    let mut changes = vec![
-        chain("prerouting", "nat", PRE_ROUTING, PRIORITY_DESTINATION_NAT),
-        chain("output", "nat", OUTPUT, PRIORITY_DESTINATION_NAT),
-        chain("postrouting", "nat", POST_ROUTING, PRIORITY_SOURCE_NAT),
-    ];
-    for name in ["prerouting", "output"] {
-        for v6 in [false, true] {
-            changes.extend([rule(name, host_port(v6, true)), rule(name, host_port(v6, false))]);
-        }
-    }
-    changes.push(rule("postrouting", masquerade_v4(subnets, false)));
-    changes.push(rule("postrouting", masquerade_v6(subnets)));
-    // A host port reached over the host's loopback: the pod could not answer to 127.0.0.1.
-    changes.push(rule("postrouting", masquerade_v4(subnets, true)));
-    changes
-}
-
-/// Only for local destination addresses: a packet on its way through the host is left alone (D24, rule PO2).
-fn host_port(v6: bool, exact_address: bool) -> Vec<Expression> {
-    let (set, width) = if v6 { (PORTS_V6_SET, 16) } else { (PORTS_V4_SET, 4) };
-    let registers = width / 4;
-    let address = if exact_address {
-        Expression::Payload { base: Base::Network, offset: if v6 { 24 } else { 16 }, len: width, to: 0 }
-    } else {
-        Expression::Load { to: 0, value: vec![0; width as usize] }
-    };
-    vec![
-        Expression::Meta { key: MetaKey::NetworkProtocol, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: vec![if v6 { NFPROTO_IPV6 } else { NFPROTO_IPV4 }] },
-        Expression::FibDestinationType { to: 0 },
-        Expression::Compare { register: 0, equal: true, value: RTN_LOCAL.to_ne_bytes().to_vec() },
-        address,
-        Expression::Meta { key: MetaKey::TransportProtocol, to: registers },
-        Expression::Payload { base: Base::Transport, offset: 2, len: 2, to: registers + 1 },
-        Expression::Lookup { set: set.name, set_id: set.id, register: 0, to: Some(0), inverted: false },
-        Expression::DestinationNat { v6, address: 0, port: registers },
-    ]
-}
-
-/// What pods send beyond the bridge carries the host's address; with `loopback`, what 127.0.0.0/8 sends to pods.
-fn masquerade_v4(subnets: &Subnets, loopback: bool) -> Vec<Expression> {
-    let (network, mask) = if loopback {
-        ([127, 0, 0, 0], [255, 0, 0, 0])
-    } else {
-        (subnets.v4.network().octets(), subnets.v4.netmask().octets())
-    };
-    vec![
-        Expression::Meta { key: MetaKey::NetworkProtocol, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: vec![NFPROTO_IPV4] },
-        Expression::Payload { base: Base::Network, offset: 12, len: 4, to: 0 },
-        Expression::Mask { register: 0, mask: mask.to_vec() },
-        Expression::Compare { register: 0, equal: true, value: network.to_vec() },
-        Expression::Meta { key: MetaKey::OutputName, to: 0 },
-        Expression::Compare { register: 0, equal: loopback, value: interface(names::BRIDGE) },
-        Expression::Masquerade,
-    ]
-}
-
-fn masquerade_v6(subnets: &Subnets) -> Vec<Expression> {
-    vec![
-        Expression::Meta { key: MetaKey::NetworkProtocol, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: vec![NFPROTO_IPV6] },
-        Expression::Payload { base: Base::Network, offset: 8, len: 16, to: 0 },
-        Expression::Mask { register: 0, mask: subnets.v6.netmask().octets().to_vec() },
-        Expression::Compare { register: 0, equal: true, value: subnets.v6.network().octets().to_vec() },
-        Expression::Meta { key: MetaKey::OutputName, to: 0 },
-        Expression::Compare { register: 0, equal: false, value: interface(names::BRIDGE) },
-        Expression::Masquerade,
-    ]
-}
-
-/// Who sends what it must not is not heard (D24): a port's packets carry the addresses that were given to its pod, and
-/// nothing from a pod reaches the host's loopback.
-fn guards() -> Vec<Change> {
-    let rule = |family, chain, rule| Change::AddRule { family, chain, rule };
-    let hook = Hook { kind: "filter", number: PRE_ROUTING, priority: PRIORITY_RAW };
-    let chain = |family| Change::AddChain { family, name: "guard", hook };
-    vec![
-        chain(Family::Bridge),
-        rule(Family::Bridge, "guard", unknown_sender(0x0800, Some(12), KNOWN_V4_SET, 4)),
-        rule(Family::Bridge, "guard", unknown_sender(0x0806, Some(14), KNOWN_V4_SET, 4)),
-        rule(Family::Bridge, "guard", unknown_sender(0x86dd, Some(8), KNOWN_V6_SET, 16)),
-        chain(Family::Inet),
-        rule(Family::Inet, "guard", loopback_from_pod()),
-    ]
-}
-
-/// Packets of one EtherType whose port, MAC and sender address (at `offset`) do not belong together.
-fn unknown_sender(ether_type: u16, offset: Option<u32>, set: Set, width: u32) -> Vec<Expression> {
-    let prefix = names::PREFIX.as_bytes().to_vec();
-    let mut rule = vec![
-        Expression::Meta { key: MetaKey::InputName, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: prefix },
-        Expression::Meta { key: MetaKey::Protocol, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: ether_type.to_be_bytes().to_vec() },
-        Expression::Meta { key: MetaKey::InputName, to: 0 },
-        Expression::Payload { base: Base::Link, offset: 6, len: 6, to: 4 },
-    ];
-    if let Some(offset) = offset {
-        rule.push(Expression::Payload { base: Base::Network, offset, len: width, to: 6 });
-    }
-    rule.push(Expression::Lookup { set: set.name, set_id: set.id, register: 0, to: None, inverted: true });
-    rule.push(Expression::Drop);
-    rule
-}
-
-fn loopback_from_pod() -> Vec<Expression> {
-    vec![
-        Expression::Meta { key: MetaKey::InputName, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: interface(names::BRIDGE) },
-        Expression::Meta { key: MetaKey::NetworkProtocol, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: vec![NFPROTO_IPV4] },
-        Expression::Payload { base: Base::Network, offset: 16, len: 1, to: 0 },
-        Expression::Compare { register: 0, equal: true, value: vec![127] },
-        Expression::Drop,
-    ]
-}
-
-/// A name as the kernel compares it: all 16 bytes.
-fn interface(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.resize(16, 0);
-    bytes
-}
-
-/// The elements by which a pod's packets are let through.
-pub fn known(host_link: &str, mac: [u8; 6], address: IpAddr) -> Vec<(Family, &'static str, Element)> {
-    let prefix = [interface(host_link), padded(&mac)].concat();
-    let element = |address: Vec<u8>| Element { key: [prefix.clone(), address].concat(), data: None };
-    match address {
-        IpAddr::V4(address) => vec![(Family::Bridge, KNOWN_V4, element(address.octets().to_vec()))],
-        // Neighbour discovery uses the link-local address, and none at all while it looks for duplicates.
-        IpAddr::V6(address) => [address, names::link_local(mac), std::net::Ipv6Addr::UNSPECIFIED]
-            .map(|address| (Family::Bridge, KNOWN_V6, element(address.octets().to_vec())))
-            .into(),
-    }
-}
-
-/// The element that leads a host port to a pod.
-pub fn forward(
-    host_ip: Option<IpAddr>,
-    protocol: u8,
-    host_port: u16,
-    to: IpAddr,
-    port: u16,
-) -> Option<(Family, &'static str, Element)> {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    let any = vec![0; if to.is_ipv4() { 4 } else { 16 }];
-    let from = match host_ip {
-        Some(address) if address.is_unspecified() => any,
-        Some(address) if address.is_ipv4() == to.is_ipv4() => octets(address),
-        Some(_) => return None,
-        None => any,
-    };
-    let key = [from, padded(&[protocol]), padded(&host_port.to_be_bytes())].concat();
-    let data = [octets(to), padded(&port.to_be_bytes())].concat();
-    let set = if to.is_ipv4() { PORTS_V4 } else { PORTS_V6 };
-    Some((Family::Inet, set, Element { key, data: Some(data) }))
-}
-
-fn padded(bytes: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_as_long_as_their_sets() {
-        let mac = [2, 0, 0, 0, 0, 1];
-        for (address, set, count) in [("10.0.0.2", KNOWN_V4_SET, 1), ("fd00::2", KNOWN_V6_SET, 3)] {
-            let elements = known("mp0", mac, address.parse().unwrap());
-            assert_eq!(elements.len(), count);
-            assert!(elements.iter().all(|(_, _, element)| element.key.len() == set.key_len as usize), "{address}");
-        }
-        for (address, set) in [("10.0.0.2", PORTS_V4_SET), ("fd00::2", PORTS_V6_SET)] {
-            let (_, name, element) = forward(None, 6, 80, address.parse().unwrap(), 8080).unwrap();
-            assert_eq!(name, set.name);
-            assert_eq!(element.key.len(), set.key_len as usize);
-            assert_eq!(element.data.unwrap().len(), set.data.unwrap().1 as usize);
-        }
-    }
-
-    /// PO2
-    #[test]
-    fn a_host_ip_forwards_only_to_addresses_of_its_family() {
-        let host = Some("192.0.2.1".parse().unwrap());
-        assert!(forward(host, 6, 80, "fd00::2".parse().unwrap(), 80).is_none());
-        let (_, _, element) = forward(host, 17, 53, "10.0.0.2".parse().unwrap(), 5353).unwrap();
-        assert_eq!(element.key, [192, 0, 2, 1, 17, 0, 0, 0, 0, 53, 0, 0]);
-        assert_eq!(element.data.unwrap(), [10, 0, 0, 2, 0x14, 0xe9, 0, 0]);
-    }
-
-    #[test]
-    fn a_rebuild_deletes_and_adds_only_our_tables() {
-        let subnets = Subnets { v4: "10.88.0.0/16".parse().unwrap(), v6: "fd00::/64".parse().unwrap() };
-        let changes = rebuild(&subnets, &[]);
-        let tables = changes.iter().filter(|change| matches!(change, Change::AddTable(_) | Change::DeleteTable(_)));
-        assert_eq!(tables.count(), 6);
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Jump(&'static str),
 }

@@ -1,1 +1,9 @@
-//! To come.
+//! What an API server does to an object before it is stored: defaults, validation, Pod Security Standards. Pure.
+
+pub mod defaults;
+mod effective;
+pub mod pss;
+pub mod quantity;
+pub mod validate;
+
+pub use effective::effective_request;

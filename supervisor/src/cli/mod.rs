@@ -1,8 +1,52 @@
 //! The command line.
 
+pub mod admit;
+pub mod image;
+pub mod output;
+pub mod run;
+
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "monopod", version, about = "Runs Kubernetes Pods on one machine")]
+struct Cli {
+    /// Says more about what is done; twice says everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunCommand),
+    Image(image::ImageCommand),
+}
 
 /// Entry of the `monopod` binary.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    if std::env::args().nth(1).as_deref() == Some(crate::image::unpack::UNPACK_ARGUMENT) {
+        return crate::image::unpack_main();
+    }
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    let done = match cli.command {
+        Command::Run(command) => run::run(&command).map_err(|error| error.to_string()),
+        Command::Image(command) => image::run(&command).map_err(|error| error.to_string()),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
 }

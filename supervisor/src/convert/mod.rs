@@ -5,9 +5,12 @@ pub mod expand;
 pub mod facts;
 pub mod field;
 pub mod launch;
+pub mod machine;
 pub mod mounts;
+pub mod resources;
 pub mod security;
 pub mod slots;
+pub mod status;
 
 /// Why a container's plan can't be made now: the reason `CreateContainerConfigError`, retried until the cause is gone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -196,7 +196,7 @@ mod tests {
             ),
             ("{}", r#"{"privileged":true,"seccompProfile":{"type":"RuntimeDefault"}}"#, None),
         ] {
-            assert_eq!(with(pod, own, Security::seccomp), expected, "{pod} {own}");
+            assert_eq!(with(pod, own, |security| security.seccomp()), expected, "{pod} {own}");
         }
     }
 }

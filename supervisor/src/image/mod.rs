@@ -1,1 +1,23 @@
-//! To come.
+//! Images: what they are called, where they are kept, how they get there.
+//!
+//! Everything in an image was written by a stranger. The parts that look at those bytes decide without touching the
+//! machine ([`reference`], [`digest`], [`document`], [`tar`], [`pax`]); layers are applied by a process that can reach nothing but
+//! its target directory ([`unpack`]); [`store`] makes visible only what was verified (D25).
+
+pub mod archive;
+pub mod digest;
+pub mod document;
+pub mod limits;
+pub mod load;
+pub mod pax;
+pub mod reference;
+pub mod store;
+pub mod tar;
+pub mod tree;
+pub mod unpack;
+
+pub use digest::Digest;
+pub use limits::Limits;
+pub use reference::Reference;
+pub use store::{Image, Store};
+pub use unpack::unpack_main;

@@ -1,1 +1,236 @@
-//! To come.
+//! The driver: one task owns all pod machines and feeds them from one queue; what they ask for runs beside it and comes
+//! back as events.
+//!
+//! Nothing is decided here. A machine that was touched is asked for its actions until it has none; each becomes a task on
+//! the same thread, and its result goes into the queue under the pod's uid. Tasks that name the same instance, or the
+//! pod's sandbox and volumes, take turns in the order in which they were asked for.
+
+mod clock;
+mod context;
+mod execute;
+mod facts;
+mod images;
+mod launch;
+mod probes;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::mpsc;
+
+use crate::engine::{Engine, EngineEvent, What};
+use crate::monitor::protocol::Event as MonitorEvent;
+use crate::pod::action::{ActionId, Todo};
+use crate::pod::event::{Event, KubeEvent, Outcome};
+use crate::pod::machine::Machine;
+use crate::pod::spec::PodSpec;
+use crate::pod::status::Status;
+
+pub use context::{LogPolicy, Settings};
+pub use facts::node_facts;
+
+/// What reaches the driver from its own tasks.
+#[derive(Debug)]
+enum Input {
+    Done { uid: String, action: ActionId, outcome: Outcome },
+    PullStarted { uid: String, action: ActionId },
+}
+
+/// What the outside hears of a pod.
+#[derive(Debug)]
+pub enum Notice {
+    /// Something of the status changed.
+    Status { uid: String, status: Box<Status> },
+    /// A Kubernetes Event (section 10.8).
+    Event { uid: String, event: KubeEvent },
+    /// A limit that this host can't enforce, or another thing to know.
+    Warning { uid: String, text: String },
+    /// Deleted, and nothing is left of it.
+    Removed { uid: String },
+}
+
+/// One pod with its machine and its running tasks.
+#[derive(Debug)]
+struct Entry {
+    machine: Machine,
+    context: Rc<context::Context>,
+    tasks: BTreeMap<ActionId, tokio::task::AbortHandle>,
+    shown: Option<Status>,
+}
+
+/// All pods of a node.
+#[derive(Debug)]
+pub struct Node {
+    engine: Engine,
+    settings: Rc<Settings>,
+    pods: BTreeMap<String, Entry>,
+    engine_events: mpsc::UnboundedReceiver<EngineEvent>,
+    inbox: mpsc::UnboundedReceiver<Input>,
+    sender: mpsc::UnboundedSender<Input>,
+    notices: mpsc::UnboundedSender<Notice>,
+}
+
+impl Node {
+    /// Must run inside a `LocalSet`.
+    pub fn new(
+        engine: Engine,
+        engine_events: mpsc::UnboundedReceiver<EngineEvent>,
+        settings: Settings,
+    ) -> (Self, mpsc::UnboundedReceiver<Notice>) {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let (notices, receiver) = mpsc::unbounded_channel();
+        let settings = Rc::new(settings);
+        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
+        (node, receiver)
+    }
+
+    /// Takes a pod in; it has defaults filled in, is validated and has a uid.
+    pub fn add(&mut self, pod: Pod, spec: PodSpec) {
+        let uid = spec.uid.clone();
+        let context =
+            context::Context::new(self.engine.clone(), self.settings.clone(), pod, &spec, self.notices.clone());
+        let machine = Machine::new(spec, clock::now());
+        let entry = Entry { machine, context: Rc::new(context), tasks: BTreeMap::new(), shown: None };
+        self.pods.insert(uid.clone(), entry);
+        self.settle(&uid);
+    }
+
+    /// Graceful deletion of every pod; `grace` overrides the pods' own.
+    pub fn delete_all(&mut self, grace: Option<Duration>) {
+        for uid in self.uids() {
+            if let Some(entry) = self.pods.get_mut(&uid) {
+                let own = entry.machine.spec().grace;
+                entry.machine.delete(grace.unwrap_or(own), clock::now());
+            }
+            self.settle(&uid);
+        }
+    }
+
+    /// Graceful deletion of one pod.
+    pub fn delete(&mut self, uid: &str) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            let own = entry.machine.spec().grace;
+            entry.machine.delete(own, clock::now());
+        }
+        self.settle(uid);
+    }
+
+    /// The layer below, for who ends it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Whether pods are left.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// Waits for the next thing to happen and deals with it.
+    pub async fn step(&mut self) {
+        let now = clock::now();
+        let timeout = self.pods.values().filter_map(|entry| entry.machine.next_timeout(now)).min();
+        tokio::select! {
+            Some(input) = self.inbox.recv() => self.take_input(input),
+            Some(event) = self.engine_events.recv() => self.take_engine_event(&event),
+            () = clock::until(timeout) => self.take_timeouts(),
+        }
+    }
+
+    fn take_input(&mut self, input: Input) {
+        let (uid, event) = match input {
+            Input::Done { uid, action, outcome } => {
+                if let Some(entry) = self.pods.get_mut(&uid) {
+                    entry.tasks.remove(&action);
+                }
+                if let Outcome::PodRemoved(Ok(())) = &outcome {
+                    self.feed(&uid, Event::Done { action, outcome });
+                    self.pods.remove(&uid);
+                    self.notify(Notice::Removed { uid });
+                    return;
+                }
+                (uid, Event::Done { action, outcome })
+            }
+            Input::PullStarted { uid, action } => (uid, Event::PullStarted { action }),
+        };
+        self.feed(&uid, event);
+    }
+
+    fn take_engine_event(&mut self, event: &EngineEvent) {
+        let found =
+            self.pods.iter().find_map(|(uid, entry)| Some((uid.clone(), entry.context.attempt_of(&event.sandbox)?)));
+        let Some((uid, attempt)) = found else { return };
+        let context = match self.pods.get(&uid) {
+            Some(entry) => entry.context.clone(),
+            None => return,
+        };
+        match &event.what {
+            What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
+            What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),
+            What::Happened(MonitorEvent::ContainerExited(record)) => {
+                if let Some(event) = context.exited(record) {
+                    self.feed(&uid, event);
+                }
+            }
+            What::Happened(MonitorEvent::ExecExited { id, exit }) => context.exec_exited(id, *exit),
+            What::Happened(MonitorEvent::LogBlocked { container, cause }) => {
+                let text = format!("container {container}: its log can't be written ({cause}); the container waits");
+                self.notify(Notice::Warning { uid, text });
+            }
+            What::Happened(MonitorEvent::LogResumed { .. }) => {}
+        }
+    }
+
+    fn take_timeouts(&mut self) {
+        let now = clock::now();
+        for uid in self.uids() {
+            let Some(entry) = self.pods.get_mut(&uid) else { continue };
+            if entry.machine.next_timeout(now).is_some_and(|at| at <= now.mono) {
+                entry.machine.handle_timeout(now);
+                self.settle(&uid);
+            }
+        }
+    }
+
+    fn feed(&mut self, uid: &str, event: Event) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.machine.handle(event, clock::now());
+            self.settle(uid);
+        }
+    }
+
+    /// Takes everything out of a machine that was touched.
+    fn settle(&mut self, uid: &str) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        while let Some(action) = entry.machine.poll_action() {
+            if let Todo::Cancel { action: other } = action.todo {
+                if let Some(task) = entry.tasks.remove(&other) {
+                    task.abort();
+                }
+                continue;
+            }
+            let task = execute::start(&entry.context, action.clone(), &self.sender);
+            entry.tasks.insert(action.id, task);
+        }
+        let mut notices = Vec::new();
+        while let Some(event) = entry.machine.poll_event_record() {
+            notices.push(Notice::Event { uid: uid.to_owned(), event });
+        }
+        let status = entry.machine.status();
+        if entry.shown.as_ref() != Some(&status) {
+            entry.shown = Some(status.clone());
+            notices.push(Notice::Status { uid: uid.to_owned(), status: Box::new(status) });
+        }
+        notices.into_iter().for_each(|notice| self.notify(notice));
+    }
+
+    fn notify(&self, notice: Notice) {
+        // Nobody listens any more when the program is ending.
+        let _nobody_listens = self.notices.send(notice);
+    }
+
+    fn uids(&self) -> Vec<String> {
+        self.pods.keys().cloned().collect()
+    }
+}

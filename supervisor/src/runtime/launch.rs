@@ -186,6 +186,9 @@ pub enum Step {
     Seccomp,
     LookUpProgram,
     Exec,
+    /// Of a sandbox.
+    Hostname,
+    Sysctl,
 }
 
 impl std::fmt::Display for Step {
@@ -204,6 +207,8 @@ impl std::fmt::Display for Step {
             Self::Credentials => "set credentials",
             Self::Seccomp => "load seccomp profile",
             Self::LookUpProgram | Self::Exec => "exec:",
+            Self::Hostname => "set host name",
+            Self::Sysctl => "set sysctl",
         })
     }
 }

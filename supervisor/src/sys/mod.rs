@@ -1,8 +1,14 @@
 //! Every system call that no library wraps, and all `unsafe` of this crate.
 
+pub mod buffer;
+pub mod clone;
 pub mod exec;
+pub mod fd;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
+pub mod signal;
+pub mod spawn;
+pub mod unpack;
 
 pub use process::exit_now;

@@ -102,8 +102,8 @@ fn has_other_source(volume: &Volume) -> bool {
 /// The volume's source as the manifest spells it.
 fn kind_of(volume: &Volume) -> String {
     let value = serde_json::to_value(volume).unwrap_or_default();
-    let keys = value.as_object().into_iter().flat_map(|object| object.keys());
-    keys.filter(|key| *key != "name").next().cloned().unwrap_or_else(|| "emptyDir".to_owned())
+    let mut keys = value.as_object().into_iter().flat_map(|object| object.keys());
+    keys.find(|key| *key != "name").cloned().unwrap_or_else(|| "emptyDir".to_owned())
 }
 
 /// A detached copy of the mount at `root`, or of `sub_path` below it, for one container.

@@ -56,8 +56,15 @@ fn give_entry(
             let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(call("open"))?;
             set(file.as_fd(), group, read_only)
         }
-        _ => rustix::fs::chownat(directory, name, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(call("chown")),
+        FileType::Symlink
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => {
+            rustix::fs::chownat(directory, name, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(call("chown"))
+        }
     }
 }
 

@@ -332,10 +332,9 @@ fn receive(socket: &OwnedFd) -> (Vec<u8>, Option<OwnedFd>) {
         rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
     // A child that ended with unread data resets the connection.
     let bytes = message.map_or(0, |message| message.bytes);
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
+    let fd = control
+        .drain()
+        .find_map(|message| if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None });
     text.truncate(bytes);
     (text, fd)
 }

@@ -1,0 +1,87 @@
+//! The defaults of what Pods refer to.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, NamespaceSpec, PersistentVolumeClaim, Secret, Service};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{set_number, set_text};
+use crate::admission::quantity::normalised;
+
+/// The label by which a namespace can be selected by name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Empty collections are absent ones.
+pub fn config_map(config_map: &mut ConfigMap) {
+    if config_map.data.as_ref().is_some_and(BTreeMap::is_empty) {
+        config_map.data = None;
+    }
+    if config_map.binary_data.as_ref().is_some_and(BTreeMap::is_empty) {
+        config_map.binary_data = None;
+    }
+}
+
+/// `type: Opaque`.
+pub fn secret(secret: &mut Secret) {
+    set_text(&mut secret.type_, "Opaque");
+}
+
+/// The finalizer `kubernetes` and the label with its own name.
+pub fn namespace(namespace: &mut Namespace) {
+    let name = namespace.metadata.name.clone().unwrap_or_default();
+    namespace.metadata.labels.get_or_insert_default().insert(NAME_LABEL.to_owned(), name);
+    let spec = namespace.spec.get_or_insert_with(NamespaceSpec::default);
+    if spec.finalizers.as_ref().is_none_or(Vec::is_empty) {
+        spec.finalizers = Some(vec!["kubernetes".to_owned()]);
+    }
+}
+
+/// `volumeMode: Filesystem`; quantities in canonical form.
+pub fn persistent_volume_claim(claim: &mut PersistentVolumeClaim) {
+    let spec = claim.spec.get_or_insert_default();
+    set_text(&mut spec.volume_mode, "Filesystem");
+    if let Some(resources) = &mut spec.resources {
+        for list in [&mut resources.requests, &mut resources.limits] {
+            list.iter_mut().flat_map(BTreeMap::values_mut).for_each(|quantity| quantity.0 = normalised(&quantity.0));
+        }
+    }
+}
+
+/// `preemptionPolicy: PreemptLowerPriority`.
+pub fn priority_class(class: &mut PriorityClass) {
+    set_text(&mut class.preemption_policy, "PreemptLowerPriority");
+}
+
+/// Type, session affinity, traffic policy, and of each port its protocol and target.
+pub fn service(service: &mut Service) {
+    let spec = service.spec.get_or_insert_default();
+    set_text(&mut spec.type_, "ClusterIP");
+    set_text(&mut spec.session_affinity, "None");
+    let is_external_name = spec.type_.as_deref() == Some("ExternalName");
+    if !is_external_name {
+        set_text(&mut spec.internal_traffic_policy, "Cluster");
+    }
+    if matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer")) {
+        set_text(&mut spec.external_traffic_policy, "Cluster");
+    }
+    if spec.type_.as_deref() == Some("LoadBalancer") {
+        spec.allocate_load_balancer_node_ports.get_or_insert(true);
+    }
+    if let Some(affinity) = &mut spec.session_affinity_config
+        && let Some(client_ip) = &mut affinity.client_ip
+    {
+        set_number(&mut client_ip.timeout_seconds, 10_800);
+    }
+    for port in spec.ports.iter_mut().flatten() {
+        set_text(&mut port.protocol, "TCP");
+        let is_unset = match &port.target_port {
+            None | Some(IntOrString::Int(0)) => true,
+            Some(IntOrString::String(name)) => name.is_empty(),
+            Some(IntOrString::Int(_)) => false,
+        };
+        if is_unset && !is_external_name {
+            port.target_port = Some(IntOrString::Int(port.port));
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Metadata of any object (VA1, VA2).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::error::{Errors, Path};
+use super::names;
+
+/// Bytes of all annotations together (VA2).
+pub const ANNOTATIONS_MAX: usize = 262_144;
+
+/// How the names of a kind look.
+pub(super) type NameCheck = fn(&str) -> Vec<String>;
+
+/// Checks the metadata of an object whose namespace, if it has one, was defaulted.
+pub(super) fn metadata(meta: &ObjectMeta, is_namespaced: bool, check: NameCheck, errors: &mut Errors) {
+    let path = Path::new("metadata");
+    let name = meta.name.as_deref().unwrap_or_default();
+    let prefix = meta.generate_name.as_deref().unwrap_or_default();
+    if !prefix.is_empty() {
+        // The random end makes it a name; a prefix may end in '-' or '.'.
+        errors.invalid_all(&path.field("generateName"), prefix, check(&format!("{prefix}x")));
+    }
+    if !name.is_empty() {
+        errors.invalid_all(&path.field("name"), name, check(name));
+    } else if prefix.is_empty() {
+        errors.required(&path.field("name"), "name or generateName is required");
+    }
+    namespace(meta, is_namespaced, &path, errors);
+    labels(meta.labels.as_ref(), &path.field("labels"), errors);
+    annotations(meta.annotations.as_ref(), &path.field("annotations"), errors);
+    for (index, finalizer) in meta.finalizers.iter().flatten().enumerate() {
+        errors.invalid_all(&path.field("finalizers").index(index), finalizer, names::qualified(finalizer));
+    }
+}
+
+fn namespace(meta: &ObjectMeta, is_namespaced: bool, path: &Path, errors: &mut Errors) {
+    let path = path.field("namespace");
+    match (meta.namespace.as_deref().unwrap_or_default(), is_namespaced) {
+        ("", true) => errors.required(&path, ""),
+        (namespace, true) => errors.invalid_all(&path, namespace, names::label(namespace)),
+        ("", false) => {}
+        (_, false) => errors.forbidden(&path, "not allowed on this type"),
+    }
+}
+
+/// Labels, and whatever else has their syntax (`nodeSelector`).
+pub(super) fn labels(labels: Option<&BTreeMap<String, String>>, path: &Path, errors: &mut Errors) {
+    for (key, value) in labels.into_iter().flatten() {
+        errors.invalid_all(path, key, names::qualified(key));
+        errors.invalid_all(path, value, names::label_value(value));
+    }
+}
+
+fn annotations(annotations: Option<&BTreeMap<String, String>>, path: &Path, errors: &mut Errors) {
+    let mut size = 0;
+    for (key, value) in annotations.into_iter().flatten() {
+        // Capitals were allowed in prefixes of annotations from the start.
+        errors.invalid_all(path, key, names::qualified(&key.to_ascii_lowercase()));
+        size += key.len() + value.len();
+    }
+    if size > ANNOTATIONS_MAX {
+        errors.too_long(path, ANNOTATIONS_MAX);
+    }
+}

@@ -1,0 +1,217 @@
+//! One instance of a container: from a launch plan to its exit record.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::error::EngineError;
+use super::id::{ContainerId, SandboxId};
+use super::record::{self, ContainerRecord};
+use super::sandbox::add;
+use super::{ContainerSummary, Engine, program};
+use crate::monitor::client::{ClientError, Descriptors};
+use crate::monitor::protocol::{ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
+use crate::runtime::launch::{Identity, Launch, Process};
+
+/// Name of the owner record in a container's directory.
+const RECORD: &str = "container.json";
+/// Name of the exit record beside it; the monitor writes it.
+const EXIT_RECORD: &str = "exit.json";
+
+/// What a container is made from.
+#[derive(Debug)]
+pub struct ContainerRequest {
+    pub id: ContainerId,
+    pub sandbox: SandboxId,
+    /// As in the manifest.
+    pub name: String,
+    /// The files of the container's cgroup.
+    pub settings: Vec<cgroupd::Setting>,
+    pub launch: Launch,
+    /// The descriptors that the launch names, in the order of its slots.
+    pub descriptors: Vec<OwnedFd>,
+    pub pid: PidNamespace,
+    pub host_cgroup_namespace: bool,
+    pub log: LogRequest,
+    pub stdin: bool,
+    pub stdin_once: bool,
+}
+
+/// Where the output goes (rules LF1, LF3).
+#[derive(Debug, Clone)]
+pub struct LogRequest {
+    pub dir: PathBuf,
+    pub name: String,
+    pub max_bytes: u64,
+    pub max_files: u32,
+}
+
+/// Where an exec's streams lead; none is `/dev/null`.
+#[derive(Debug, Default)]
+pub struct ExecStreams {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// A container that waits for its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    pub pid: u32,
+    pub identity: Identity,
+    /// Limits that this host can't enforce, in words.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Upper and work directory of a container's root, made anew.
+    pub fn make_scratch(&self, id: &ContainerId) -> Result<OwnedFd, EngineError> {
+        let dir = self.dirs().scratch(id);
+        for sub in ["upper", "work"] {
+            let sub = dir.join(sub);
+            super::dirs::create_private(&sub).map_err(EngineError::io("make", &sub))?;
+        }
+        // The upper directory becomes the root directory that the container sees.
+        let upper = dir.join("upper");
+        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755))
+            .map_err(EngineError::system(format!("chmod({})", upper.display())))?;
+        open_directory(&dir)
+    }
+
+    /// Prepares everything up to the exec; what can fail, fails here.
+    pub async fn create_container(&self, request: ContainerRequest) -> Result<Created, EngineError> {
+        let sandbox = self.sandbox(&request.sandbox)?;
+        let dir = self.dirs().container(&request.sandbox, &request.id);
+        super::dirs::create_private(&dir).map_err(EngineError::io("make", &dir))?;
+        let record = ContainerRecord {
+            version: record::VERSION,
+            id: request.id.clone(),
+            sandbox: request.sandbox.clone(),
+            name: request.name.clone(),
+        };
+        record::save(&dir.join(RECORD), &record).map_err(EngineError::io("write", &dir))?;
+        std::fs::create_dir_all(&request.log.dir).map_err(EngineError::io("make", &request.log.dir))?;
+        let leaf = leaf(&sandbox.record, &request.id)?;
+        let cgroup = self.shared.tree.create_container(&leaf, &request.settings)?;
+        let mut descriptors = Descriptors::default();
+        for fd in request.descriptors {
+            add(&mut descriptors, fd)?;
+        }
+        let spec = ContainerSpec {
+            id: request.id.to_string(),
+            launch: add(&mut descriptors, program::plan(&request.launch)?)?,
+            cgroup: add(&mut descriptors, cgroup.dir)?,
+            pid: request.pid,
+            host_cgroup_namespace: request.host_cgroup_namespace,
+            log: Some(LogSpec {
+                dir: add(&mut descriptors, open_directory(&request.log.dir)?)?,
+                name: request.log.name,
+                max_bytes: request.log.max_bytes,
+                max_files: request.log.max_files,
+            }),
+            stdin: request.stdin,
+            stdin_once: request.stdin_once,
+            terminal: request.launch.process.terminal,
+            record_dir: add(&mut descriptors, open_directory(&dir)?)?,
+            record_name: EXIT_RECORD.to_owned(),
+        };
+        let created = sandbox.client.create_container(spec, descriptors).await?;
+        let warnings = super::sandbox::warnings(&cgroup.unenforced);
+        Ok(Created { pid: created.pid, identity: created.identity, warnings })
+    }
+
+    /// Lets the process exec; when it started, RFC 3339.
+    pub async fn start_container(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<String, EngineError> {
+        Ok(self.client(sandbox)?.start_container(id.as_str()).await?)
+    }
+
+    /// To the container's first process; success when it is gone already.
+    pub async fn signal_container(
+        &self,
+        sandbox: &SandboxId,
+        id: &ContainerId,
+        signal: i32,
+    ) -> Result<(), EngineError> {
+        gone_is_done(self.client(sandbox)?.signal_container(id.as_str(), signal).await)
+    }
+
+    /// SIGKILL to all its processes; success when they are gone already.
+    pub async fn kill_container(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), EngineError> {
+        gone_is_done(self.client(sandbox)?.kill_container(id.as_str()).await)
+    }
+
+    /// Forgets an ended container: cgroup, root, records. Its log stays.
+    pub async fn remove_container(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<(), EngineError> {
+        if let Ok(found) = self.sandbox(sandbox) {
+            gone_is_done(found.client.remove_container(id.as_str()).await)?;
+            self.remove_cgroup(leaf(&found.record, id)?.path()).await?;
+        }
+        self.discard(&self.dirs().scratch(id))?;
+        self.discard(&self.dirs().container(sandbox, id))
+    }
+
+    /// Runs one more process in a running container.
+    pub async fn exec(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        id: &str,
+        process: &Process,
+        descriptors: Vec<OwnedFd>,
+        streams: ExecStreams,
+    ) -> Result<Option<OwnedFd>, EngineError> {
+        let mut all = Descriptors::default();
+        for fd in descriptors {
+            add(&mut all, fd)?;
+        }
+        let spec = ExecSpec {
+            id: id.to_owned(),
+            container: container.to_string(),
+            process: add(&mut all, program::plan(process)?)?,
+            stdin: streams.stdin.map(|fd| add(&mut all, fd)).transpose()?,
+            stdout: streams.stdout.map(|fd| add(&mut all, fd)).transpose()?,
+            stderr: streams.stderr.map(|fd| add(&mut all, fd)).transpose()?,
+            terminal: process.terminal,
+        };
+        let started = self.client(sandbox)?.exec(spec, all).await?;
+        Ok(started.terminal)
+    }
+
+    pub async fn kill_exec(&self, sandbox: &SandboxId, id: &str) -> Result<(), EngineError> {
+        gone_is_done(self.client(sandbox)?.kill_exec(id).await)
+    }
+
+    /// The containers of a sandbox that have an owner record.
+    pub fn containers(&self, sandbox: &SandboxId) -> Vec<ContainerSummary> {
+        let dir = self.dirs().sandbox(sandbox).join("containers");
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let records = entries.filter_map(|entry| record::load::<ContainerRecord>(&entry.path().join(RECORD)));
+        records.map(|record| ContainerSummary { id: record.id, sandbox: record.sandbox, name: record.name }).collect()
+    }
+
+    /// How a container ended, as its monitor wrote it down.
+    pub fn exit_record(&self, sandbox: &SandboxId, id: &ContainerId) -> Option<ExitRecord> {
+        record::load(&self.dirs().container(sandbox, id).join(EXIT_RECORD))
+    }
+}
+
+fn leaf(record: &record::SandboxRecord, id: &ContainerId) -> Result<cgroupd::ContainerCgroup, EngineError> {
+    let pod =
+        record.cgroup().ok_or_else(|| EngineError::NotFound { what: "cgroup of pod", id: record.pod.uid.clone() })?;
+    Ok(pod.leaf(id.as_str())?)
+}
+
+fn gone_is_done(result: Result<(), ClientError>) -> Result<(), EngineError> {
+    match result {
+        Err(
+            ClientError::Closed | ClientError::Monitor(MonitorError::NotFound { .. } | MonitorError::WrongState { .. }),
+        ) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn open_directory(dir: &std::path::Path) -> Result<OwnedFd, EngineError> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty()).map_err(EngineError::system(format!("open({})", dir.display())))
+}

@@ -1,0 +1,75 @@
+//! Where things lie on the node.
+
+use std::path::{Path, PathBuf};
+
+use super::id::{ContainerId, SandboxId};
+
+/// The directories of a node. Everything below them is ours, mode 0700, but for the logs (D30).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirs {
+    /// Survives a reboot: owner records, exit records, container roots, images.
+    pub data: PathBuf,
+    /// Does not: sockets, address leases.
+    pub run: PathBuf,
+    /// `<ns>_<name>_<uid>/<container>/<n>.log` (rule LF1).
+    pub log: PathBuf,
+}
+
+impl Default for Dirs {
+    fn default() -> Self {
+        Self { data: "/var/lib/monopod".into(), run: "/run/monopod".into(), log: "/var/log/pods".into() }
+    }
+}
+
+impl Dirs {
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
+    pub fn leases(&self) -> PathBuf {
+        self.run.join("network")
+    }
+
+    pub fn sandboxes(&self) -> PathBuf {
+        self.data.join("sandboxes")
+    }
+
+    pub fn sandbox(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes().join(id.as_str())
+    }
+
+    pub fn container(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {
+        self.sandbox(sandbox).join("containers").join(id.as_str())
+    }
+
+    /// Upper and work directory of a container's root.
+    pub fn scratch(&self, id: &ContainerId) -> PathBuf {
+        self.data.join("scratch").join(id.as_str())
+    }
+
+    /// Where directories wait to be deleted: renaming is quick, deleting a large tree is not.
+    pub fn trash(&self) -> PathBuf {
+        self.data.join("trash")
+    }
+
+    /// Where a sandbox's monitor listens; it goes with the sandbox.
+    pub fn monitor(&self, id: &SandboxId) -> PathBuf {
+        self.run.join("sandboxes").join(id.as_str())
+    }
+
+    /// Makes the directories that must exist before anything else.
+    pub fn create(&self) -> std::io::Result<()> {
+        for dir in
+            [self.sandboxes(), self.data.join("scratch"), self.trash(), self.run.join("sandboxes"), self.leases()]
+        {
+            create_private(&dir)?;
+        }
+        std::fs::create_dir_all(&self.log)
+    }
+}
+
+/// A directory for root alone, with its parents.
+pub fn create_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}

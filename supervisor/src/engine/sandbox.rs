@@ -1,0 +1,285 @@
+//! A pod's namespaces, network, cgroup and monitor.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use super::error::EngineError;
+use super::id::SandboxId;
+use super::record::{self, PodReference, SandboxRecord};
+use super::{Engine, EngineEvent, What};
+use crate::convert::mounts::FILES_VOLUME;
+use crate::monitor::client::{Client, Descriptors};
+use crate::monitor::protocol::{HostNamespaces, SandboxSpec, WhenBrainDies};
+use crate::monitor::spawn::Start;
+use crate::runtime::launch::FdSlot;
+
+/// Name of the owner record in a sandbox's directory.
+pub(super) const RECORD: &str = "sandbox.json";
+/// `/dev/shm` of a pod (section 8.4).
+const SHM_BYTES: u64 = 64 << 20;
+/// Of each file that we write into a pod (D37).
+const POD_FILE_BYTES: u64 = 64 << 10;
+
+/// What a sandbox is made from.
+#[derive(Debug, Clone)]
+pub struct SandboxRequest {
+    pub id: SandboxId,
+    pub pod: PodReference,
+    pub hostname: Option<String>,
+    pub host: HostNamespaces,
+    pub sysctls: Vec<(String, String)>,
+    pub qos: cgroupd::QosClass,
+    /// The files of the pod's cgroup.
+    pub settings: Vec<cgroupd::Setting>,
+    pub ports: Vec<netsetup::HostPort>,
+    pub when_brain_dies: WhenBrainDies,
+    /// What the caller made for the pod, removed with the sandbox when its owner dies.
+    pub directories: Vec<std::path::PathBuf>,
+    /// How many files of [`POD_FILE_BYTES`] the pod may need: three of its own and the termination logs.
+    pub files: u64,
+}
+
+/// A sandbox with a live connection to its monitor.
+#[derive(Debug)]
+pub struct Sandbox {
+    pub(super) client: Client,
+    pub(super) record: SandboxRecord,
+    /// The pod's own files, until and after the monitor keeps the mount.
+    files: OwnedFd,
+    netns: OwnedFd,
+}
+
+/// What is known once a sandbox stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxStatus {
+    pub id: SandboxId,
+    /// Primary first; empty with the host's network.
+    pub addresses: Vec<IpAddr>,
+    /// Limits that this host can't enforce, in words.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes the cgroup, starts the monitor and pause, and connects the network.
+    pub async fn create_sandbox(&self, request: SandboxRequest) -> Result<SandboxStatus, EngineError> {
+        let shared = &self.shared;
+        let record = SandboxRecord {
+            version: record::VERSION,
+            id: request.id.clone(),
+            boot_id: record::boot_id(),
+            owner: shared.config.owner.clone(),
+            pod: request.pod.clone(),
+            qos: request.qos.to_string(),
+            network: !request.host.network,
+            directories: request.directories.clone(),
+        };
+        self.write_sandbox_record(&record)?;
+        let cgroup = cgroupd::PodCgroup { uid: cgroupd::PodUid::new(request.pod.uid.clone())?, qos: request.qos };
+        let unenforced = shared.tree.create_pod(&cgroup, &request.settings)?;
+        let leaf = shared.tree.create_sandbox(&cgroup.leaf(request.id.as_str())?)?.dir;
+        let client = self.start_monitor(&request.id, &leaf).await?;
+        let mut descriptors = Descriptors::default();
+        let (cgroup_slot, pause_slot) =
+            (add(&mut descriptors, leaf)?, add(&mut descriptors, shared.programs.pause()?)?);
+        let created = client.create_sandbox(sandbox_spec(&request, cgroup_slot, pause_slot), descriptors).await?;
+        let files = files_volume(request.files)?;
+        let keeping =
+            client.keep_volume(FILES_VOLUME, files.try_clone().map_err(EngineError::io("duplicate", "mount"))?);
+        let network = self.attach(&request, created.netns.as_fd());
+        let (kept, addresses) = tokio::join!(keeping, network);
+        kept?;
+        let status = SandboxStatus { id: request.id.clone(), addresses: addresses?, warnings: warnings(&unenforced) };
+        let sandbox = Sandbox { client, record, files, netns: created.netns };
+        shared.sandboxes.borrow_mut().insert(request.id, std::rc::Rc::new(sandbox));
+        Ok(status)
+    }
+
+    /// Ends every process of the sandbox and its monitor, gives its address back. The records of its containers stay until
+    /// they are removed.
+    pub async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let Some(sandbox) = self.shared.sandboxes.borrow_mut().remove(id) else { return Ok(()) };
+        let ended = sandbox.client.shutdown().await;
+        let detached = if sandbox.record.network { self.detach(id).await } else { Ok(()) };
+        // The namespaces go with their last descriptor.
+        drop(sandbox);
+        ended?;
+        detached
+    }
+
+    /// Removes what is left of a stopped sandbox: cgroup, records, files.
+    pub async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.stop_sandbox(id).await?;
+        let dir = self.dirs().sandbox(id);
+        if let Some(record) = record::load::<SandboxRecord>(&dir.join(RECORD)) {
+            self.remove_resources(&record).await?;
+        }
+        self.discard(&dir)
+    }
+
+    /// Writes one of the pod's own files; containers see it at once.
+    pub fn write_pod_file(&self, id: &SandboxId, name: &str, content: &[u8], mode: u32) -> Result<(), EngineError> {
+        let sandbox = self.sandbox(id)?;
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode);
+        let file = rustix::fs::openat(&sandbox.files, name, flags, mode)
+            .map_err(EngineError::system(format!("openat({name})")))?;
+        // Independent of our umask.
+        rustix::fs::fchmod(&file, mode).map_err(EngineError::system(format!("fchmod({name})")))?;
+        use std::io::Write as _;
+        std::fs::File::from(file).write_all(content).map_err(EngineError::io("write", name))
+    }
+
+    /// Reads at most `limit` bytes from the end of one of the pod's own files. A container can write to it, but not
+    /// replace it: it sees the file alone, not its directory.
+    pub fn read_pod_file(&self, id: &SandboxId, name: &str, limit: usize) -> Result<Vec<u8>, EngineError> {
+        use std::os::unix::fs::FileExt as _;
+        let sandbox = self.sandbox(id)?;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&sandbox.files, name, flags, Mode::empty())
+            .map_err(EngineError::system(format!("openat({name})")))?;
+        let file = std::fs::File::from(file);
+        let size = file.metadata().map_err(EngineError::io("stat", name))?.len();
+        let length = usize::try_from(size).unwrap_or(usize::MAX).min(limit);
+        let mut bytes = vec![0; length];
+        let read = file.read_at(&mut bytes, size - length as u64).map_err(EngineError::io("read", name))?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Hands a detached mount to the monitor, which keeps it for the pod's containers.
+    pub async fn keep_volume(&self, id: &SandboxId, name: &str, mount: OwnedFd) -> Result<(), EngineError> {
+        Ok(self.client(id)?.keep_volume(name, mount).await?)
+    }
+
+    /// The pod's network namespace.
+    pub fn network_namespace(&self, id: &SandboxId) -> Result<OwnedFd, EngineError> {
+        self.sandbox(id)?.netns.try_clone().map_err(EngineError::io("duplicate", "network namespace"))
+    }
+
+    fn write_sandbox_record(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        let dir = self.dirs().sandbox(&record.id);
+        super::dirs::create_private(&dir.join("containers")).map_err(EngineError::io("make", &dir))?;
+        let path = dir.join(RECORD);
+        record::save(&path, record).map_err(EngineError::io("write", &path))
+    }
+
+    async fn start_monitor(&self, id: &SandboxId, cgroup: &OwnedFd) -> Result<Client, EngineError> {
+        let state = self.dirs().monitor(id);
+        super::dirs::create_private(&state).map_err(EngineError::io("make", &state))?;
+        let binary = &self.shared.programs.monitor;
+        let start = Start { binary, state: &state, cgroup: Some(cgroup.as_fd()), stderr: None };
+        let (client, mut events, process) = Client::spawn(&start).await?;
+        let (out, id) = (self.shared.events.clone(), id.clone());
+        tokio::task::spawn_local(async move {
+            let send = |what| out.send(EngineEvent { sandbox: id.clone(), what }).is_ok();
+            while let Some(event) = events.recv().await {
+                if !send(What::Happened(event)) {
+                    return;
+                }
+            }
+            // Reaps it; how it ended changes nothing.
+            let _exit = process.wait().await;
+            let _nobody_listens = send(What::MonitorLost);
+        });
+        Ok(client)
+    }
+
+    async fn attach(&self, request: &SandboxRequest, netns: BorrowedFd<'_>) -> Result<Vec<IpAddr>, EngineError> {
+        if request.host.network {
+            return Ok(Vec::new());
+        }
+        let id = pod_id(&request.id)?;
+        let attached = self.shared.network.attach(&id, netns, &request.ports).await?;
+        Ok(attached.addresses)
+    }
+
+    pub(super) async fn detach(&self, id: &SandboxId) -> Result<(), EngineError> {
+        Ok(self.shared.network.detach(&pod_id(id)?).await?)
+    }
+
+    /// The cgroup with all that may be left in it, and the socket.
+    pub(super) async fn remove_resources(&self, record: &SandboxRecord) -> Result<(), EngineError> {
+        if let Some(cgroup) = record.cgroup() {
+            self.remove_cgroup(cgroup.path()).await?;
+        }
+        let state = self.dirs().monitor(&record.id);
+        match std::fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::io("remove", &state)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits, off the loop, until the kernel has let go of every process in it.
+    pub(super) async fn remove_cgroup(&self, path: cgroupd::CgroupPath) -> Result<(), EngineError> {
+        let tree = self.shared.tree.clone();
+        match tokio::task::spawn_blocking(move || tree.remove(&path)).await {
+            Ok(removed) => Ok(removed?),
+            Err(error) => Err(EngineError::io("remove cgroup of", "a pod")(std::io::Error::other(error))),
+        }
+    }
+
+    /// Moves a directory out of the way at once; it is deleted in the background.
+    pub fn discard(&self, dir: &std::path::Path) -> Result<(), EngineError> {
+        let Some(name) = dir.file_name() else { return Ok(()) };
+        let trash = self.dirs().trash().join(name);
+        match std::fs::rename(dir, &trash) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            // Logs may lie on a file system of their own.
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                return std::fs::remove_dir_all(dir).map_err(EngineError::io("remove", dir));
+            }
+            Err(error) => return Err(EngineError::io("discard", dir)(error)),
+        }
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = std::fs::remove_dir_all(&trash) {
+                tracing::warn!("delete {}: {error}; the next start tries again", trash.display());
+            }
+        });
+        Ok(())
+    }
+}
+
+pub(super) fn pod_id(id: &SandboxId) -> Result<netsetup::PodId, EngineError> {
+    id.as_str().parse().map_err(|_| EngineError::NotFound { what: "sandbox", id: id.to_string() })
+}
+
+/// What the manifest asks for and this host can't enforce, in words.
+pub(super) fn warnings(unenforced: &[cgroupd::Unenforced]) -> Vec<String> {
+    let asked = unenforced.iter().filter(|what| what.setting.origin == cgroupd::Origin::Manifest);
+    asked.map(ToString::to_string).collect()
+}
+
+fn sandbox_spec(request: &SandboxRequest, cgroup: FdSlot, pause: FdSlot) -> SandboxSpec {
+    SandboxSpec {
+        id: request.id.to_string(),
+        hostname: request.hostname.clone(),
+        host: request.host,
+        sysctls: request.sysctls.clone(),
+        cgroup,
+        pause,
+        oom_score_adj: Some(cgroupd::oom::SANDBOX_ADJ),
+        shm_bytes: (!request.host.ipc).then_some(SHM_BYTES),
+        when_brain_dies: request.when_brain_dies,
+    }
+}
+
+/// A detached tmpfs for the pod's own files, as large as they may become together.
+fn files_volume(files: u64) -> Result<OwnedFd, EngineError> {
+    let call = |call: &str| EngineError::system(format!("{call}(tmpfs of the pod's files)"));
+    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(call("fsopen"))?;
+    let options = BTreeMap::from([("size", (files * POD_FILE_BYTES).to_string()), ("mode", "0755".to_owned())]);
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&fs, key, value.as_str()).map_err(call("fsconfig"))?;
+    }
+    rustix::mount::fsconfig_create(&fs).map_err(call("fsconfig"))?;
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(call("fsmount"))
+}
+
+pub(super) fn add(descriptors: &mut Descriptors, fd: OwnedFd) -> Result<FdSlot, EngineError> {
+    descriptors.add(fd).ok_or(EngineError::TooManyDescriptors(crate::convert::slots::MAX_DESCRIPTORS))
+}

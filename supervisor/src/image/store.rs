@@ -1,0 +1,497 @@
+//! Where images are kept.
+//!
+//! ```text
+//! ROOT/                   0700
+//!   oci-layout index.json an OCI image layout; one descriptor per name, `org.opencontainers.image.ref.name` is the whole name
+//!   blobs/sha256/HEX      manifests, configurations, layers as they came
+//!   layers/HEX/fs         the layer with this *blob's* digest, in overlayfs's form
+//!   layers/HEX/diff_id    digest of its uncompressed archive
+//!   tmp/                  work that is not finished
+//!   lock                  shared: somebody uses the store. Exclusive: nobody else does, so what nothing names may go
+//!   index.lock            held while `index.json` is replaced
+//! ```
+//!
+//! A layer is named by its stored bytes, which this process has hashed, and not by its diff id, which the unpacker reports:
+//! a layer that got the better of the unpacker must not become the layer of another image.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+
+use super::digest::Digest;
+use super::document::{self, BadDocument, Config};
+use super::limits::{Limits, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
+use super::reference::Reference;
+use super::tree;
+
+/// Where the node keeps its images.
+pub const DEFAULT_ROOT: &str = "/var/lib/monopod/images";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Marks a manifest that was made here for a docker archive: no registry knows its digest.
+const MADE_HERE: &str = "io.monopod.made-here";
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+const BLOBS: &str = "blobs/sha256";
+const LAYERS: &str = "layers";
+const TMP: &str = "tmp";
+const INDEX: &str = "index.json";
+
+/// What went wrong with the store itself.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("image store: {call} {}: {cause}", .path.display())]
+    Io { call: &'static str, path: PathBuf, cause: io::Error },
+    #[error("image store: {} is damaged ({cause}); remove the image and load it again", .path.display())]
+    Damaged { path: PathBuf, cause: String },
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+pub(super) trait At<T> {
+    fn at(self, call: &'static str, path: impl Into<PathBuf>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
+    fn at(self, call: &'static str, path: impl Into<PathBuf>) -> Result<T> {
+        self.map_err(|cause| StoreError::Io { call, path: path.into(), cause: cause.into() })
+    }
+}
+
+/// An image that is in the store whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Digest of the configuration.
+    pub id: Digest,
+    /// Digest of the manifest.
+    pub manifest: Digest,
+    pub references: Vec<Reference>,
+    /// `REPOSITORY@DIGEST`: what a container's `imageID` shows. Empty when the manifest was made here.
+    pub repo_digests: Vec<String>,
+    /// Bytes of all its blobs.
+    pub size: u64,
+    pub config: Config,
+    /// Directories of the unpacked layers, the uppermost first, as `lowerdir+` wants them.
+    pub layers: Vec<PathBuf>,
+}
+
+impl Image {
+    /// What kubelet shows as `imageID`: a repository digest when there is one, else the image's id.
+    pub fn image_id(&self) -> String {
+        let first = self.repo_digests.first();
+        first.cloned().unwrap_or_else(|| self.id.to_string())
+    }
+}
+
+/// What [`Store::remove`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    pub reference: Reference,
+    /// Whether the space was given back. If not, the store is in use elsewhere, and it is at the next opening.
+    pub collected: bool,
+}
+
+/// An image store. Many processes may have one open.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    limits: Limits,
+    lock: File,
+    /// Work in this process, as `lock` is for all processes.
+    working: RwLock<()>,
+}
+
+/// Unfinished work: a directory in `tmp` that goes with it.
+#[derive(Debug)]
+pub struct Work<'a> {
+    pub(super) path: PathBuf,
+    pub(super) store: &'a Store,
+    _working: RwLockReadGuard<'a, ()>,
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        // What stays is removed at the next opening.
+        self.store.remove_tree(&self.path).unwrap_or_default();
+    }
+}
+
+impl Store {
+    /// Opens the store, makes it if it is not there, and removes what a killed process left.
+    pub fn open(root: impl Into<PathBuf>, limits: Limits) -> Result<Self> {
+        let root = root.into();
+        for dir in ["", BLOBS, LAYERS, TMP] {
+            make_directory(&root.join(dir))?;
+        }
+        let layout = root.join("oci-layout");
+        if !layout.exists() {
+            write_file(&layout, OCI_LAYOUT)?;
+        }
+        let store = Self { lock: open_lock(&root.join("lock"))?, root, limits, working: RwLock::new(()) };
+        store.collect()?;
+        Ok(store)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A descriptor that keeps every image from being collected for as long as anybody holds a copy.
+    pub fn hold(&self) -> impl AsFd + '_ {
+        &self.lock
+    }
+
+    /// Removes unfinished work, blobs and layers that nothing names, unless somebody else uses the store.
+    pub fn collect(&self) -> Result<bool> {
+        let path = self.root.join("lock");
+        let Ok(_alone) = self.working.try_write() else {
+            return Ok(false);
+        };
+        let alone = flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        let result = if alone { self.sweep() } else { Ok(()) };
+        flock(&self.lock, FlockOperation::LockShared).at("flock", path)?;
+        result.map(|()| alone)
+    }
+
+    fn sweep(&self) -> Result<()> {
+        for left in list(&self.root.join(TMP))? {
+            self.remove_tree(&left)?;
+        }
+        // With a damaged index nobody knows what is in use: everything stays.
+        let live = self.live_blobs()?;
+        for kind in [BLOBS, LAYERS] {
+            for path in list(&self.root.join(kind))? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if !live.contains(name.as_ref()) {
+                    self.remove_tree(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn live_blobs(&self) -> Result<HashSet<String>> {
+        let mut live = HashSet::new();
+        for descriptor in self.index()?.manifests() {
+            let digest = descriptor.digest().digest();
+            // A damaged manifest keeps nothing but itself, so that it can be named in an error.
+            if let Ok(manifest) = self.manifest(descriptor) {
+                let blobs = manifest.layers.iter().chain([&manifest.config]);
+                live.extend(blobs.map(|blob| blob.digest.hex().to_owned()));
+            }
+            live.insert(digest.to_owned());
+        }
+        Ok(live)
+    }
+
+    pub(super) fn remove_tree(&self, path: &Path) -> Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let dir = open_directory(parent)?;
+        tree::remove(&dir, name).at("remove", path)
+    }
+
+    /// Starts work that is invisible until it is published.
+    pub fn begin(&self) -> Result<Work<'_>> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let working = self.working.read().unwrap_or_else(PoisonError::into_inner);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        let path = self.root.join(TMP).join(name);
+        // A pid comes again: what stands there belongs to a dead process, since this one counts.
+        self.remove_tree(&path)?;
+        make_directory(&path)?;
+        Ok(Work { path, store: self, _working: working })
+    }
+
+    pub(super) fn lock_file(&self) -> &File {
+        &self.lock
+    }
+
+    /// The digest of the uncompressed archive of an unpacked layer, if it is there.
+    pub(super) fn layer_diff_id(&self, layer: &Digest) -> Option<Digest> {
+        let path = self.root.join(LAYERS).join(layer.hex()).join("diff_id");
+        fs::read_to_string(path).ok()?.parse().ok()
+    }
+
+    pub(super) fn has_blob(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).exists()
+    }
+
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join(BLOBS).join(digest.hex())
+    }
+
+    pub(super) fn layer_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join(LAYERS).join(digest.hex())
+    }
+
+    /// The index; none yet is an empty one.
+    fn index(&self) -> Result<ImageIndex> {
+        let path = self.root.join(INDEX);
+        let bytes = match read_bounded(&path, MAX_MANIFEST_BYTES) {
+            Err(StoreError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                return new_index(Vec::new(), &path);
+            }
+            result => result?,
+        };
+        document::index(&bytes, None).map_err(|err| damaged(&path, err))
+    }
+
+    fn change_index(&self, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<()> {
+        let path = self.root.join(INDEX);
+        let lock_path = self.root.join("index.lock");
+        let lock = open_lock(&lock_path)?;
+        flock(&lock, FlockOperation::LockExclusive).at("flock", lock_path)?;
+        let mut descriptors = self.index()?.manifests().clone();
+        change(&mut descriptors);
+        let index = new_index(descriptors, &path)?;
+        let bytes = serde_json::to_vec(&index).map_err(io::Error::other).at("write", &path)?;
+        write_file(&path, &bytes)
+    }
+
+    /// Gives an image its names; each name leaves the image that had it.
+    pub(super) fn name(&self, descriptor: &Descriptor, references: &[Reference], made_here: bool) -> Result<()> {
+        self.change_index(|descriptors| {
+            let named =
+                |d: &Descriptor| ref_name(d).is_some_and(|name| references.iter().any(|r| r.to_string() == name));
+            let same = |d: &Descriptor| d.digest() == descriptor.digest() && ref_name(d).is_none();
+            descriptors.retain(|d| !named(d) && !same(d));
+            let names: Vec<_> = references.iter().map(Some).collect();
+            let nameless = names.is_empty() && !descriptors.iter().any(|d| d.digest() == descriptor.digest());
+            let names = if nameless { vec![None] } else { names };
+            descriptors.extend(names.into_iter().map(|name| described(descriptor, name, made_here)));
+        })
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<document::Manifest> {
+        let digest = own_digest(descriptor, &self.root.join(INDEX))?;
+        let bytes = self.read_blob(&digest, MAX_MANIFEST_BYTES)?;
+        document::manifest(&bytes, descriptor.media_type(), &self.limits)
+            .map_err(|err| damaged(&self.blob_path(&digest), err))
+    }
+
+    /// A small blob; its digest is checked again, since disks lie.
+    fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let bytes = read_bounded(&path, limit)?;
+        if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(damaged(&path, "its content does not fit its name")) }
+    }
+
+    /// All images, each once, in the order of their first name. A damaged one is an error in its place.
+    pub fn images(&self) -> Result<Vec<Result<Image>>> {
+        let index = self.index()?;
+        let mut groups: BTreeMap<String, Vec<&Descriptor>> = BTreeMap::new();
+        for descriptor in index.manifests() {
+            groups.entry(descriptor.digest().to_string()).or_default().push(descriptor);
+        }
+        let mut images: Vec<_> = groups.into_values().map(|group| self.image(&group)).collect();
+        images.sort_by_key(|image| image.as_ref().ok().map(|i| i.references.first().map(Reference::to_string)));
+        Ok(images)
+    }
+
+    fn image(&self, descriptors: &[&Descriptor]) -> Result<Image> {
+        let first = descriptors.first().ok_or_else(|| damaged(&self.root.join(INDEX), "empty group"))?;
+        let digest = own_digest(first, &self.root.join(INDEX))?;
+        let manifest = self.manifest(first)?;
+        let bytes = self.read_blob(&manifest.config.digest, MAX_CONFIG_BYTES)?;
+        let config = document::config(&bytes, manifest.layers.len())
+            .map_err(|err| damaged(&self.blob_path(&manifest.config.digest), err))?;
+        let names = descriptors.iter().filter_map(|d| Some((ref_name(d)?.parse::<Reference>().ok()?, is_made_here(d))));
+        let names: BTreeMap<Reference, bool> = names.collect();
+        let repo_digests =
+            names.iter().filter(|(_, made_here)| !**made_here).map(|(name, _)| name.with_digest(&digest));
+        let mut repo_digests: Vec<String> = repo_digests.collect();
+        repo_digests.dedup();
+        let blobs = manifest.layers.iter().chain([&manifest.config]);
+        Ok(Image {
+            id: manifest.config.digest.clone(),
+            size: blobs.map(|blob| blob.size).sum::<u64>() + first.size(),
+            manifest: digest,
+            repo_digests,
+            references: names.into_keys().collect(),
+            layers: self.layer_directories(&manifest)?,
+            config,
+        })
+    }
+
+    fn layer_directories(&self, manifest: &document::Manifest) -> Result<Vec<PathBuf>> {
+        let directories = manifest.layers.iter().rev().map(|layer| {
+            let path = self.layer_path(&layer.digest).join("fs");
+            fs::metadata(&path).at("stat", &path).map(|_| path)
+        });
+        directories.collect()
+    }
+
+    /// The image with this name. With a digest, that manifest of that repository, whatever its tag.
+    pub fn resolve(&self, reference: &Reference) -> Result<Option<Image>> {
+        let fits = |descriptor: &Descriptor| {
+            let name = ref_name(descriptor).and_then(|name| name.parse::<Reference>().ok());
+            name.is_some_and(|name| match reference.digest() {
+                Some(digest) => {
+                    name.repository() == reference.repository() && descriptor.digest().to_string() == digest.to_string()
+                }
+                None => name == *reference,
+            })
+        };
+        self.image_where(fits)
+    }
+
+    /// The image with this id (the digest of its configuration).
+    pub fn resolve_id(&self, id: &Digest) -> Result<Option<Image>> {
+        let images = self.images()?;
+        Ok(images.into_iter().flatten().find(|image| image.id == *id))
+    }
+
+    fn image_where(&self, fits: impl Fn(&Descriptor) -> bool) -> Result<Option<Image>> {
+        let index = self.index()?;
+        let all = index.manifests();
+        let Some(found) = all.iter().find(|descriptor| fits(descriptor)) else {
+            return Ok(None);
+        };
+        let group: Vec<_> = all.iter().filter(|d| d.digest() == found.digest()).collect();
+        self.image(&group).map(Some)
+    }
+
+    /// Takes a name away, and the image with its last name. Gives nothing when there is no such name.
+    pub fn remove(&self, reference: &Reference) -> Result<Option<Removed>> {
+        let full = reference.to_string();
+        let mut found = false;
+        self.change_index(|descriptors| {
+            let before = descriptors.len();
+            descriptors.retain(|d| ref_name(d) != Some(&full));
+            found = descriptors.len() != before;
+        })?;
+        if !found {
+            return Ok(None);
+        }
+        Ok(Some(Removed { reference: reference.clone(), collected: self.collect()? }))
+    }
+
+    /// Removes an image with all its names.
+    pub fn remove_image(&self, manifest: &Digest) -> Result<bool> {
+        self.change_index(|descriptors| descriptors.retain(|d| d.digest().to_string() != manifest.to_string()))?;
+        self.collect()
+    }
+}
+
+impl Work<'_> {
+    /// Makes everything durable, then moves it to where it is found: `(name in this directory, place)`.
+    pub(super) fn publish(&self, finished: &HashMap<String, PathBuf>) -> Result<()> {
+        let dir = open_directory(&self.path)?;
+        // One call for the thousands of files of all layers; a call for each costs seconds.
+        rustix::fs::syncfs(&dir).at("syncfs", &self.path)?;
+        for (name, place) in finished {
+            let from = self.path.join(name);
+            match fs::rename(&from, place) {
+                // Another process was faster; content of one name is one content.
+                Err(err) if matches!(err.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
+                result => result.at("rename", place)?,
+            }
+        }
+        for parent in [BLOBS, LAYERS] {
+            let path = self.store.root.join(parent);
+            rustix::fs::fsync(open_directory(&path)?).at("fsync", path)?;
+        }
+        Ok(())
+    }
+}
+
+fn described(descriptor: &Descriptor, name: Option<&Reference>, made_here: bool) -> Descriptor {
+    let name = name.map(|name| (REF_NAME.to_owned(), name.to_string()));
+    let mark = made_here.then(|| (MADE_HERE.to_owned(), "true".to_owned()));
+    let annotations: HashMap<_, _> = name.into_iter().chain(mark).collect();
+    let mut descriptor = descriptor.clone();
+    descriptor.set_annotations((!annotations.is_empty()).then_some(annotations));
+    descriptor
+}
+
+fn annotation<'a>(descriptor: &'a Descriptor, key: &str) -> Option<&'a str> {
+    let annotations = descriptor.annotations().as_ref()?;
+    annotations.get(key).map(String::as_str)
+}
+
+fn ref_name(descriptor: &Descriptor) -> Option<&str> {
+    annotation(descriptor, REF_NAME)
+}
+
+fn is_made_here(descriptor: &Descriptor) -> bool {
+    annotation(descriptor, MADE_HERE).is_some()
+}
+
+fn own_digest(descriptor: &Descriptor, path: &Path) -> Result<Digest> {
+    let digest = descriptor.digest().to_string().parse();
+    digest.map_err(|err: super::digest::BadDigest| damaged(path, err))
+}
+
+fn new_index(descriptors: Vec<Descriptor>, path: &Path) -> Result<ImageIndex> {
+    let builder =
+        ImageIndexBuilder::default().schema_version(2u32).media_type(MediaType::ImageIndex).manifests(descriptors);
+    builder.build().map_err(|err| damaged(path, err))
+}
+
+fn damaged(path: &Path, cause: impl std::fmt::Display) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), cause: cause.to_string() }
+}
+
+impl From<(PathBuf, BadDocument)> for StoreError {
+    fn from((path, cause): (PathBuf, BadDocument)) -> Self {
+        damaged(&path, cause)
+    }
+}
+
+pub(super) fn make_directory(path: &Path) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path).at("mkdir", path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).at("chmod", path)
+}
+
+pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).at("open", path)
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).at("open", path)
+}
+
+fn list(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path).at("readdir", path)?;
+    entries.map(|entry| entry.map(|entry| entry.path()).at("readdir", path)).collect()
+}
+
+fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).at("open", path)?;
+    file.take(limit + 1).read_to_end(&mut bytes).at("read", path)?;
+    if bytes.len() as u64 > limit {
+        return Err(damaged(path, format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Replaces a file so that a crash leaves the old or the new one.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&temporary).at("open", &temporary)?;
+    file.write_all(bytes).at("write", &temporary)?;
+    file.sync_all().at("fsync", &temporary)?;
+    fs::rename(&temporary, path).at("rename", path)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    rustix::fs::fsync(open_directory(parent)?).at("fsync", parent)
+}

@@ -1,0 +1,350 @@
+//! What the brain asks for.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::SocketFlags;
+use rustix::thread::ThreadNameSpaceType;
+
+use super::clock::Moment;
+use super::container::{Container, Phase, Surroundings};
+use super::exec::Exec;
+use super::failure::{Called, Result, not_found, slot, wrong_state};
+use super::fork::{self, Join};
+use super::outbox::Caller;
+use super::poller::Token;
+use super::protocol::{
+    Answer, Call, ContainerSpec, ExecSpec, MonitorError, OLDEST_VERSION, PidNamespace, Request, SHM_VOLUME,
+    SandboxSpec, Snapshot, VERSION, WhenBrainDies,
+};
+use super::state::{Sandbox, Shutdown, State, note};
+use super::volumes::refuse_taken;
+use super::{pause, wire};
+use crate::runtime::launch::FdSlot;
+
+/// What becomes of a request: an answer with its descriptors now, or one later.
+enum Outcome {
+    Now(Answer, Vec<OwnedFd>),
+    Later,
+}
+
+const DONE: Outcome = Outcome::Now(Answer::Done, Vec::new());
+
+impl State {
+    pub(super) fn accept(&mut self) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let Ok(socket) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else {
+            return;
+        };
+        let own = rustix::process::geteuid();
+        let allowed = rustix::net::sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == own);
+        if allowed {
+            self.connect(socket);
+        }
+    }
+
+    /// The newest connection is the brain's.
+    pub(super) fn connect(&mut self, socket: OwnedFd) {
+        if self.poller.add(&socket, Token::Brain).is_err() {
+            return;
+        }
+        if let Some(before) = self.outbox.connect(socket) {
+            self.poller.remove(before);
+        }
+    }
+
+    /// Sends what waits, and says whether room or requests are waited for.
+    pub(super) fn send(&mut self) {
+        if self.outbox.flush().is_err() {
+            self.brain_left();
+        }
+        if let Some(socket) = self.outbox.socket() {
+            self.poller.set_interest(socket, Token::Brain, !self.outbox.is_full(), self.outbox.is_waiting());
+        }
+    }
+
+    pub(super) fn receive(&mut self) {
+        let Some(socket) = self.outbox.socket() else {
+            return;
+        };
+        if self.outbox.is_full() {
+            return;
+        }
+        let buffer = self.scratch.borrow();
+        let (call, fds) = match wire::receive(socket, buffer) {
+            Ok((0, _)) => return self.brain_left(),
+            Ok((length, fds)) => (serde_json::from_slice::<Call>(buffer.get(..length).unwrap_or_default()), fds),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return;
+            }
+            Err(error) => {
+                note(&format!("connection: {error}"));
+                return self.brain_left();
+            }
+        };
+        let call = match call {
+            Ok(call) => call,
+            Err(error) => {
+                // Without a number there is nobody to answer.
+                note(&format!("request: {error}"));
+                return self.brain_left();
+            }
+        };
+        let caller = self.outbox.caller(call.number);
+        match self.answer(call.request, &fds, caller) {
+            Ok(Outcome::Now(answer, fds)) => self.outbox.reply(caller, Ok(answer), fds),
+            Ok(Outcome::Later) => {}
+            Err(error) => self.outbox.reply(caller, Err(error), Vec::new()),
+        }
+    }
+
+    /// A pod without a sandbox has nothing to stay for.
+    fn brain_left(&mut self) {
+        if let Some(socket) = self.outbox.disconnect() {
+            self.poller.remove(socket);
+        }
+        if self.shutdown.is_some() {
+            return;
+        }
+        match self.sandbox.as_ref().map(|sandbox| sandbox.when_brain_dies) {
+            Some(WhenBrainDies::Stay) => {}
+            Some(WhenBrainDies::EndAfter { grace_ms }) => self.end_after(grace_ms),
+            None => self.end_after(0),
+        }
+    }
+
+    fn end_after(&mut self, grace_ms: u64) {
+        for container in &self.containers {
+            if let Phase::Running { .. } = container.phase {
+                let _gone = crate::sys::signal::send(container.pidfd.as_fd(), libc::SIGTERM);
+            } else if !container.is_ended() {
+                let _gone = container.kill();
+            }
+        }
+        self.shutdown = Some(Shutdown { caller: None, kill_at: Some(Moment::now().after_ms(grace_ms)) });
+    }
+
+    fn answer(&mut self, request: Request, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
+        if !self.outbox.is_greeted() && !matches!(request, Request::Hello { .. }) {
+            return Err(MonitorError::Protocol("Hello comes first".to_owned()));
+        }
+        match request {
+            Request::Hello { version } => self.hello(version),
+            Request::CreateSandbox(spec) => self.create_sandbox(spec, fds, caller),
+            Request::KeepVolume { name, mount } => self.volumes.keep(&name, slot(fds, mount)?).map(|()| DONE),
+            Request::OpenVolume { name } => {
+                self.volumes.open(&name).map(|root| Outcome::Now(Answer::Volume { root: FdSlot(0) }, vec![root]))
+            }
+            Request::CreateContainer(spec) => self.create_container(spec, fds, caller),
+            Request::StartContainer { id } => self.start_container(&id, caller),
+            Request::SignalContainer { id, signal } => self.signal_container(&id, signal),
+            Request::KillContainer { id } => self.existing(&id)?.kill().map(|()| DONE),
+            Request::RemoveContainer { id } => self.remove_container(&id, caller),
+            Request::Exec(spec) => self.exec(spec, fds, caller),
+            Request::KillExec { id } => self.kill_exec(&id),
+            Request::Snapshot => Ok(Outcome::Now(Answer::Snapshot(self.snapshot()), Vec::new())),
+            Request::Shutdown => {
+                self.shutdown = Some(Shutdown { caller: Some(caller), kill_at: None });
+                Ok(Outcome::Later)
+            }
+        }
+    }
+
+    fn hello(&mut self, version: u16) -> Result<Outcome> {
+        if version < OLDEST_VERSION {
+            return Err(MonitorError::Protocol(format!("version {version} is older than {OLDEST_VERSION}")));
+        }
+        self.outbox.greet();
+        let pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
+        Ok(Outcome::Now(Answer::Hello { version: version.min(VERSION), pid }, Vec::new()))
+    }
+
+    fn create_sandbox(&mut self, spec: SandboxSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
+        self.refuse_when_ending()?;
+        refuse_taken(self.sandbox.is_some(), "sandbox", &spec.id)?;
+        let (cgroup, binary) = (slot(fds, spec.cgroup)?, slot(fds, spec.pause)?);
+        if let Some(bytes) = spec.shm_bytes {
+            self.volumes.keep_shm(SHM_VOLUME, bytes)?;
+        }
+        let child = fork::fork(pause::namespaces(spec.host), cgroup, |channel| pause::run(&spec, binary, channel))?;
+        let path = format!("/proc/{}/ns/net", child.pid);
+        let netns = rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .called(|| format!("open({path})"));
+        let added = self
+            .poller
+            .add(&child.pidfd, Token::PauseExit)
+            .and_then(|()| self.poller.add(&child.channel, Token::PauseChannel))
+            .called(|| "epoll_ctl(pause)".to_owned());
+        let netns = match added.and(netns) {
+            Ok(netns) => netns,
+            Err(error) => {
+                self.abandon(child);
+                return Err(error);
+            }
+        };
+        self.sandbox = Some(Sandbox {
+            id: spec.id,
+            pid: child.pid,
+            pidfd: child.pidfd,
+            netns,
+            host: spec.host,
+            when_brain_dies: spec.when_brain_dies,
+            alive: true,
+            starting: Some((caller, child.channel)),
+        });
+        Ok(Outcome::Later)
+    }
+
+    /// Ends a child that cannot be waited for properly.
+    fn abandon(&mut self, child: fork::Child) {
+        let _gone = crate::sys::signal::send(child.pidfd.as_fd(), libc::SIGKILL);
+        self.poller.remove(&child.pidfd);
+        self.poller.remove(&child.channel);
+        let serial = self.next_serial();
+        self.doom(serial, child.pidfd, None);
+    }
+
+    fn create_container(&mut self, spec: ContainerSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
+        self.refuse_when_ending()?;
+        refuse_taken(self.by_id(&spec.id).is_some(), "container", &spec.id)?;
+        let serial = self.next_serial();
+        let sandbox = self.sandbox.as_ref().filter(|sandbox| sandbox.alive && sandbox.starting.is_none());
+        let sandbox = sandbox.ok_or_else(|| not_found("sandbox", ""))?;
+        let around = Surroundings {
+            null: self.null.as_fd(),
+            own_pid_namespace: self.own_pid_namespace.as_fd(),
+            pid_target: match &spec.pid {
+                PidNamespace::Own | PidNamespace::Host => None,
+                PidNamespace::Sandbox => Some(sandbox.pidfd.as_fd()),
+                PidNamespace::Container(id) => Some(running(&self.containers, id)?.pidfd.as_fd()),
+            },
+            join: Join {
+                target: sandbox.pidfd.as_fd(),
+                namespaces: joined(sandbox),
+                own_cgroup_namespace: !spec.host_cgroup_namespace,
+            },
+        };
+        let container = Container::create(spec, fds, around, serial, caller)?;
+        let watched = self.watch(&container).called(|| "epoll_ctl(container)".to_owned());
+        if let Err(error) = watched {
+            self.unwatch(&container);
+            let _gone = container.kill();
+            self.doom(serial, container.pidfd, None);
+            return Err(error);
+        }
+        self.containers.push(container);
+        Ok(Outcome::Later)
+    }
+
+    fn start_container(&mut self, id: &str, caller: Caller) -> Result<Outcome> {
+        let container = self.existing(id)?;
+        match (&container.phase, &container.channel) {
+            (Phase::Created, Some(channel)) if container.start_error.is_none() => {
+                channel.go().called(|| format!("send(go to {id})"))?;
+                container.phase = Phase::Starting(caller);
+                Ok(Outcome::Later)
+            }
+            (Phase::Running { started_at }, _) => {
+                Ok(Outcome::Now(Answer::ContainerStarted { started_at: started_at.clone() }, Vec::new()))
+            }
+            (Phase::Created | Phase::Preparing(_) | Phase::Starting(_) | Phase::Ended(_), _) => {
+                Err(wrong_state("container", id, container.state_name()))
+            }
+        }
+    }
+
+    fn signal_container(&mut self, id: &str, signal: i32) -> Result<Outcome> {
+        let container = self.existing(id)?;
+        if container.is_ended() {
+            return Err(wrong_state("container", id, container.state_name()));
+        }
+        crate::sys::signal::send(container.pidfd.as_fd(), signal)
+            .called(|| format!("pidfd_send_signal({}, {signal})", container.pid))?;
+        Ok(DONE)
+    }
+
+    /// Already gone is what was wanted.
+    fn remove_container(&mut self, id: &str, caller: Caller) -> Result<Outcome> {
+        let Some(container) = self.by_id(id) else {
+            return Ok(DONE);
+        };
+        let serial = container.serial;
+        container.removers.push(caller);
+        if container.is_told() {
+            self.forget(serial);
+        } else if !container.is_ended() {
+            container.kill()?;
+        }
+        Ok(Outcome::Later)
+    }
+
+    fn exec(&mut self, spec: ExecSpec, fds: &[OwnedFd], caller: Caller) -> Result<Outcome> {
+        self.refuse_when_ending()?;
+        refuse_taken(self.execs.iter().any(|exec| exec.id == spec.id), "exec", &spec.id)?;
+        let serial = self.next_serial();
+        let container = running(&self.containers, &spec.container)?;
+        let (null, own) = (self.null.as_fd(), self.own_pid_namespace.as_fd());
+        let exec = Exec::create(spec, fds, container, null, own, (serial, caller))?;
+        let mut watched = self.poller.add(&exec.pidfd, Token::ExecExit(serial));
+        if let Some(starting) = &exec.starting {
+            watched = watched.and_then(|()| self.poller.add(&starting.channel, Token::ExecChannel(serial)));
+        }
+        if let Err(error) = watched.called(|| "epoll_ctl(exec)".to_owned()) {
+            exec.kill();
+            self.poller.remove(&exec.pidfd);
+            self.doom(serial, exec.pidfd, None);
+            return Err(error);
+        }
+        self.execs.push(exec);
+        Ok(Outcome::Later)
+    }
+
+    fn kill_exec(&mut self, id: &str) -> Result<Outcome> {
+        let exec = self.execs.iter().find(|exec| exec.id == id);
+        exec.ok_or_else(|| not_found("exec", id))?.kill();
+        Ok(DONE)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let sandbox = self.sandbox.as_ref();
+        let alive = sandbox.filter(|sandbox| sandbox.alive);
+        Snapshot {
+            sandbox: sandbox.map(|sandbox| sandbox.id.clone()),
+            pause_pid: alive.map(|sandbox| sandbox.pid.as_raw_nonzero().get().cast_unsigned()),
+            containers: self.containers.iter().filter_map(Container::snapshot).collect(),
+            execs: self.execs.iter().map(|exec| exec.id.clone()).collect(),
+            volumes: self.volumes.names().to_vec(),
+        }
+    }
+
+    fn existing(&mut self, id: &str) -> Result<&mut Container> {
+        self.by_id(id).ok_or_else(|| not_found("container", id))
+    }
+
+    fn refuse_when_ending(&self) -> Result<()> {
+        if self.shutdown.is_some() { Err(wrong_state("monitor", "", "ending")) } else { Ok(()) }
+    }
+}
+
+fn running<'a>(containers: &'a [Container], id: &str) -> Result<&'a Container> {
+    let container = containers.iter().find(|container| container.id == id);
+    let container = container.ok_or_else(|| not_found("container", id))?;
+    match container.phase {
+        Phase::Running { .. } => Ok(container),
+        Phase::Preparing(_) | Phase::Created | Phase::Starting(_) | Phase::Ended(_) => {
+            Err(wrong_state("container", id, container.state_name()))
+        }
+    }
+}
+
+/// What a container takes from the sandbox: what pause does not share with the host.
+fn joined(sandbox: &Sandbox) -> ThreadNameSpaceType {
+    let mut all = ThreadNameSpaceType::empty();
+    all.set(ThreadNameSpaceType::NETWORK, !sandbox.host.network);
+    all.set(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, !sandbox.host.network);
+    all.set(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, !sandbox.host.ipc);
+    all
+}

@@ -1,0 +1,127 @@
+//! Starting a monitor: the one place where the daemon starts a program. No shell, no search path, nothing inherited.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::sys::spawn::{Program, Spawned, spawn};
+
+/// Where a monitor finds its first brain.
+pub const BRAIN_FD: RawFd = 3;
+/// Where later brains connect.
+pub const LISTENER_FD: RawFd = 4;
+/// Everything from here on is closed.
+pub const FIRST_UNUSED_FD: u32 = 5;
+/// Name of the socket in the state directory.
+pub const SOCKET_NAME: &str = "monitor.sock";
+/// Directory in the state directory where the monitor starts. It covers it in its own mount namespace with the pod's volumes;
+/// on the host it stays empty.
+pub const VOLUMES_NAME: &str = "volumes";
+/// Connections that wait to be accepted; there is one brain.
+const BACKLOG: i32 = 4;
+/// Says where the monitor is, before any other place.
+pub const LIBEXEC_VARIABLE: &str = "MONOPOD_LIBEXEC";
+
+/// What a monitor starts with.
+#[derive(Debug)]
+pub struct Start<'a> {
+    pub binary: &'a Path,
+    /// The pod's run-time directory, only ours: the socket is bound there, and it stays as long as the monitor lives.
+    pub state: &'a Path,
+    /// Directory of the cgroup that the monitor is born into.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// For messages; `/dev/null` without.
+    pub stderr: Option<BorrowedFd<'a>>,
+}
+
+/// A monitor that runs.
+#[derive(Debug)]
+pub struct Started {
+    pub process: Spawned,
+    pub connection: OwnedFd,
+}
+
+/// Beside the running executable, then in `../lib/monopod/` from there, or in `$MONOPOD_LIBEXEC` when that is set.
+pub fn find_binary(name: &str) -> io::Result<PathBuf> {
+    if let Some(directory) = std::env::var_os(LIBEXEC_VARIABLE) {
+        return Ok(PathBuf::from(directory).join(name));
+    }
+    let own = std::env::current_exe()?;
+    let beside = own.parent().unwrap_or(Path::new("/"));
+    let candidates = [beside.join(name), beside.join("../lib/monopod").join(name)];
+    let found = candidates.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{name} is not beside {}", own.display())))
+}
+
+/// Binds the socket, starts the monitor, and connects by a socket pair.
+pub fn start(start: &Start<'_>) -> io::Result<Started> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let state = rustix::fs::openat(CWD, start.state, flags, Mode::empty())?;
+    let listener = listen(&state)?;
+    let volumes = make_directory(&state, VOLUMES_NAME)?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let stderr = start.stderr.unwrap_or(null.as_fd());
+    let fds = [null.as_fd(), null.as_fd(), stderr, theirs.as_fd(), listener.as_fd()];
+    let path = CString::new(start.binary.as_os_str().as_bytes())?;
+    let process = spawn(&Program {
+        path: &path,
+        args: &[c"monitor".to_owned()],
+        env: &environment(),
+        fds: &fds,
+        working_directory: volumes.as_fd(),
+        cgroup: start.cgroup,
+    })?;
+    Ok(Started { process, connection: ours })
+}
+
+/// A panic's backtrace is all that the monitor takes from an environment (D12).
+fn environment() -> Vec<CString> {
+    vec![CStr::to_owned(c"RUST_BACKTRACE=0")]
+}
+
+/// Connects to a monitor that an earlier brain started.
+pub fn connect(state: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, state, flags, Mode::empty())?;
+    let socket = seqpacket()?;
+    rustix::net::connect(&socket, &address(directory.as_fd())?)?;
+    Ok(socket)
+}
+
+fn make_directory(state: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(state, name, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(state, name, flags, Mode::empty())?)
+}
+
+fn listen(state: &OwnedFd) -> io::Result<OwnedFd> {
+    match rustix::fs::unlinkat(state, SOCKET_NAME, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let socket = seqpacket()?;
+    rustix::net::bind(&socket, &address(state.as_fd())?)?;
+    rustix::fs::chmodat(state, SOCKET_NAME, Mode::RUSR | Mode::WUSR, rustix::fs::AtFlags::empty())?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn seqpacket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Through the descriptor: a path of a state directory may be longer than an address can be (107 bytes).
+fn address(directory: BorrowedFd<'_>) -> io::Result<SocketAddrUnix> {
+    use std::os::fd::AsRawFd;
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd()))?)
+}

@@ -1,0 +1,435 @@
+//! Doing what a machine asks for: each action is a task that ends with its outcome.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec as ApiSpec};
+use netsetup::hostname::{self, Names};
+use netsetup::hosts::{self, HostAlias};
+use netsetup::resolv::{self, ClusterDns, DnsOption, DnsPolicy, Resolv};
+use netsetup::{HostPort, Protocol};
+use tokio::sync::mpsc;
+
+use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
+use super::{Input, clock, images, launch, probes};
+use crate::convert::launch::{self as plan};
+use crate::convert::mounts::{PodFile, termination_log};
+use crate::convert::resources;
+use crate::engine::container::{ContainerRequest, LogRequest};
+use crate::engine::error::EngineError;
+use crate::engine::id::ContainerId;
+use crate::engine::sandbox::SandboxRequest;
+use crate::monitor::client::ClientError;
+use crate::monitor::protocol::{HostNamespaces, MonitorError, PidNamespace};
+use crate::pod::action::{Action, Instance, Todo};
+use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User, VolumeFailure};
+use crate::pod::spec::PullPolicy;
+use crate::runtime::launch::Process;
+use crate::volume::{self, VolumeFacts};
+
+/// Prefix of a container's id in the API.
+const RUNTIME: &str = "monopod://";
+
+/// Starts the action's task; its outcome goes into the driver's queue.
+pub(super) fn start(
+    context: &Rc<Context>,
+    action: Action,
+    inbox: &mpsc::UnboundedSender<Input>,
+) -> tokio::task::AbortHandle {
+    let (context, inbox) = (context.clone(), inbox.clone());
+    let task = tokio::task::spawn_local(async move {
+        let uid = context.reference.uid.clone();
+        let pull_started = {
+            let (inbox, uid) = (inbox.clone(), uid.clone());
+            move || {
+                let _ending = inbox.send(Input::PullStarted { uid: uid.clone(), action: action.id });
+            }
+        };
+        tracing::debug!(pod = context.reference.name, "doing {:?}", action.todo);
+        let outcome = execute(&context, &action.todo, &pull_started).await;
+        tracing::debug!(pod = context.reference.name, "done {:?}: {outcome:?}", action.id);
+        if let Some(outcome) = outcome {
+            // Fails only when the driver is gone, and then nobody needs it.
+            let _ending = inbox.send(Input::Done { uid, action: action.id, outcome });
+        }
+    });
+    task.abort_handle()
+}
+
+/// None for actions that have no answer.
+async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) -> Option<Outcome> {
+    let turn = turn_of(todo).map(|turn| context.turn(turn));
+    let _turn = match &turn {
+        Some(turn) => Some(turn.lock().await),
+        None => None,
+    };
+    match todo {
+        Todo::SetUpVolumes => Some(Outcome::VolumesSetUp(set_up_volumes(context))),
+        Todo::CreateSandbox { attempt } => {
+            let made = create_sandbox(context, *attempt).await;
+            Some(Outcome::SandboxCreated(made.map_err(|error| error.to_string())))
+        }
+        Todo::EnsureImage { image, policy, .. } => {
+            Some(Outcome::Image(ensure_image(context, image, *policy, pull_started)))
+        }
+        Todo::CreateContainer { instance, .. } => {
+            Some(Outcome::ContainerCreated(create_container(context, *instance).await))
+        }
+        Todo::StartContainer { instance } => Some(Outcome::ContainerStarted(start_container(context, *instance).await)),
+        Todo::Signal { instance, signal } => {
+            if let Some(known) = context.known(*instance) {
+                report(context, context.engine.signal_container(&known.sandbox, &known.id, signal.0).await);
+            }
+            None
+        }
+        Todo::Kill { instance } => {
+            if let Some(known) = context.known(*instance) {
+                report(context, context.engine.kill_container(&known.sandbox, &known.id).await);
+            }
+            None
+        }
+        Todo::RemoveContainer { instance } => {
+            Some(Outcome::ContainerRemoved(text(remove_container(context, *instance).await)))
+        }
+        Todo::RunProbe { instance, handler, timeout, .. } => {
+            Some(Outcome::Probe(probes::probe(context, *instance, handler, *timeout).await))
+        }
+        Todo::RunHook { instance, handler, budget, .. } => {
+            Some(Outcome::Hook(probes::hook(context, *instance, handler, *budget).await))
+        }
+        Todo::Cancel { .. } => None,
+        Todo::StopSandbox { attempt } => Some(Outcome::SandboxStopped(text(stop_sandbox(context, *attempt).await))),
+        Todo::TearDownVolumes => Some(Outcome::VolumesTornDown(text(tear_down_volumes(context)))),
+        Todo::RemovePod => Some(Outcome::PodRemoved(text(remove_pod(context).await))),
+    }
+}
+
+/// Signals and kills do not wait: the thing that they would wait for may be what has to be killed.
+fn turn_of(todo: &Todo) -> Option<Turn> {
+    match todo {
+        Todo::SetUpVolumes
+        | Todo::CreateSandbox { .. }
+        | Todo::StopSandbox { .. }
+        | Todo::TearDownVolumes
+        | Todo::RemovePod => Some(Turn::Pod),
+        Todo::CreateContainer { instance, .. }
+        | Todo::StartContainer { instance }
+        | Todo::RemoveContainer { instance } => Some(Turn::Instance(*instance)),
+        Todo::EnsureImage { .. }
+        | Todo::Signal { .. }
+        | Todo::Kill { .. }
+        | Todo::RunProbe { .. }
+        | Todo::RunHook { .. }
+        | Todo::Cancel { .. } => None,
+    }
+}
+
+fn text(result: Result<(), EngineError>) -> Result<(), String> {
+    result.map_err(|error| error.to_string())
+}
+
+fn report(context: &Context, result: Result<(), EngineError>) {
+    if let Err(error) = result {
+        context.warn(error.to_string());
+    }
+}
+
+fn set_up_volumes(context: &Context) -> Result<(), VolumeFailure> {
+    let Some(spec) = context.api_spec() else { return Ok(()) };
+    let dir = context.dir();
+    let failed = |volume: String, message: String| VolumeFailure { volume, message };
+    crate::engine::dirs::create_private(&dir).map_err(|error| failed(String::new(), error.to_string()))?;
+    let memory = u64::try_from(context.settings.node.allocatable_memory_bytes).unwrap_or(0);
+    let facts = VolumeFacts { pod_dir: dir, memory_bytes: memory };
+    let ready = volume::set_up(spec, &facts).map_err(|(volume, error)| failed(volume, error.to_string()))?;
+    *context.volumes.borrow_mut() = ready;
+    Ok(())
+}
+
+async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady, Box<dyn std::error::Error>> {
+    let spec = context.api_spec().ok_or("pod has no spec")?;
+    let id = context.new_sandbox(attempt);
+    let host = HostNamespaces {
+        network: spec.host_network.unwrap_or(false),
+        pid: spec.host_pid.unwrap_or(false),
+        ipc: spec.host_ipc.unwrap_or(false),
+    };
+    let pod_resources = resources::pod(spec)?;
+    let qos = cgroupd::qos::qos_class(&pod_resources);
+    let names = context.names()?;
+    let status = context
+        .engine
+        .create_sandbox(SandboxRequest {
+            id: id.clone(),
+            pod: context.reference.clone(),
+            hostname: (!host.network).then(|| names.nodename.clone()),
+            host,
+            sysctls: sysctls(spec),
+            qos,
+            settings: cgroupd::files::pod(&pod_resources, qos, &context.settings.resources),
+            ports: host_ports(spec),
+            when_brain_dies: context.settings.when_brain_dies,
+            directories: vec![context.dir(), context.log_dir()],
+            files: context.pod_files(),
+        })
+        .await?;
+    status.warnings.into_iter().for_each(|warning| context.warn(warning));
+    let addresses = if host.network { context.settings.node.ips.clone() } else { status.addresses };
+    context.set_addresses(addresses.clone());
+    write_pod_files(context, spec, host.network, &names, &addresses)?;
+    keep_volumes(context).await?;
+    Ok(SandboxReady { ips: addresses })
+}
+
+async fn keep_volumes(context: &Context) -> Result<(), EngineError> {
+    let Some(sandbox) = context.newest_sandbox() else { return Ok(()) };
+    let mut kept = Vec::new();
+    for volume in context.volumes.borrow().iter() {
+        if volume.place.home == crate::convert::mounts::VolumeHome::Kept {
+            let mount = volume.root.try_clone().map_err(EngineError::io("duplicate mount of volume", &volume.name))?;
+            kept.push((volume.name.clone(), mount));
+        }
+    }
+    for (name, mount) in kept {
+        context.engine.keep_volume(&sandbox, &name, mount).await?;
+    }
+    Ok(())
+}
+
+fn sysctls(spec: &ApiSpec) -> Vec<(String, String)> {
+    let given = spec.security_context.as_ref().and_then(|security| security.sysctls.as_ref());
+    given.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect()
+}
+
+/// Rule PO2: only those of app containers are mapped.
+fn host_ports(spec: &ApiSpec) -> Vec<HostPort> {
+    if spec.host_network.unwrap_or(false) {
+        return Vec::new();
+    }
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let host_port = u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?;
+            Some(HostPort {
+                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+                host_port,
+                container_port: u16::try_from(port.container_port).ok()?,
+                protocol: match port.protocol.as_deref() {
+                    Some("UDP") => Protocol::Udp,
+                    Some("SCTP") => Protocol::Sctp,
+                    _ => Protocol::Tcp,
+                },
+            })
+        })
+        .collect()
+}
+
+fn write_pod_files(
+    context: &Context,
+    spec: &ApiSpec,
+    host_network: bool,
+    names: &Names,
+    addresses: &[IpAddr],
+) -> Result<(), EngineError> {
+    let Some(sandbox) = context.newest_sandbox() else { return Ok(()) };
+    let aliases: Vec<HostAlias> = spec
+        .host_aliases
+        .iter()
+        .flatten()
+        .map(|alias| HostAlias { ip: alias.ip.clone(), hostnames: alias.hostnames.clone().unwrap_or_default() })
+        .collect();
+    let hosts = if host_network {
+        hosts::host_network(&context.settings.hosts, &aliases)
+    } else {
+        hosts::pod(addresses, &names.hostname, names.domain.as_deref(), &aliases)
+    };
+    let (resolv, warnings) = resolv::merge(&resolv::Request {
+        policy: dns_policy(spec),
+        host_network,
+        namespace: &context.reference.namespace,
+        pod: &context.description(),
+        // There is none yet.
+        cluster: &ClusterDns { servers: Vec::new(), domain: CLUSTER_DOMAIN.to_owned() },
+        node: &context.settings.resolv,
+        config: Some(&dns_config(spec)),
+    });
+    // Everybody's default asks for a resolver that is not there; saying so for every pod would only be noise.
+    let spoken = warnings.into_iter().filter(|warning| warning.reason != "MissingClusterDNS");
+    spoken.for_each(|warning| context.warn(warning.message));
+    for (file, content) in [
+        (PodFile::Hosts, hosts),
+        (PodFile::Hostname, hostname::render(names)),
+        (PodFile::ResolvConf, resolv::render(&resolv)),
+    ] {
+        context.engine.write_pod_file(&sandbox, file.file_name(), content.as_bytes(), 0o644)?;
+    }
+    Ok(())
+}
+
+fn dns_policy(spec: &ApiSpec) -> DnsPolicy {
+    match spec.dns_policy.as_deref() {
+        Some("None") => DnsPolicy::None,
+        Some("Default") => DnsPolicy::Default,
+        Some("ClusterFirstWithHostNet") => DnsPolicy::ClusterFirstWithHostNet,
+        _ => DnsPolicy::ClusterFirst,
+    }
+}
+
+fn dns_config(spec: &ApiSpec) -> Resolv {
+    let config = spec.dns_config.clone().unwrap_or_default();
+    let options = config.options.into_iter().flatten();
+    Resolv {
+        nameservers: config.nameservers.unwrap_or_default(),
+        searches: config.searches.unwrap_or_default(),
+        options: options.map(|o| DnsOption { name: o.name.unwrap_or_default(), value: o.value }).collect(),
+    }
+}
+
+fn ensure_image(
+    context: &Context,
+    name: &str,
+    policy: PullPolicy,
+    _pull_started: &dyn Fn(),
+) -> Result<crate::pod::event::ImageReady, crate::pod::event::ImageFailure> {
+    images::find(&context.settings.images, name, policy).map(|image| images::ready(&image))
+}
+
+async fn create_container(context: &Context, instance: Instance) -> Result<Created, StartFailure> {
+    let failure = |kind, message: String| StartFailure { kind, message };
+    let (Some(container), Some(spec), Some(sandbox)) =
+        (context.container(instance.container), context.api_spec(), context.newest_sandbox())
+    else {
+        return Err(failure(StartFailureKind::Create, "the pod has no sandbox".to_owned()));
+    };
+    let name = container.image.clone().unwrap_or_default();
+    let image = images::find(&context.settings.images, &name, PullPolicy::Never)
+        .map_err(|_| failure(StartFailureKind::Create, format!("image {name} is gone from the store")))?;
+    let id = ContainerId::random();
+    let facts = context.facts();
+    let resources =
+        resources::container(container).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
+    let pod_resources = resources::pod(spec).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
+    let plan = plan::launch(
+        context.sources(&facts),
+        container,
+        &launch::image_process(&image),
+        &launch::places(context),
+        id.as_str(),
+        oom_score_adj(context, spec, container, &pod_resources),
+    )
+    .map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
+    context.know(instance, Known { id: id.clone(), sandbox: sandbox.clone(), process: None, seccomp: None });
+    context
+        .engine
+        .write_pod_file(&sandbox, &termination_log(id.as_str()), b"", 0o666)
+        .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
+    let descriptors = launch::descriptors(context, &plan, &image, &id)
+        .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
+    let process = Rc::new(plan.launch.process.clone());
+    let seccomp = seccomp_program(&plan.launch.process, &descriptors);
+    let request = ContainerRequest {
+        id: id.clone(),
+        sandbox: sandbox.clone(),
+        name: container.name.clone(),
+        settings: cgroupd::files::container(&pod_resources, &resources, &context.settings.resources),
+        launch: plan.launch,
+        descriptors,
+        pid: pid_namespace(spec),
+        host_cgroup_namespace: plan.host_cgroup_namespace,
+        log: LogRequest {
+            dir: context.container_log_dir(instance),
+            name: format!("{}.log", instance.attempt),
+            max_bytes: context.settings.log.max_bytes,
+            max_files: context.settings.log.max_files,
+        },
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
+    };
+    let created = context.engine.create_container(request).await.map_err(start_failure)?;
+    created.warnings.into_iter().for_each(|warning| context.warn(format!("container {}: {warning}", container.name)));
+    context.know(instance, Known { id: id.clone(), sandbox, process: Some(process), seccomp });
+    Ok(Created {
+        id: format!("{RUNTIME}{id}"),
+        image: name,
+        user: Some(User { uid: created.identity.uid, gid: created.identity.gid, groups: created.identity.groups }),
+    })
+}
+
+/// Kept for execs, which run under the container's own filter.
+fn seccomp_program(process: &Process, descriptors: &[OwnedFd]) -> Option<Rc<OwnedFd>> {
+    let slot = usize::from(process.seccomp?.0);
+    descriptors.get(slot)?.try_clone().ok().map(Rc::new)
+}
+
+/// What the launch itself refused is `RunContainerError`, everything else `CreateContainerError` (section 1.4).
+fn start_failure(error: EngineError) -> StartFailure {
+    if let EngineError::Monitor(ClientError::Monitor(MonitorError::Launch(launch))) = error {
+        return StartFailure { kind: StartFailureKind::Run, message: launch.to_string() };
+    }
+    StartFailure { kind: StartFailureKind::Create, message: error.to_string() }
+}
+
+fn oom_score_adj(
+    context: &Context,
+    spec: &ApiSpec,
+    container: &Container,
+    resources: &cgroupd::PodResources,
+) -> Option<i32> {
+    let init = spec.init_containers.iter().flatten();
+    let position = init.chain(&spec.containers).position(|other| other.name == container.name)?;
+    let own = resources.containers.get(position)?;
+    let critical = spec.priority_class_name.as_deref() == Some("system-node-critical");
+    let memory = u64::try_from(context.settings.node.allocatable_memory_bytes).unwrap_or(0);
+    Some(cgroupd::oom::oom_score_adj(resources, cgroupd::qos::qos_class(resources), critical, own, memory))
+}
+
+fn pid_namespace(spec: &ApiSpec) -> PidNamespace {
+    if spec.host_pid.unwrap_or(false) {
+        PidNamespace::Host
+    } else if spec.share_process_namespace.unwrap_or(false) {
+        PidNamespace::Sandbox
+    } else {
+        PidNamespace::Own
+    }
+}
+
+async fn start_container(context: &Context, instance: Instance) -> Result<crate::pod::timer::WallTime, StartFailure> {
+    let Some(known) = context.known(instance) else {
+        return Err(StartFailure { kind: StartFailureKind::Create, message: "the container is gone".to_owned() });
+    };
+    let started = context.engine.start_container(&known.sandbox, &known.id).await.map_err(start_failure)?;
+    Ok(clock::wall(&started))
+}
+
+async fn remove_container(context: &Context, instance: Instance) -> Result<(), EngineError> {
+    if let Some(known) = context.known(instance) {
+        context.engine.remove_container(&known.sandbox, &known.id).await?;
+        context.forget(instance);
+    }
+    Ok(())
+}
+
+async fn stop_sandbox(context: &Context, attempt: u32) -> Result<(), EngineError> {
+    match context.sandbox(attempt) {
+        Some(id) => context.engine.stop_sandbox(&id).await,
+        None => Ok(()),
+    }
+}
+
+fn tear_down_volumes(context: &Context) -> Result<(), EngineError> {
+    context.volumes.borrow_mut().clear();
+    context.engine.discard(&context.dir())
+}
+
+/// Everything that is left: sandboxes with their containers, directories, logs (rules TR7, LG4).
+async fn remove_pod(context: &Context) -> Result<(), EngineError> {
+    for sandbox in context.all_sandboxes() {
+        for container in context.engine.containers(&sandbox) {
+            context.engine.remove_container(&sandbox, &container.id).await?;
+        }
+        context.engine.remove_sandbox(&sandbox).await?;
+    }
+    context.engine.discard(&context.dir())?;
+    context.engine.discard(&context.log_dir())
+}

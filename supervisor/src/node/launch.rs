@@ -1,0 +1,135 @@
+//! Opening what a launch plan names.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::OpenTreeFlags;
+
+use super::context::Context;
+use crate::convert::launch::{ImageProcess, LaunchPlan};
+use crate::convert::mounts::Volumes;
+use crate::convert::slots::{Needed, SeccompProfile};
+use crate::engine::id::ContainerId;
+use crate::engine::program::sealed;
+use crate::image::Image;
+use crate::runtime::seccomp;
+use crate::volume;
+
+/// Why a descriptor could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("{call}({path}): {source}")]
+    System { call: &'static str, path: String, source: rustix::io::Errno },
+    #[error(transparent)]
+    Engine(#[from] crate::engine::error::EngineError),
+    #[error("failed to prepare subPath for volumeMount {volume:?} of container: {source}")]
+    Volume { volume: String, source: volume::VolumeError },
+    #[error("cannot load seccomp profile {profile:?}: {cause}")]
+    Seccomp { profile: String, cause: String },
+}
+
+/// What the image says about its process.
+pub(super) fn image_process(image: &Image) -> ImageProcess {
+    let config = image.config.clone();
+    ImageProcess {
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        env: config.env,
+        user: config.user,
+        working_dir: config.working_dir,
+        layer_count: image.layers.len(),
+    }
+}
+
+/// The places of the volumes that are set up.
+pub(super) fn places(context: &Context) -> Volumes {
+    context.volumes.borrow().iter().map(|volume| (volume.name.clone(), volume.place)).collect()
+}
+
+/// Every descriptor, in the order of the slots.
+pub(super) fn descriptors(
+    context: &Context,
+    plan: &LaunchPlan,
+    image: &Image,
+    id: &ContainerId,
+) -> Result<Vec<OwnedFd>, OpenError> {
+    let capabilities = plan.launch.process.capabilities.bounding;
+    plan.needed
+        .iter()
+        .map(|needed| match needed {
+            Needed::Layer(layer) => open_layer(image.layers.get(*layer).map(std::path::PathBuf::as_path)),
+            Needed::Scratch => Ok(context.engine.make_scratch(id)?),
+            Needed::Volume { name, sub_path, recursive } => open_volume(context, name, sub_path.as_deref(), *recursive),
+            Needed::HostShm => detached("/dev/shm"),
+            Needed::Seccomp(profile) => seccomp_program(context, profile, capabilities),
+        })
+        .collect()
+}
+
+fn open_layer(path: Option<&Path>) -> Result<OwnedFd, OpenError> {
+    let path = path.unwrap_or(Path::new(""));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(system("open", path))
+}
+
+fn open_volume(context: &Context, name: &str, sub_path: Option<&str>, recursive: bool) -> Result<OwnedFd, OpenError> {
+    let volumes = context.volumes.borrow();
+    let failed = |source| OpenError::Volume { volume: name.to_owned(), source };
+    let found = volumes.iter().find(|volume| volume.name == name);
+    let found =
+        found.ok_or_else(|| failed(volume::VolumeError::Unsupported { kind: "that is not set up".to_owned() }))?;
+    volume::detached_copy(found.root.as_fd(), sub_path, recursive).map_err(failed)
+}
+
+fn detached(path: &str) -> Result<OwnedFd, OpenError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, path, flags).map_err(system("open_tree", Path::new(path)))
+}
+
+fn system(call: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> OpenError {
+    let path = path.display().to_string();
+    move |source| OpenError::System { call, path, source }
+}
+
+thread_local! {
+    /// Compiling costs more than loading, and most containers have the same profile and capabilities.
+    static PROGRAMS: RefCell<BTreeMap<(SeccompProfile, u64), OwnedFd>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn seccomp_program(context: &Context, profile: &SeccompProfile, capabilities: u64) -> Result<OwnedFd, OpenError> {
+    let key = (profile.clone(), capabilities);
+    let cached = PROGRAMS.with_borrow(|programs| programs.get(&key).map(OwnedFd::try_clone));
+    if let Some(Ok(program)) = cached {
+        return Ok(program);
+    }
+    let program = sealed("seccomp", &compile(context, profile, capabilities)?)?;
+    if let (SeccompProfile::RuntimeDefault, Ok(copy)) = (profile, program.try_clone()) {
+        // A profile on disk may change.
+        PROGRAMS.with_borrow_mut(|programs| programs.insert(key, copy));
+    }
+    Ok(program)
+}
+
+fn compile(context: &Context, profile: &SeccompProfile, capabilities: u64) -> Result<Vec<u8>, OpenError> {
+    let failed = |profile: &str, cause: String| OpenError::Seccomp { profile: profile.to_owned(), cause };
+    match profile {
+        SeccompProfile::RuntimeDefault => {
+            seccomp::runtime_default(capabilities).map_err(|error| failed("RuntimeDefault", error.to_string()))
+        }
+        SeccompProfile::Localhost(path) => {
+            let file = context.settings.seccomp_dir.join(path);
+            let text = std::fs::read(&file).map_err(|error| failed(path, error.to_string()))?;
+            seccomp::from_profile(&text, capabilities, kernel()).map_err(|error| failed(path, error.to_string()))
+        }
+    }
+}
+
+fn kernel() -> seccomp::Kernel {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    seccomp::Kernel { major: numbers.next().unwrap_or(0), minor: numbers.next().unwrap_or(0) }
+}
