@@ -69,7 +69,19 @@ pub fn power_off() -> ! {
     }
 }
 
+/// The kernel's first filesystem has no parent, and pivot_root(2) refuses to leave it; every real machine has left it.
+fn leave_rootfs() -> Result<()> {
+    let own = "/rootfs";
+    std::fs::create_dir(own).context("mkdir")?;
+    rustix::mount::mount_bind("/", own).context("bind the root")?;
+    std::env::set_current_dir(own).context("chdir")?;
+    rustix::mount::mount_move(own, "/").context("move the root")?;
+    rustix::process::chroot(".").context("chroot")?;
+    std::env::set_current_dir("/").context("chdir")
+}
+
 fn set_up() -> Result<()> {
+    leave_rootfs()?;
     for (kind, target, data) in [
         (c"proc", c"/proc", None),
         (c"sysfs", c"/sys", None),
@@ -216,6 +228,7 @@ pub fn command(program: &str, arguments: &[String]) -> Command {
         .env("MONOPOD_BIN", "/bin")
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
+        .env_remove(vm_root::RUNNER)
         .current_dir("/");
     command
 }

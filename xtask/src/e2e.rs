@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xshell::Shell;
+use xshell::{Shell, cmd};
 
 use crate::build::{self, Built, Profile};
 use crate::vm::initramfs::{self, Content, Orders};
 use crate::vm::kernel::{self, Kernel};
 use crate::vm::qemu::{Accel, Console, Limits, Machine};
-use crate::vm::{self, Phases, planted, probe};
+use crate::vm::{self, Phases, planted, probe, root};
 use crate::{images, setup};
 
 /// Boots a virtual machine and runs the tests that need one, as an ordinary user.
@@ -34,8 +34,24 @@ pub struct E2e {
     /// Longest that a test may take, seconds.
     #[arg(long, default_value_t = 120)]
     test_timeout: u64,
+    /// The machine's kind; by default each that has tests for the filter.
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    profile: Choice,
+    /// Part of all tests: others may match the filter, and privileged ones of the host's ring belong here.
+    #[arg(skip)]
+    part: bool,
     #[command(flatten)]
     hardware: Hardware,
+}
+
+/// Which kinds of machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Choice {
+    Auto,
+    /// Our own init.
+    Bare,
+    Systemd,
+    All,
 }
 
 /// The machine that one wants.
@@ -68,9 +84,12 @@ impl Default for Hardware {
 }
 
 impl E2e {
-    pub fn everything() -> Self {
+    /// All rings' tests whose name contains the filter.
+    pub fn tests(filter: Option<String>) -> Self {
         Self {
-            filter: None,
+            profile: if filter.is_some() { Choice::Auto } else { Choice::All },
+            filter,
+            part: true,
             shell: false,
             keep: false,
             planted: false,
@@ -86,9 +105,8 @@ impl E2e {
         let mut phases = Phases::new();
         let ready = Ready::new(&sh, &self.hardware, &mut phases)?;
         if self.shell {
-            let orders = Orders::default();
-            let ended = ready.boot(&sh, &orders, "shell", Console::Terminal, FOREVER, &mut phases, |_| {})?;
-            return Ok(ExitCode::from(ended));
+            let job = Job::interactive("shell", Orders::default(), self.profile.one());
+            return Ok(ExitCode::from(ready.boot(&sh, &job, &mut phases, |_| {})?));
         }
         let code = if self.planted {
             self.find_planted(&sh, &ready, &mut phases)?
@@ -99,20 +117,72 @@ impl E2e {
         Ok(ExitCode::from(code))
     }
 
+    /// In one machine after the other; the worst of their exit codes.
     fn test(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
-        let console = if self.keep { Console::Terminal } else { Console::Log };
-        let code =
-            ready.boot(sh, &self.orders(), "tests", console, self.limits(), phases, |line| println!("{line}"))?;
-        if code != 0 {
-            eprintln!("the machine's files are in {}", ready.dir.display());
+        let mut worst = 0;
+        for profile in self.profiles(sh, &ready.built.it)? {
+            let code = ready.boot(sh, &self.job(profile), phases, |line| println!("{line}"))?;
+            if code != 0 {
+                eprintln!("the machine's files are in {}", ready.dir.display());
+            }
+            worst = worst.max(code);
         }
-        Ok(code)
+        Ok(worst)
+    }
+
+    /// The machines that are asked for, or those that have tests for the filter.
+    fn profiles(&self, sh: &Shell, it: &Path) -> Result<Vec<vm::Profile>> {
+        use vm::Profile::{Bare, Systemd};
+        let all = match self.profile {
+            Choice::Bare => return Ok(vec![Bare]),
+            Choice::Systemd => return Ok(vec![Systemd]),
+            Choice::All => return Ok(vec![Bare, Systemd]),
+            Choice::Auto => [Bare, Systemd],
+        };
+        let mut chosen = Vec::new();
+        for profile in all {
+            let filter = self.filter.iter();
+            let list = cmd!(sh, "{it} --list {filter...}")
+                .env("MONOPOD_RING", self.rings(profile).join(","))
+                .quiet()
+                .read()?;
+            if list.lines().any(|line| line.ends_with(": test")) {
+                chosen.push(profile);
+            }
+        }
+        ensure!(
+            self.part || !chosen.is_empty(),
+            "no test's name contains {:?}",
+            self.filter.as_deref().unwrap_or_default()
+        );
+        Ok(chosen)
+    }
+
+    /// What an ordinary user cannot run on the host runs in Debian's root, which has the programs for it.
+    fn rings(&self, profile: vm::Profile) -> Vec<String> {
+        let own = profile.ring().to_owned();
+        let others = self.part && profile == vm::Profile::Systemd && !rustix::process::geteuid().is_root();
+        std::iter::once(own).chain(others.then(|| "privileged".to_owned())).collect()
+    }
+
+    fn job(&self, profile: vm::Profile) -> Job {
+        let console = if self.keep { Console::Terminal } else { Console::Log };
+        let orders = Orders {
+            arguments: self.filter.iter().cloned().collect(),
+            rings: self.rings(profile),
+            test_seconds: self.test_timeout,
+            keep: self.keep,
+            ..Orders::default()
+        };
+        Job { mode: "tests", profile, orders, console, limits: self.limits() }
     }
 
     fn find_planted(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
-        let orders = Orders { planted: true, test_seconds: planted::TEST_SECONDS, ..self.orders() };
+        let mut job = self.job(vm::Profile::Bare);
+        job.orders.planted = true;
+        job.orders.test_seconds = planted::TEST_SECONDS;
         let mut output = String::new();
-        let code = ready.boot(sh, &orders, "tests", Console::Log, self.limits(), phases, |line| {
+        let code = ready.boot(sh, &job, phases, |line| {
             output.push_str(line);
             output.push('\n');
         })?;
@@ -124,25 +194,42 @@ impl E2e {
         Ok(0)
     }
 
-    fn orders(&self) -> Orders {
-        Orders {
-            arguments: self.filter.iter().cloned().collect(),
-            rings: vec!["vm".to_owned()],
-            planted: false,
-            test_seconds: self.test_timeout,
-            keep: self.keep,
-            program: Vec::new(),
-        }
-    }
-
     fn limits(&self) -> Limits {
         let silence = BOOT_LIMIT.max(Duration::from_secs(self.test_timeout)) + SILENCE_MARGIN;
         Limits { boot: BOOT_LIMIT, silence, whole: Duration::from_secs(self.timeout) }
     }
 }
 
+impl Choice {
+    /// Where only one machine makes sense.
+    fn one(self) -> vm::Profile {
+        match self {
+            Self::Systemd => vm::Profile::Systemd,
+            Self::Auto | Self::Bare | Self::All => vm::Profile::Bare,
+        }
+    }
+}
+
 /// Somebody sits in front of it.
-pub const FOREVER: Limits = Limits { boot: BOOT_LIMIT, silence: Duration::MAX, whole: Duration::MAX };
+const FOREVER: Limits = Limits { boot: BOOT_LIMIT, silence: Duration::MAX, whole: Duration::MAX };
+
+/// What a machine is started for.
+#[derive(Debug)]
+pub struct Job {
+    /// `tests`, `program` or `shell`.
+    pub mode: &'static str,
+    pub profile: vm::Profile,
+    pub orders: Orders,
+    pub console: Console,
+    pub limits: Limits,
+}
+
+impl Job {
+    /// With the terminal as the machine's console.
+    pub fn interactive(mode: &'static str, orders: Orders, profile: vm::Profile) -> Self {
+        Self { mode, profile, orders, console: Console::Terminal, limits: FOREVER }
+    }
+}
 
 /// Everything that a machine is made of.
 #[derive(Debug)]
@@ -150,6 +237,8 @@ pub struct Ready {
     kernel: Kernel,
     built: Built,
     images: Vec<PathBuf>,
+    /// A manifest that the machine gets beside the tests' ones.
+    pub manifest: Option<PathBuf>,
     dir: PathBuf,
     hardware: Hardware,
 }
@@ -165,60 +254,59 @@ impl Ready {
         phases.done("build");
         let images = vec![images::image("busybox")?, images::image("nginx")?];
         phases.done("images");
-        Ok(Self { kernel, built, images, dir, hardware: hardware.clone() })
+        Ok(Self { kernel, built, images, manifest: None, dir, hardware: hardware.clone() })
     }
 
     /// One run of the machine; the guest's exit code.
-    #[expect(clippy::too_many_arguments, reason = "one call per mode, each says all of it")]
-    pub fn boot(
-        &self,
-        sh: &Shell,
-        orders: &Orders,
-        mode: &str,
-        console: Console,
-        limits: Limits,
-        phases: &mut Phases,
-        line: impl FnMut(&str),
-    ) -> Result<u8> {
+    pub fn boot(&self, sh: &Shell, job: &Job, phases: &mut Phases, line: impl FnMut(&str)) -> Result<u8> {
+        let ring = job.profile.ring();
         let initrd = self.dir.join("initrd");
-        let packed = self.pack(sh, &initrd, orders, None)?;
-        phases.done(if packed { "initramfs" } else { "initramfs (base kept)" });
-        let mut machine = self.machine(initrd, console, limits);
-        machine.command_line = format!("monopod.mode={mode}");
-        if machine.accel == Accel::Auto {
-            machine.accel = probe::choose(&machine)?;
-        }
-        phases.done("probe of KVM");
-        let ended = machine.run(line)?;
-        phases.done(mode);
-        phases.first_part("boot", ended.boot);
-        Ok(ended.code)
-    }
-
-    fn pack(&self, sh: &Shell, initrd: &Path, orders: &Orders, manifest: Option<&Path>) -> Result<bool> {
         let content = Content {
             kernel: &self.kernel,
             bin: &self.built.bin,
             it: &self.built.it,
             images: &self.images,
-            manifest,
-            orders,
+            manifest: self.manifest.as_deref(),
+            orders: &job.orders,
         };
-        initramfs::write(sh, initrd, &content)
+        let packed = initramfs::write(sh, &initrd, &content)?;
+        phases.done(if packed { "initramfs" } else { "initramfs (base kept)" });
+        let root = self.root(sh, job.profile, phases)?;
+        let mut machine = self.machine(initrd, root, job);
+        if machine.accel == Accel::Auto {
+            machine.accel = probe::choose(&machine)?;
+            phases.done("probe of KVM");
+        }
+        let ended = machine.run(line)?;
+        phases.done(format!("{ring}: {}", job.mode));
+        phases.first_part(format!("{ring}: boot"), ended.boot);
+        Ok(ended.code)
     }
 
-    fn machine(&self, initrd: PathBuf, console: Console, limits: Limits) -> Machine {
+    fn root(&self, sh: &Shell, profile: vm::Profile, phases: &mut Phases) -> Result<Option<PathBuf>> {
+        match profile {
+            vm::Profile::Bare => Ok(None),
+            vm::Profile::Systemd => {
+                setup::packages(sh, setup::ROOT)?;
+                let (image, built) = root::image(sh)?;
+                phases.done(if built { "root" } else { "root (kept)" });
+                Ok(Some(image))
+            }
+        }
+    }
+
+    fn machine(&self, initrd: PathBuf, root: Option<PathBuf>, job: &Job) -> Machine {
         Machine {
             kernel: self.kernel.image.clone(),
             initrd,
-            root: None,
-            command_line: String::new(),
+            root,
+            command_line: format!("monopod.mode={} monopod.profile={}", job.mode, job.profile.ring()),
             accel: self.hardware.accel,
             processors: self.hardware.smp,
             memory_mib: self.hardware.mem,
             dir: self.dir.clone(),
-            console,
-            limits,
+            console: job.console,
+            limits: job.limits,
         }
     }
 }

@@ -9,6 +9,9 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev"];
 /// The virtual machine's.
 pub const VM: &[&str] = &["qemu-system-x86"];
 
+/// What builds the machine's Debian with systemd.
+pub const ROOT: &[&str] = &["mmdebstrap", "squashfs-tools", "uidmap"];
+
 /// Makes sure that `packages` are installed: as root by installing them, else by saying which are missing.
 pub fn packages(sh: &Shell, packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(sh, package)).collect();

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod planted;
 pub mod probe;
 pub mod qemu;
+pub mod root;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -50,5 +51,24 @@ impl Phases {
             println!("  {:>7.1} s  {name}", time.as_secs_f64());
         }
         println!("  {:>7.1} s  in all", self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// What the guest's init becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Our own init runs the tests, up in about two seconds under emulation.
+    Bare,
+    /// Debian's root with systemd, of which the tests are a service.
+    Systemd,
+}
+
+impl Profile {
+    /// The ring of tests that needs it, which is also its name on the guest's command line.
+    pub fn ring(self) -> &'static str {
+        match self {
+            Self::Bare => "vm",
+            Self::Systemd => "systemd",
+        }
     }
 }
