@@ -54,6 +54,8 @@ impl Unpacker {
 /// process may have held the allocator's lock.
 struct Prepared<'a> {
     go: RawFd,
+    /// The parent's end of `go`; a copy of it in the child would keep the child waiting for a dead parent.
+    go_write: RawFd,
     exe: RawFd,
     fds: [RawFd; INHERITED],
     argv: &'a [*const libc::c_char],
@@ -69,6 +71,7 @@ pub fn spawn(exe: BorrowedFd<'_>, args: &[CString], fds: [BorrowedFd<'_>; INHERI
     argv.push(std::ptr::null());
     let prepared = Prepared {
         go: go_read.as_raw_fd(),
+        go_write: go_write.as_raw_fd(),
         exe: exe.as_raw_fd(),
         fds: fds.map(|fd| fd.as_raw_fd()),
         argv: &argv,
@@ -119,6 +122,10 @@ fn clone_unpacker(prepared: &Prepared<'_>) -> io::Result<(i32, OwnedFd)> {
 
 /// The child: waits until its ids are mapped, then becomes the unpacker.
 fn obey(prepared: &Prepared<'_>) -> ! {
+    // SAFETY: takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: closes the child's own copy, which nothing here uses.
+    unsafe { libc::close(prepared.go_write) };
     let mut byte = 0u8;
     // SAFETY: one byte fits into `byte`.
     let got = unsafe { libc::read(prepared.go, (&raw mut byte).cast(), 1) };
@@ -131,8 +138,6 @@ fn obey(prepared: &Prepared<'_>) -> ! {
 
 /// Returns only when a call failed.
 fn become_unpacker(prepared: &Prepared<'_>) {
-    // SAFETY: takes numbers only.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     let exe = raise(prepared.exe);
     let raised = prepared.fds.map(raise);
     for (place, fd) in (0..).zip(raised) {
