@@ -15,5 +15,6 @@ pub mod node;
 pub mod pod;
 pub mod probe;
 pub mod runtime;
+pub mod store;
 pub mod sys;
 pub mod volume;
