@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{Object, StoreError, Version};
 
 /// Changes that are remembered for watches that start in the past.
-pub const HISTORY: usize = 1024;
+pub(super) const HISTORY: usize = 1024;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
