@@ -4,6 +4,7 @@ pub mod admit;
 pub mod image;
 pub mod output;
 pub mod run;
+pub mod serve;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunCommand),
+    Serve(serve::ServeCommand),
     Image(image::ImageCommand),
 }
 
@@ -34,6 +36,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Run(command) => run::run(&command).map_err(|error| error.to_string()),
+        Command::Serve(command) => serve::run(&command).map_err(|error| error.to_string()),
         Command::Image(command) => image::run(&command).map_err(|error| error.to_string()),
     };
     done.unwrap_or_else(|error| {

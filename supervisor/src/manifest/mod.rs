@@ -15,4 +15,4 @@ pub mod yaml;
 
 pub use fault::{Fault, Refused};
 pub use object::Object;
-pub use reader::{Manifest, decode, read};
+pub use reader::{Manifest, decode, read, text_of};
