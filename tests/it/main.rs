@@ -13,6 +13,7 @@ mod pause;
 mod pause_image;
 mod pause_tools;
 mod run;
+mod serve;
 mod tidy;
 mod vm;
 mod vm_cgroups;
@@ -54,7 +55,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run") => "privileged",
+            Some("run" | "serve") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -103,8 +104,16 @@ fn all() -> Vec<Test> {
         let named = move |name| &*Box::leak(format!("it::{area}::{name}").into_boxed_str());
         tests.into_iter().map(move |(name, run)| Test { name: named(name), ring: Ring::Host, run })
     });
-    [tidy::tests(), run::tests(), vm_cgroups::tests(), vm_planted::tests(), vm_systemd::tests(), pause.collect()]
-        .concat()
+    [
+        tidy::tests(),
+        run::tests(),
+        serve::tests(),
+        vm_cgroups::tests(),
+        vm_planted::tests(),
+        vm_systemd::tests(),
+        pause.collect(),
+    ]
+    .concat()
 }
 
 fn one(tests: Vec<Test>) -> ExitCode {

@@ -131,9 +131,7 @@ impl Config {
     pub fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
         let file = path.unwrap_or(Path::new(PATH));
         match std::fs::read_to_string(file) {
-            Ok(text) => {
-                Self::parse(&text).map_err(|cause| ConfigError::Refused { path: file.to_owned(), cause })
-            }
+            Ok(text) => Self::parse(&text).map_err(|cause| ConfigError::Refused { path: file.to_owned(), cause }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_none() => Ok(Self::default()),
             Err(source) => Err(ConfigError::Read { path: file.to_owned(), source }),
         }
@@ -227,7 +225,11 @@ fn taint(text: &str) -> Option<Taint> {
     let (what, effect) = text.rsplit_once(':')?;
     let (key, value) = what.split_once('=').unwrap_or((what, ""));
     let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect);
-    (known && !key.is_empty()).then(|| Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() })
+    (known && !key.is_empty()).then(|| Taint {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        effect: effect.to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Engine {
         Adopted { live, containers }
     }
 
-    /// Live or not, a sandbox whose monitor answered is known from now on, so that it can be stopped.
+    /// None when it can't go on and stopping it has to look for what is left; what ended is written down anyway.
     async fn reconnect(&self, record: &SandboxRecord) -> Option<(Option<Vec<IpAddr>>, Snapshot)> {
         let asking = async {
             let (client, events) = Client::connect(&self.dirs().monitor(&record.id)).await?;
@@ -77,7 +77,7 @@ impl Engine {
             }
         };
         let finished = self.dirs().sandbox(&record.id).join(FINISHED).exists();
-        let Some(pause) = snapshot.pause_pid.filter(|_| finished) else { return None };
+        let pause = snapshot.pause_pid.filter(|_| finished)?;
         let taken = async {
             let files = client.open_volume(FILES_VOLUME).await?;
             // The monitor has not reaped pause, so the number is still its.

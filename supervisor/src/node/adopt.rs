@@ -94,12 +94,7 @@ impl Node {
         done
     }
 
-    fn adopt_one(
-        &mut self,
-        kept: Kept,
-        pod: Pod,
-        sandboxes: &[Found],
-    ) -> Result<(), crate::pod::adopt::AdoptError> {
+    fn adopt_one(&mut self, kept: Kept, pod: Pod, sandboxes: &[Found]) -> Result<(), crate::pod::adopt::AdoptError> {
         let same = self.settings.snapshots.as_ref().is_some_and(|snapshots| snapshots.is_of_this_boot(&kept));
         let boot = if same { Boot::Same } else { Boot::New };
         let context = self.context(pod, &kept.spec);

@@ -55,9 +55,8 @@ fn lacking(own: &Usage, host: &Host, used: &[&Usage]) -> Option<Refusal> {
 }
 
 fn out_of(reason: &'static str, resource: &str, (asked, used, capacity): (u64, u64, u64)) -> Refusal {
-    let message = format!(
-        "Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {capacity}"
-    );
+    let message =
+        format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {capacity}");
     Refusal { reason, message }
 }
 
@@ -81,8 +80,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_missing() {
         let host = example();
-        let running =
-            pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}},
+        let running = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}},
                 "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
         let running = Usage::of(&running);
         let big = |resource: &str, amount: &str| {

@@ -30,7 +30,7 @@ pub struct Host {
     pub allocatable: ResourceList,
     pub max_pods: u32,
     pub log_dir: PathBuf,
-    crash_back_off_max: Duration,
+    pub crash_back_off_max: Duration,
 }
 
 impl Host {

@@ -214,8 +214,8 @@ impl Daemon {
 
     async fn pod_changed(&mut self, event: &crate::store::WatchEvent) {
         self.pods.changed(event, &mut self.node);
-        let deleting = event.kind == crate::store::WatchEventKind::Deleted
-            || event.object.text.contains("\"deletionTimestamp\"");
+        let deleting =
+            event.kind == crate::store::WatchEventKind::Deleted || event.object.text.contains("\"deletionTimestamp\"");
         if deleting && event.object.text.contains(source::MANIFEST) {
             self.source.look().await;
         }

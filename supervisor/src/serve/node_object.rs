@@ -42,8 +42,7 @@ pub async fn publish(store: &Store, host: &Host, images: &image::Store) -> Resul
 }
 
 async fn put(store: &Store, key: Key, is_there: bool, value: Value) -> Result<(), StoreError> {
-    let change =
-        if is_there { Change::Update { key, expected: None, value } } else { Change::Create { key, value } };
+    let change = if is_there { Change::Update { key, expected: None, value } } else { Change::Create { key, value } };
     store.commit(change, Durability::Kernel).await.map(drop)
 }
 
@@ -147,7 +146,7 @@ fn os_image(text: &str) -> String {
 fn image_list(images: &image::Store) -> Vec<Value> {
     let all = images.images().unwrap_or_default().into_iter().flatten();
     let mut all: Vec<(u64, Vec<String>)> = all.map(|image| (image.size, names(&image))).collect();
-    all.sort_by(|a, b| b.0.cmp(&a.0));
+    all.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
     all.truncate(IMAGES_MAX);
     all.into_iter().map(|(size, names)| json!({"names": names, "sizeBytes": size})).collect()
 }

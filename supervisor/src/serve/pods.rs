@@ -461,7 +461,6 @@ pub(super) fn uid_of(object: &Object) -> Option<String> {
     serde_json::from_str::<Head>(&object.text).ok()?.metadata.uid
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -113,7 +113,11 @@ impl Misfit {
 /// `neighbours` are the pods on the node; only pod affinity asks for them.
 pub fn fit(pod: &Pod, host: &Host, used: &[&Usage], neighbours: &dyn Fn() -> Vec<Pod>) -> Result<(), Misfit> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    let cordon = Taint { key: "node.kubernetes.io/unschedulable".to_owned(), effect: NO_SCHEDULE.to_owned(), ..Taint::default() };
+    let cordon = Taint {
+        key: "node.kubernetes.io/unschedulable".to_owned(),
+        effect: NO_SCHEDULE.to_owned(),
+        ..Taint::default()
+    };
     if host.cordoned && !tolerates(spec, &cordon) {
         return Err(Misfit::hopeless("node(s) were unschedulable"));
     }
@@ -193,7 +197,8 @@ fn term_fits(term: &NodeSelectorTerm, host: &Host) -> bool {
     let fields = || term.match_fields.iter().flatten();
     let some = expressions().next().is_some() || fields().next().is_some();
     let name = BTreeMap::from([("metadata.name".to_owned(), host.name.clone())]);
-    some && expressions().all(|own| requirement_fits(own, &host.labels)) && fields().all(|own| requirement_fits(own, &name))
+    some && expressions().all(|own| requirement_fits(own, &host.labels))
+        && fields().all(|own| requirement_fits(own, &name))
 }
 
 fn requirement_fits(own: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
@@ -215,16 +220,14 @@ fn requirement_fits(own: &NodeSelectorRequirement, labels: &BTreeMap<String, Str
     }
 }
 
-fn neighbours_fit(
-    pod: &Pod,
-    spec: &PodSpec,
-    host: &Host,
-    neighbours: &dyn Fn() -> Vec<Pod>,
-) -> Result<(), Misfit> {
+fn neighbours_fit(pod: &Pod, spec: &PodSpec, host: &Host, neighbours: &dyn Fn() -> Vec<Pod>) -> Result<(), Misfit> {
     let affinity = spec.affinity.as_ref();
     let with = affinity.and_then(|own| own.pod_affinity.as_ref());
-    let with: Vec<_> =
-        with.and_then(|own| own.required_during_scheduling_ignored_during_execution.as_ref()).into_iter().flatten().collect();
+    let with: Vec<_> = with
+        .and_then(|own| own.required_during_scheduling_ignored_during_execution.as_ref())
+        .into_iter()
+        .flatten()
+        .collect();
     let others = neighbours();
     for term in with {
         let near = others.iter().any(|other| selects(term, pod, other));
@@ -371,7 +374,10 @@ mod tests {
         };
         for (own, fits) in [
             (json!({"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}), true),
-            (json!({"matchExpressions": [{"key": "kubernetes.io/os", "operator": "NotIn", "values": ["linux"]}]}), false),
+            (
+                json!({"matchExpressions": [{"key": "kubernetes.io/os", "operator": "NotIn", "values": ["linux"]}]}),
+                false,
+            ),
             (json!({"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}), true),
             (json!({"matchExpressions": [{"key": "gpu", "operator": "Gt", "values": ["1"]}]}), false),
             (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true),
@@ -392,12 +398,16 @@ mod tests {
         assert_eq!(message(&host, with(json!({"key": "a", "value": "b", "effect": "NoSchedule"})), &[], &[]), None);
         assert_eq!(message(&host, with(json!({"operator": "Exists"})), &[], &[]), None);
         let cordoned = Host { cordoned: true, ..example() };
-        assert_eq!(message(&cordoned, json!({"containers": []}), &[], &[]), text("1 node(s) were unschedulable", HOPELESS));
+        assert_eq!(
+            message(&cordoned, json!({"containers": []}), &[], &[]),
+            text("1 node(s) were unschedulable", HOPELESS)
+        );
     }
 
     #[test]
     fn a_host_port_is_taken_once() {
-        let with = |port: u16| json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": port}]}]});
+        let with =
+            |port: u16| json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": port}]}]});
         let running = Usage::of(&pod(with(80)));
         let got = message(&example(), with(80), &[&running], &[]);
         assert_eq!(got, text("1 node(s) didn't have free ports for the requested pod ports", NO_VICTIMS));
@@ -414,7 +424,7 @@ mod tests {
         let other = pod(json!({"containers": []}));
         let host = example();
         let lonely = text("1 node(s) didn't match pod affinity rules", HOPELESS);
-        assert_eq!(message(&host, with("podAffinity", "x"), &[], &[other.clone()]), lonely);
+        assert_eq!(message(&host, with("podAffinity", "x"), &[], std::slice::from_ref(&other)), lonely);
         assert_eq!(message(&host, with("podAffinity", "p"), &[], &[]), None);
         let apart = text("1 node(s) didn't match pod anti-affinity rules", NO_VICTIMS);
         assert_eq!(message(&host, with("podAntiAffinity", "p"), &[], &[other]), apart);
