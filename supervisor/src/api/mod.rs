@@ -1,0 +1,3 @@
+//! The Kubernetes API of the node.
+
+pub mod select;
