@@ -1,3 +1,4 @@
 //! The Kubernetes API of the node.
 
+pub mod patch;
 pub mod select;
