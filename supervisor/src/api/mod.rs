@@ -2,3 +2,4 @@
 
 pub mod patch;
 pub mod select;
+pub mod table;
