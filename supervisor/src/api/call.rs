@@ -19,7 +19,7 @@ use super::{discovery, health, openapi_at, review, subresource, usage, verbs};
 
 /// A request for a resource, by somebody who may make it.
 #[derive(Debug)]
-pub struct Call {
+pub(crate) struct Call {
     pub state: Rc<State>,
     pub user: User,
     pub target: Target,
@@ -33,18 +33,18 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn warn(&self, text: impl Into<String>) {
+    pub(crate) fn warn(&self, text: impl Into<String>) {
         self.warnings.borrow_mut().push(text.into());
     }
 
     /// An answer with JSON in it.
-    pub fn reply(&self, code: StatusCode, content: Content) -> Response<Body> {
+    pub(crate) fn reply(&self, code: StatusCode, content: Content) -> Response<Body> {
         respond::write(&self.accept, code, content)
     }
 }
 
 /// Answers a request, whatever it is.
-pub async fn answer(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let result = handle(state, peer, request).await;
     result.unwrap_or_else(|status| respond::status(&status))
 }
@@ -202,7 +202,7 @@ fn aggregated(route: &Route, accept: &Accept) -> Response<Body> {
 
 /// What a request does to a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+pub(crate) enum Verb {
     Get,
     List,
     Watch,
@@ -229,7 +229,7 @@ impl Verb {
         })
     }
 
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Get => "get",
             Self::List => "list",

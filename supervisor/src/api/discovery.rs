@@ -8,7 +8,7 @@ use super::registry::{self, Class, Group, Resource, Subresource};
 const MINOR: &str = "36";
 
 /// `/version`.
-pub fn version() -> Value {
+pub(crate) fn version() -> Value {
     json!({
         "major": "1",
         "minor": MINOR,
@@ -23,7 +23,7 @@ pub fn version() -> Value {
 }
 
 /// The name of this processor in images and node labels.
-pub fn platform() -> &'static str {
+pub(crate) fn platform() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -32,7 +32,7 @@ pub fn platform() -> &'static str {
 }
 
 /// `/`: the paths that there are.
-pub fn root() -> Value {
+pub(crate) fn root() -> Value {
     let mut paths: Vec<String> =
         ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
             .map(str::to_owned)
@@ -46,7 +46,7 @@ pub fn root() -> Value {
 }
 
 /// `/api`.
-pub fn api_versions(address: &str) -> Value {
+pub(crate) fn api_versions(address: &str) -> Value {
     json!({
         "kind": "APIVersions",
         "versions": ["v1"],
@@ -55,13 +55,13 @@ pub fn api_versions(address: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn api_groups() -> Value {
+pub(crate) fn api_groups() -> Value {
     let groups: Vec<Value> = registry::groups().iter().map(group_entry).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/GROUP`.
-pub fn api_group(name: &str) -> Option<Value> {
+pub(crate) fn api_group(name: &str) -> Option<Value> {
     let group = registry::groups().into_iter().find(|group| group.name == name)?;
     let mut value = group_entry(&group);
     value["kind"] = "APIGroup".into();
@@ -76,7 +76,7 @@ fn group_entry(group: &Group) -> Value {
 }
 
 /// `/api/v1`, `/apis/GROUP/VERSION`.
-pub fn api_resources(group: &str, version: &str) -> Option<Value> {
+pub(crate) fn api_resources(group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
     for resource in registry::of_version(group, version) {
         resources.push(resource_entry(resource));
@@ -136,7 +136,7 @@ fn subresource_entry(resource: &Resource, sub: &Subresource) -> Value {
 }
 
 /// `/api` and `/apis` as `APIGroupDiscoveryList` of `apidiscovery.k8s.io`, in the version that was asked for.
-pub fn aggregated(is_core: bool, version: &str) -> Value {
+pub(crate) fn aggregated(is_core: bool, version: &str) -> Value {
     let groups = if is_core { vec![Group { name: "", versions: vec!["v1"] }] } else { registry::groups() };
     let items: Vec<Value> = groups.iter().map(aggregated_group).collect();
     json!({

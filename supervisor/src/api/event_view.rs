@@ -17,12 +17,12 @@ const RENAMED: [(&str, &str); 6] = [
 const COUNT: (&str, &str) = ("deprecatedCount", "count");
 
 /// From the store to a client.
-pub fn outward(core: &Value) -> Value {
+pub(crate) fn outward(core: &Value) -> Value {
     renamed(core, "events.k8s.io/v1", |(there, here)| (here, there))
 }
 
 /// From a client to the store.
-pub fn inward(view: &Value) -> Value {
+pub(crate) fn inward(view: &Value) -> Value {
     renamed(view, "v1", |(there, here)| (there, here))
 }
 

@@ -3,17 +3,17 @@
 use serde_json::{Map, Value};
 
 /// A text somewhere in an object; empty when it isn't there.
-pub fn text<'v>(value: &'v Value, path: &[&str]) -> &'v str {
+pub(crate) fn text<'v>(value: &'v Value, path: &[&str]) -> &'v str {
     at(value, path).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// A value somewhere in an object; `null` counts as absent.
-pub fn at<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
+pub(crate) fn at<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
     path.iter().try_fold(value, |value, key| value.get(key)).filter(|value| !value.is_null())
 }
 
 /// Whether a list or an object has something in it.
-pub fn is_filled(value: &Value, path: &[&str]) -> bool {
+pub(crate) fn is_filled(value: &Value, path: &[&str]) -> bool {
     match at(value, path) {
         Some(Value::Array(items)) => !items.is_empty(),
         Some(Value::Object(entries)) => !entries.is_empty(),
@@ -23,18 +23,18 @@ pub fn is_filled(value: &Value, path: &[&str]) -> bool {
 }
 
 /// `metadata`, made if it isn't there.
-pub fn metadata(value: &mut Value) -> &mut Map<String, Value> {
+pub(crate) fn metadata(value: &mut Value) -> &mut Map<String, Value> {
     object(value, "metadata")
 }
 
 /// An object below an object; whatever else stood there is replaced.
-pub fn object<'v>(value: &'v mut Value, key: &str) -> &'v mut Map<String, Value> {
+pub(crate) fn object<'v>(value: &'v mut Value, key: &str) -> &'v mut Map<String, Value> {
     let entry = entries(value).entry(key).or_insert_with(|| Value::Object(Map::new()));
     entries(entry)
 }
 
 /// The entries of an object; whatever else the value was is replaced.
-pub fn entries(value: &mut Value) -> &mut Map<String, Value> {
+pub(crate) fn entries(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }
@@ -47,7 +47,7 @@ pub fn entries(value: &mut Value) -> &mut Map<String, Value> {
 }
 
 /// Takes a field over from another object: its value, or its absence.
-pub fn copy(from: &Value, to: &mut Map<String, Value>, key: &str) {
+pub(crate) fn copy(from: &Value, to: &mut Map<String, Value>, key: &str) {
     match from.get(key).filter(|value| !value.is_null()) {
         Some(value) => drop(to.insert(key.to_owned(), value.clone())),
         None => drop(to.remove(key)),
@@ -55,12 +55,12 @@ pub fn copy(from: &Value, to: &mut Map<String, Value>, key: &str) {
 }
 
 /// A time as the API writes it.
-pub fn time(now: jiff::Timestamp) -> Value {
+pub(crate) fn time(now: jiff::Timestamp) -> Value {
     Value::String(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// The end of a generated name (VA1): 5 characters without vowels and look-alikes.
-pub fn suffix() -> String {
+pub(crate) fn suffix() -> String {
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = uuid::Uuid::new_v4();
     let letters = random.as_bytes().iter().take(SUFFIX).map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]);
@@ -68,7 +68,7 @@ pub fn suffix() -> String {
 }
 
 /// Characters of [`suffix`].
-pub const SUFFIX: usize = 5;
+pub(crate) const SUFFIX: usize = 5;
 
 #[cfg(test)]
 mod tests {

@@ -11,14 +11,14 @@ const DEPTH_MAX: usize = 64;
 
 /// A document, and the paths of keys that stood twice in it (the last one counts).
 #[derive(Debug, PartialEq)]
-pub struct Document {
+pub(crate) struct Document {
     pub value: Value,
     pub duplicates: Vec<String>,
 }
 
 /// # Errors
 /// It is no JSON, or nested too deeply.
-pub fn parse(bytes: &[u8]) -> Result<Document, serde_json::Error> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Document, serde_json::Error> {
     let duplicates = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Node { at: At::Top, depth: 0, duplicates: &duplicates }.deserialize(&mut deserializer)?;

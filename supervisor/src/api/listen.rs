@@ -49,7 +49,7 @@ const OPEN_SOCKET_MODE: u32 = 0o666;
 
 /// What the server listens on.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     tcp: Option<TcpListener>,
     unix: Option<UnixListener>,
 }
@@ -59,7 +59,7 @@ impl Listeners {
     ///
     /// # Errors
     /// An address is taken.
-    pub fn bind(config: &Config) -> Result<Self, ServerError> {
+    pub(crate) fn bind(config: &Config) -> Result<Self, ServerError> {
         let tcp = config.listen.map(bind_tcp).transpose()?;
         let has_groups = config.groups.administrators.is_some() || config.groups.readers.is_some();
         let mode = if has_groups { OPEN_SOCKET_MODE } else { SOCKET_MODE };
@@ -68,12 +68,12 @@ impl Listeners {
     }
 
     /// Where TLS is spoken.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Accepts until it is dropped.
-    pub async fn serve(&self, state: &Rc<State>, acceptor: &TlsAcceptor) {
+    pub(crate) async fn serve(&self, state: &Rc<State>, acceptor: &TlsAcceptor) {
         let tcp = async {
             match &self.tcp {
                 Some(listener) => accept_tcp(listener, state, acceptor).await,
@@ -189,7 +189,7 @@ impl<F: Future + 'static> Executor<F> for Here {
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, peer: Peer, state: Rc<State>, place: Place) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, peer: Peer, state: Rc<State>, place: Place) {
     let peer = Rc::new(peer);
     let requests = Rc::new(Cell::new(0_u32));
     let service = service_fn(|request: Request<Incoming>| {

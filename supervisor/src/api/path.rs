@@ -5,7 +5,7 @@ use super::status::Status;
 
 /// Where a request goes.
 #[derive(Debug)]
-pub enum Route {
+pub(crate) enum Route {
     /// `/`
     Root,
     /// `/version`
@@ -36,7 +36,7 @@ pub enum Route {
 
 /// A resource, an object of it, or a part of an object.
 #[derive(Debug)]
-pub struct Target {
+pub(crate) struct Target {
     pub resource: &'static Resource,
     /// None: all namespaces, or a kind without.
     pub namespace: Option<String>,
@@ -50,7 +50,7 @@ pub struct Target {
 
 impl Target {
     /// The namespace, empty without one.
-    pub fn space(&self) -> &str {
+    pub(crate) fn space(&self) -> &str {
         self.namespace.as_deref().unwrap_or_default()
     }
 
@@ -58,7 +58,7 @@ impl Target {
     ///
     /// # Errors
     /// There is none.
-    pub fn object(&self) -> Result<&str, Status> {
+    pub(crate) fn object(&self) -> Result<&str, Status> {
         self.name.as_deref().ok_or_else(Status::method_not_allowed)
     }
 }
@@ -67,7 +67,7 @@ impl Target {
 ///
 /// # Errors
 /// It has a broken escape.
-pub fn route(path: &str) -> Result<Route, Status> {
+pub(crate) fn route(path: &str) -> Result<Route, Status> {
     let parts = path.split('/').filter(|part| !part.is_empty()).map(decoded).collect::<Result<Vec<String>, Status>>()?;
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     Ok(match words.as_slice() {

@@ -5,12 +5,12 @@ use super::status::Status;
 
 /// Names and values, in their order.
 #[derive(Debug, Default, Clone)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// # Errors
     /// It has a broken escape.
-    pub fn parse(text: &str) -> Result<Self, Status> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Status> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let broken = || Status::bad_request(format!("invalid URL escape in {pair:?}"));
@@ -20,24 +20,24 @@ impl Query {
     }
 
     /// The first value; empty ones count as absent.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).filter(|v| !v.is_empty())
     }
 
     /// All values of a name.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// As the API server reads booleans: a name without a value is true, so is anything but `0`, `f` and `false`.
-    pub fn flag(&self, name: &str) -> bool {
+    pub(crate) fn flag(&self, name: &str) -> bool {
         let value = self.0.iter().find(|(known, _)| known == name);
         value.is_some_and(|(_, value)| !matches!(value.to_ascii_lowercase().as_str(), "0" | "f" | "false"))
     }
 
     /// # Errors
     /// It is no number.
-    pub fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         let parse = |text: &str| {
             text.parse().map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
         };
@@ -48,7 +48,7 @@ impl Query {
     ///
     /// # Errors
     /// The value is not `All`.
-    pub fn is_dry_run(&self) -> Result<bool, Status> {
+    pub(crate) fn is_dry_run(&self) -> Result<bool, Status> {
         let mut is_dry = false;
         for value in self.all("dryRun") {
             match value {

@@ -15,7 +15,7 @@ use super::status::{Reason, Status};
 use crate::manifest::yaml;
 
 /// D33: bytes of a body.
-pub const BODY_MAX: usize = 3 * 1024 * 1024;
+pub(crate) const BODY_MAX: usize = 3 * 1024 * 1024;
 /// D33: a body that says nothing for this long is given up.
 const IDLE: Duration = Duration::from_secs(30);
 /// Bytes of an unreadable body that its error quotes.
@@ -25,7 +25,7 @@ const QUOTED: usize = 256;
 ///
 /// # Errors
 /// It is too large, too slow, or breaks off.
-pub async fn read(mut body: Incoming) -> Result<Bytes, Status> {
+pub(crate) async fn read(mut body: Incoming) -> Result<Bytes, Status> {
     let too_large = || Status::new(Reason::TooLarge, format!("Request entity too large: limit is {BODY_MAX}"));
     let mut bytes = BytesMut::new();
     loop {
@@ -44,14 +44,14 @@ pub async fn read(mut body: Incoming) -> Result<Bytes, Status> {
 }
 
 /// The media type of a request, without parameters.
-pub fn media(headers: &HeaderMap) -> &str {
+pub(crate) fn media(headers: &HeaderMap) -> &str {
     let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim()
 }
 
 /// What to do about fields that the type doesn't have, or that stand twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(crate) enum FieldValidation {
     Strict,
     Warn,
     Ignore,
@@ -60,7 +60,7 @@ pub enum FieldValidation {
 impl FieldValidation {
     /// # Errors
     /// It is none of the three.
-    pub fn parse(text: Option<&str>) -> Result<Self, Status> {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self, Status> {
         match text {
             None | Some("Warn") => Ok(Self::Warn),
             Some("Strict") => Ok(Self::Strict),
@@ -76,7 +76,7 @@ impl FieldValidation {
 ///
 /// # Errors
 /// The media type is unknown, or the body is not what it says.
-pub fn document(media: &str, body: &[u8], kind: &str) -> Result<json::Document, Status> {
+pub(crate) fn document(media: &str, body: &[u8], kind: &str) -> Result<json::Document, Status> {
     match media {
         "application/json" | "" => json::parse(body).map_err(|error| unreadable(kind, body, "json", &error.to_string())),
         "application/yaml" => from_yaml(body, kind),
@@ -88,7 +88,7 @@ pub fn document(media: &str, body: &[u8], kind: &str) -> Result<json::Document, 
 }
 
 /// YAML; JSON among it.
-pub fn from_yaml(body: &[u8], kind: &str) -> Result<json::Document, Status> {
+pub(crate) fn from_yaml(body: &[u8], kind: &str) -> Result<json::Document, Status> {
     let text = std::str::from_utf8(body).map_err(|error| unreadable(kind, body, "yaml", &error.to_string()))?;
     let documents = yaml::load(text).map_err(|faults| {
         let first = faults.first();
@@ -114,7 +114,7 @@ fn unreadable(kind: &str, body: &[u8], language: &str, error: &str) -> Status {
 ///
 /// # Errors
 /// It is of another kind, a field is of another type, or it breaks the rule of `validation`.
-pub fn object(
+pub(crate) fn object(
     resource: &Resource,
     document: json::Document,
     validation: FieldValidation,

@@ -16,7 +16,7 @@ const WARNINGS_MAX: usize = 4 * 1024;
 
 /// How objects are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     Plain,
     /// Columns, as `kubectl get` prints them.
     Table,
@@ -26,7 +26,7 @@ pub enum Form {
 
 /// What the client accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accept {
+pub(crate) struct Accept {
     pub form: Form,
     pub is_yaml: bool,
     pub is_gzip: bool,
@@ -39,7 +39,7 @@ pub struct Accept {
 impl Accept {
     /// # Errors
     /// Nothing that the client accepts can be written.
-    pub fn of(headers: &HeaderMap) -> Result<Self, Status> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Status> {
         let mut accept = Self {
             form: Form::Plain,
             is_yaml: false,
@@ -106,7 +106,7 @@ fn is_for_people(headers: &HeaderMap) -> bool {
 
 /// A JSON answer before it is written.
 #[derive(Debug)]
-pub enum Content {
+pub(crate) enum Content {
     Value(Value),
     /// JSON that is text already.
     Text(Arc<str>),
@@ -128,7 +128,7 @@ impl Content {
 }
 
 /// Writes an answer.
-pub fn write(accept: &Accept, code: StatusCode, content: Content) -> Response<Body> {
+pub(crate) fn write(accept: &Accept, code: StatusCode, content: Content) -> Response<Body> {
     let bytes = match content.into_text(accept) {
         Ok(bytes) => bytes,
         Err(error) => return status(&Status::internal(error)),
@@ -138,7 +138,7 @@ pub fn write(accept: &Accept, code: StatusCode, content: Content) -> Response<Bo
 }
 
 /// Writes bytes, compressed where that helps.
-pub fn bytes_of(accept: &Accept, code: StatusCode, media: &'static str, bytes: Vec<u8>) -> Response<Body> {
+pub(crate) fn bytes_of(accept: &Accept, code: StatusCode, media: &'static str, bytes: Vec<u8>) -> Response<Body> {
     let compressed = (accept.is_gzip && bytes.len() >= GZIP_FROM).then(|| gzip(&bytes)).flatten();
     let is_compressed = compressed.is_some();
     let mut response = Response::new(Body::whole(compressed.unwrap_or(bytes)));
@@ -160,7 +160,7 @@ fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Writes an error.
-pub fn status(status: &Status) -> Response<Body> {
+pub(crate) fn status(status: &Status) -> Response<Body> {
     let accept = Accept { form: Form::Plain, is_yaml: false, is_gzip: false, is_pretty: false, discovery: None };
     let mut response = write(&accept, status.reason.code(), Content::Value(status.to_value()));
     if status.reason == Reason::TooManyRequests {
@@ -170,7 +170,7 @@ pub fn status(status: &Status) -> Response<Body> {
 }
 
 /// Writes plain text, as health checks answer.
-pub fn plain(code: StatusCode, text: String) -> Response<Body> {
+pub(crate) fn plain(code: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(Body::whole(text));
     *response.status_mut() = code;
     let headers = response.headers_mut();
@@ -181,7 +181,7 @@ pub fn plain(code: StatusCode, text: String) -> Response<Body> {
 }
 
 /// Adds `Warning: 299 - "..."` headers (RFC 7234), each text once.
-pub fn warn(headers: &mut HeaderMap, warnings: &[String]) {
+pub(crate) fn warn(headers: &mut HeaderMap, warnings: &[String]) {
     let mut size = 0;
     for (index, text) in warnings.iter().enumerate() {
         size += text.len();

@@ -92,7 +92,7 @@ pub enum ServerError {
 
 /// What requests share.
 #[derive(Debug)]
-pub struct State {
+pub(crate) struct State {
     pub(super) config: Config,
     pub(super) store: Store,
     pub(super) backends: Backends,

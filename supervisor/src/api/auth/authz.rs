@@ -49,8 +49,8 @@ pub fn allows(user: &User, ask: &Ask<'_>) -> bool {
     }
     match *ask {
         Ask::Path { verb, path } => {
-            let below = |open: &&str| path == **open || **open != "/" && path.starts_with(&format!("{open}/"));
-            user.is_in(AUTHENTICATED) && verb == "get" && OPEN_PATHS.iter().any(|open| below(&open))
+            let is_below = |open: &str| path == open || open != "/" && path.starts_with(&format!("{open}/"));
+            user.is_in(AUTHENTICATED) && verb == "get" && OPEN_PATHS.iter().any(|open| is_below(open))
         }
         Ask::Resource { verb: "create", resource, .. } if SELF_REVIEWS.contains(&resource) => true,
         Ask::Resource { verb, resource, subresource, namespace, .. } => {

@@ -3,7 +3,7 @@
 mod authn;
 mod authz;
 
-pub use authn::{Peer, authenticate, local_peer};
+pub use authn::{Peer, authenticate, local_peer, of_token};
 pub use authz::{Ask, Groups, allows, denied};
 
 use std::collections::BTreeMap;

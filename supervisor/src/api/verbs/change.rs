@@ -23,7 +23,7 @@ const ATTEMPTS_MAX: usize = 16;
 
 /// The part of an object that a change is allowed to touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// All but the status.
     Main,
     Status,
@@ -39,7 +39,7 @@ pub enum Part {
 
 impl Part {
     /// By the name of the subresource.
-    pub fn of(subresource: Option<&str>) -> Option<Self> {
+    pub(crate) fn of(subresource: Option<&str>) -> Option<Self> {
         match subresource {
             None => Some(Self::Main),
             Some("status") => Some(Self::Status),
@@ -51,7 +51,7 @@ impl Part {
     }
 
     /// The name of the subresource; empty for the object itself.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Main => "",
             Self::Status => "status",
@@ -63,19 +63,11 @@ impl Part {
     }
 }
 
-/// What a client wants an object to become.
-#[derive(Debug)]
-pub struct Change {
-    pub part: Part,
-    /// The client sent the whole object.
-    pub is_whole: bool,
-}
-
 fn part(call: &Call) -> Result<Part, Status> {
     Part::of(call.target.subresource.as_deref()).ok_or_else(Status::method_not_allowed)
 }
 
-pub async fn update(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn update(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?.to_owned();
     let part = part(call)?;
     let document = document(call, request).await?;
@@ -93,7 +85,7 @@ pub async fn update(call: &Call, request: Request<Incoming>) -> Result<Response<
     Ok(call.reply(StatusCode::OK, content(call, &changed)))
 }
 
-pub async fn patch(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn patch(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?.to_owned();
     let part = part(call)?;
     let media = receive::media(request.headers()).to_owned();
@@ -151,7 +143,7 @@ fn content(call: &Call, text: &Arc<str>) -> Content {
 ///
 /// # Errors
 /// It isn't there, the client's version is not the stored one, or the change is not allowed.
-pub async fn change(
+pub(crate) async fn change(
     call: &Call,
     name: &str,
     part: Part,

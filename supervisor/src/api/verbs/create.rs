@@ -36,13 +36,12 @@ pub(super) fn decoded(call: &Call, document: json::Document) -> Result<Value, St
     value
 }
 
-pub async fn create(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn create(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let document = document(call, request).await?;
     if call.target.resource.class == Class::Workload {
         return Err(refused(call, &document.value));
     }
     let value = decoded(call, document)?;
-    let value = shape::created(call, value)?;
     let stored = store_new(call, value).await?;
     Ok(call.reply(StatusCode::CREATED, Content::Value(show(call, &stored))))
 }
@@ -57,7 +56,7 @@ fn refused(call: &Call, value: &Value) -> Status {
 }
 
 /// Stores an object that passed its type: fills in what the server decides, admits, validates, writes.
-pub async fn store_new(call: &Call, mut value: Value) -> Result<Value, Status> {
+pub(crate) async fn store_new(call: &Call, mut value: Value) -> Result<Value, Status> {
     let resource = call.target.resource;
     identify(call, &mut value)?;
     if resource.class == Class::EventView {

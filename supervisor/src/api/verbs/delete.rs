@@ -23,7 +23,7 @@ const ATTEMPTS_MAX: usize = 16;
 
 /// How something is to be deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     /// Seconds; none for the object's own.
     pub grace: Option<i64>,
     pub uid: Option<String>,
@@ -36,7 +36,7 @@ impl DeleteOptions {
     ///
     /// # Errors
     /// The body is no `DeleteOptions`.
-    pub fn of(call: &Call, body: &Value) -> Result<Self, Status> {
+    pub(crate) fn of(call: &Call, body: &Value) -> Result<Self, Status> {
         let number = |value: &Value| {
             let bad = || Status::bad_request("json: cannot unmarshal into Go struct field DeleteOptions.gracePeriodSeconds of type int64");
             value.as_i64().ok_or_else(bad)
@@ -67,7 +67,7 @@ async fn options(call: &Call, request: Request<Incoming>) -> Result<DeleteOption
     DeleteOptions::of(call, &value)
 }
 
-pub async fn delete(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn delete(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?.to_owned();
     let options = options(call, request).await?;
     let removed = remove(call, &name, &options).await?;
@@ -86,7 +86,7 @@ pub async fn delete(call: &Call, request: Request<Incoming>) -> Result<Response<
     Ok(call.reply(StatusCode::OK, Content::Value(content)))
 }
 
-pub async fn delete_collection(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn delete_collection(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let options = options(call, request).await?;
     let selection = Selection::of(call)?;
     let (objects, version) = selected(call, &selection);
@@ -105,7 +105,7 @@ pub async fn delete_collection(call: &Call, request: Request<Incoming>) -> Resul
 
 /// What became of an object that was deleted.
 #[derive(Debug)]
-pub enum Removed {
+pub(crate) enum Removed {
     /// It is no longer there.
     Gone(Object),
     /// It goes when what it stands for has ended.
@@ -124,7 +124,7 @@ impl Removed {
 ///
 /// # Errors
 /// It isn't there, a precondition doesn't hold, or it must stay.
-pub async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<Removed, Status> {
+pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<Removed, Status> {
     let resource = call.target.resource;
     strategy::may_delete(call, name)?;
     for _ in 0..ATTEMPTS_MAX {

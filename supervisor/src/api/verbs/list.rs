@@ -12,7 +12,7 @@ use super::super::respond::{Content, Form};
 use super::super::select::{Fields, Labels};
 use super::super::shape;
 use super::super::status::{Reason, Status};
-use super::read::{partial, show_text};
+use super::read::{show_text, viewed};
 use crate::store::{Key, Object, Version};
 
 /// Which objects are meant.
@@ -48,7 +48,7 @@ impl Selection {
         if !fits(self.name.as_deref()) || !fits(self.fields.name()) {
             return false;
         }
-        let value = super::read::viewed(call, &object.value());
+        let value = viewed(call, &object.value());
         self.labels.matches(&value) && self.fields.matches(&value)
     }
 }
@@ -63,7 +63,7 @@ pub(super) fn selected(call: &Call, selection: &Selection) -> (Vec<Object>, Vers
     (objects.into_iter().filter(|object| selection.matches(call, object)).collect(), version)
 }
 
-pub fn list(call: &Call) -> Result<Response<Body>, Status> {
+pub(crate) fn list(call: &Call) -> Result<Response<Body>, Status> {
     let selection = Selection::of(call)?;
     check_version(call)?;
     let limit = call.query.number("limit")?.unwrap_or_default();
@@ -101,13 +101,11 @@ pub(super) fn shown(call: &Call, objects: &[Object], page: &Value) -> Content {
             Content::Text(text.into())
         }
         Form::Table => {
-            let values: Vec<Value> = objects.iter().map(Object::value).collect();
-            let mut table = shape::table(call, &values);
-            table["metadata"] = page.clone();
-            Content::Value(table)
+            let values: Vec<Value> = objects.iter().map(|object| viewed(call, &object.value())).collect();
+            Content::Value(shape::table(call, &values, page))
         }
         Form::Partial => {
-            let items: Vec<Value> = objects.iter().map(|object| partial(&object.value())).collect();
+            let items: Vec<Value> = objects.iter().map(|object| shape::partial(&object.value())).collect();
             Content::Value(json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": page, "items": items,
             }))

@@ -7,9 +7,9 @@ mod list;
 mod read;
 mod watch;
 
-pub use change::{Change, Part, change, patch, update};
-pub use create::{create, store_new};
-pub use delete::{DeleteOptions, delete, delete_collection, remove};
-pub use list::list;
-pub use read::{get, show, show_text};
-pub use watch::watch;
+pub(crate) use change::{Part, change, patch, update};
+pub(crate) use create::{create, store_new};
+pub(crate) use delete::{DeleteOptions, delete, delete_collection, remove};
+pub(crate) use list::list;
+pub(crate) use read::{get, show, show_text};
+pub(crate) use watch::watch;

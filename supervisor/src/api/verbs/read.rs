@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::body::Body;
 use super::super::call::Call;
 use super::super::registry::Class;
 use super::super::respond::{Content, Form};
 use super::super::status::Status;
-use super::super::{event_view, fields, shape};
+use super::super::{event_view, shape};
 use crate::store::{Key, Object};
 
 /// The key of an object of the resource that a request is for.
@@ -23,7 +23,7 @@ pub(super) fn stored(call: &Call, name: &str) -> Result<Object, Status> {
     call.state.store.get(&key(call, name)).ok_or_else(|| Status::not_found(call.target.resource, name))
 }
 
-pub fn get(call: &Call) -> Result<Response<Body>, Status> {
+pub(crate) fn get(call: &Call) -> Result<Response<Body>, Status> {
     let name = call.target.object()?;
     let object = stored(call, name)?;
     let content = match call.accept.form {
@@ -34,7 +34,7 @@ pub fn get(call: &Call) -> Result<Response<Body>, Status> {
 }
 
 /// A stored object's JSON as the resource of the request shows it.
-pub fn show_text(call: &Call, object: &Object) -> Arc<str> {
+pub(crate) fn show_text(call: &Call, object: &Object) -> Arc<str> {
     match call.target.resource.class {
         Class::EventView => event_view::outward(&object.value()).to_string().into(),
         Class::Stored | Class::Workload | Class::Review | Class::Metrics => Arc::clone(&object.text),
@@ -42,11 +42,11 @@ pub fn show_text(call: &Call, object: &Object) -> Arc<str> {
 }
 
 /// One object in the form that was asked for.
-pub fn show(call: &Call, value: &Value) -> Value {
+pub(crate) fn show(call: &Call, value: &Value) -> Value {
     match call.accept.form {
         Form::Plain => viewed(call, value),
         Form::Table => shape::table_of_one(call, value),
-        Form::Partial => partial(value),
+        Form::Partial => shape::partial(value),
     }
 }
 
@@ -55,10 +55,4 @@ pub(super) fn viewed(call: &Call, value: &Value) -> Value {
         Class::EventView => event_view::outward(value),
         Class::Stored | Class::Workload | Class::Review | Class::Metrics => value.clone(),
     }
-}
-
-/// `PartialObjectMetadata`.
-pub(super) fn partial(value: &Value) -> Value {
-    let metadata = fields::at(value, &["metadata"]).cloned().unwrap_or_else(|| json!({}));
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }

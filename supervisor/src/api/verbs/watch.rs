@@ -15,7 +15,7 @@ use super::super::respond::Form;
 use super::super::shape;
 use super::super::status::Status;
 use super::list::{Selection, selected, version};
-use super::read::{partial, show_text};
+use super::read::{show_text, viewed};
 use crate::store::{Object, StoreError, Version, Watch, WatchEvent, WatchEventKind};
 
 /// How often a client that wants them gets a bookmark.
@@ -34,7 +34,7 @@ struct Start {
     has_end: bool,
 }
 
-pub fn watch(call: &Call) -> Result<Response<Body>, Status> {
+pub(crate) fn watch(call: &Call) -> Result<Response<Body>, Status> {
     let selection = Selection::of(call)?;
     let (start, feed) = begin(call, &selection)?;
     let (writer, body) = Body::pieces();
@@ -186,19 +186,15 @@ impl Feeder {
     async fn send(&mut self, kind: &str, object: &Object) -> Result<(), Gone> {
         let shown = match self.call.accept.form {
             Form::Plain => show_text(&self.call, object).to_string(),
-            Form::Partial => partial(&object.value()).to_string(),
-            Form::Table => self.row(&object.value()).to_string(),
+            Form::Partial => shape::partial(&object.value()).to_string(),
+            Form::Table => self.row(&viewed(&self.call, &object.value())).to_string(),
         };
         self.writer.write(format!("{{\"type\":\"{kind}\",\"object\":{shown}}}\n")).await
     }
 
     fn row(&mut self, value: &Value) -> Value {
         self.call.now = jiff::Timestamp::now();
-        let mut table = shape::table_of_one(&self.call, value);
-        if !std::mem::take(&mut self.is_first) {
-            table["columnDefinitions"] = Value::Null;
-        }
-        table
+        shape::row(&self.call, value, std::mem::take(&mut self.is_first))
     }
 
     async fn bookmark(&mut self, version: Version, is_end_of_start: bool) -> Result<(), Gone> {
@@ -214,12 +210,8 @@ impl Feeder {
         }
         let object = match self.call.accept.form {
             Form::Plain => object,
-            Form::Partial => partial(&object),
-            Form::Table => {
-                let mut table = self.row(&object);
-                table["metadata"] = json!({"resourceVersion": version.to_string()});
-                table
-            }
+            Form::Partial => shape::partial(&object),
+            Form::Table => self.row(&object),
         };
         self.writer.write(format!("{}\n", json!({"type": "BOOKMARK", "object": object}))).await
     }
