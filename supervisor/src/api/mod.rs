@@ -14,6 +14,7 @@ mod health;
 mod json;
 mod keep;
 mod listen;
+pub mod openapi;
 mod openapi_at;
 pub mod patch;
 mod path;

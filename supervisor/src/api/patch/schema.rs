@@ -78,6 +78,11 @@ pub fn resources() -> impl Iterator<Item = &'static str> {
     schema().resources.keys().copied()
 }
 
+/// Every type and field of the table.
+pub fn fields() -> impl Iterator<Item = (&'static str, &'static str)> {
+    schema().types.iter().flat_map(|(of, kind)| kind.fields.keys().map(|field| (*of, *field)))
+}
+
 fn schema() -> &'static Schema {
     static SCHEMA: OnceLock<Schema> = OnceLock::new();
     SCHEMA.get_or_init(|| read(TABLE))
