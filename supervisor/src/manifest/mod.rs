@@ -10,7 +10,7 @@ pub mod object;
 pub mod path;
 pub mod reader;
 mod scalar;
-mod typed;
+pub(crate) mod typed;
 pub mod yaml;
 
 pub use fault::{Fault, Refused};
