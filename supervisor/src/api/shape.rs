@@ -75,7 +75,8 @@ pub(crate) async fn apply(call: &Call, _name: &str, _part: Part, body: &[u8]) ->
     receive::from_yaml(body, call.target.resource.kind)?;
     if call.query.get("fieldManager").is_none() {
         let cause = json!({"reason": "FieldValueRequired", "message": "Required value: is required for apply patch", "field": "fieldManager"});
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let message =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
         return Err(Status::new(Reason::Invalid, message)
             .with_details(json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [cause]})));
     }

@@ -80,6 +80,8 @@ pub struct Api {
     pub listen: Option<std::net::SocketAddr>,
     /// The local socket; by default `monopod.sock` in `runDir`.
     pub socket: Option<PathBuf>,
+    /// Certificates and kubeconfig.
+    pub dir: PathBuf,
 }
 
 /// A taint as `kubectl taint` takes it.
@@ -119,7 +121,11 @@ impl Default for Config {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 6443))), socket: None }
+        Self {
+            listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 6443))),
+            socket: None,
+            dir: "/etc/monopod".into(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! the store and in the machines' snapshots, what runs belongs to the monitors (D43).
 
 pub mod admit;
+pub mod api;
 mod clock;
 pub mod events;
 pub mod host;
@@ -30,11 +31,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::api::Backends;
 use crate::config::Config;
 use crate::convert::facts::NoObjects;
 use crate::engine::dirs::Dirs;
@@ -44,8 +45,9 @@ use crate::image;
 use crate::monitor::protocol::WhenBrainDies;
 use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, host_addresses, node_facts};
 use crate::pod::event::Severity;
-use crate::store::{Change, Durability, Key, Store, StoreError, Watch};
+use crate::store::{Key, Store, StoreError, Watch};
 
+use api::Api;
 use events::{Recorder, Said};
 use host::Host;
 use lock::Lock;
@@ -55,8 +57,6 @@ use systemd::Notifier;
 
 /// Directory of cgroups where no service manager gives one.
 const CGROUP: &str = "monopod";
-/// Namespaces that every cluster has.
-const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// Why the service does not start, or can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +75,8 @@ pub enum ServeError {
     CgroupHost(#[from] cgroupd::host::HostError),
     #[error(transparent)]
     CgroupTree(#[from] cgroupd::tree::TreeError),
+    #[error(transparent)]
+    Api(#[from] crate::api::ServerError),
     #[error("podCIDR: {0}")]
     Range(String),
     #[error("this host has no cgroup2 file system: mount one (mount -t cgroup2 none /sys/fs/cgroup)")]
@@ -120,6 +122,7 @@ struct Daemon {
     nodes: Watch,
     notifier: Notifier,
     shown: String,
+    api: Option<Api>,
 }
 
 impl Daemon {
@@ -143,7 +146,6 @@ impl Daemon {
         let (engine, engine_events) = Engine::open(engine_config(&config, &dirs)?).await?;
         let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs)?);
         let images = image::Store::open(dirs.images(), image::Limits::default())?;
-        furnish(&store).await?;
         node_object::publish(&store, &host, &images).await?;
         take_node(&store, &mut host);
         let host = Rc::new(host);
@@ -168,6 +170,7 @@ impl Daemon {
             nodes,
             notifier,
             shown,
+            api: None,
         })
     }
 
@@ -177,6 +180,7 @@ impl Daemon {
         self.pods.begin(&mut self.node).await;
         self.publish_all();
         let mut signals = Signals::new()?;
+        self.api = Some(Api::start(&self.config, &self.host, &self.store, Backends::default())?);
         self.notifier.ready(&self.status());
         let mut alive = self.notifier.pace().map(tokio::time::interval);
         let mut expiry = self.events.borrow_mut().expire();
@@ -209,6 +213,9 @@ impl Daemon {
             self.show_status();
         }
         self.notifier.stopping("stopping; pods go on");
+        if let Some(api) = self.api.take() {
+            api.stop().await;
+        }
         Ok(())
     }
 
@@ -217,6 +224,11 @@ impl Daemon {
         let deleting =
             event.kind == crate::store::WatchEventKind::Deleted || event.object.text.contains("\"deletionTimestamp\"");
         if deleting && event.object.text.contains(source::MANIFEST) {
+            if event.kind == crate::store::WatchEventKind::Deleted
+                && let Some(uid) = pods::uid_of(&event.object)
+            {
+                self.source.deleted(&event.object.key, &uid);
+            }
             self.source.look().await;
         }
     }
@@ -286,26 +298,6 @@ impl Daemon {
     }
 }
 
-/// Namespaces that exist in every cluster.
-async fn furnish(store: &Store) -> Result<(), StoreError> {
-    for name in NAMESPACES {
-        let key = Key::new("namespaces", "", name);
-        let value = json!({
-            "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {
-                "name": name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now(),
-                "labels": {"kubernetes.io/metadata.name": name},
-            },
-            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
-        });
-        match store.commit(Change::Create { key, value }, Durability::Kernel).await {
-            Ok(_) | Err(StoreError::Exists(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// What users wrote of the node.
 fn take_node(store: &Store, host: &mut Host) {
     let stored = store.get(&Key::new(node_object::NODES, "", &host.name));
@@ -326,7 +318,12 @@ fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeEr
         dirs: dirs.clone(),
         owner: Owner::Service,
         cgroup_parent: cgroup_parent(config)?,
-        network: netsetup::Config { ranges, ..netsetup::Config::new(dirs.leases()) },
+        network: netsetup::Config {
+            ranges,
+            // Pods reach the API by its cluster address, if at all (D24).
+            closed_ports: config.api.listen.iter().map(|own| (netsetup::Protocol::Tcp, own.port())).collect(),
+            ..netsetup::Config::new(dirs.leases())
+        },
     })
 }
 

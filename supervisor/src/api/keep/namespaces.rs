@@ -105,7 +105,8 @@ async fn end(state: &State, name: &str) -> Result<(), StoreError> {
     if let Some(finalizers) = spec.get_mut("finalizers").and_then(serde_json::Value::as_array_mut) {
         finalizers.retain(|finalizer| finalizer != "kubernetes");
     }
-    let is_free = !fields::is_filled(&value, &["spec", "finalizers"]) && !fields::is_filled(&value, &["metadata", "finalizers"]);
+    let is_free =
+        !fields::is_filled(&value, &["spec", "finalizers"]) && !fields::is_filled(&value, &["metadata", "finalizers"]);
     if !is_free {
         return Ok(());
     }

@@ -19,8 +19,8 @@ use super::fields;
 use super::registry::{Class, Resource};
 use super::status::Status;
 use super::verbs::Part;
-use crate::admission::validate::{self, ErrorKind, FieldError, Invalid};
 use crate::admission::defaults;
+use crate::admission::validate::{self, ErrorKind, FieldError, Invalid};
 use crate::manifest::Object;
 
 /// An object that was decoded, as its type.

@@ -94,7 +94,8 @@ pub(crate) async fn patch(call: &Call, request: Request<Incoming>) -> Result<Res
         return shape::apply(call, &name, part, &body).await;
     }
     let kind = Kind::of(&media)?;
-    let patch = json::parse(&body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
+    let patch =
+        json::parse(&body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
     let resource = call.target.resource.qualified();
     let make = |live: &Value| {
         let patched = match kind {
@@ -201,8 +202,16 @@ fn check_identity(call: &Call, name: &str, live: &Object, old: &Value, new: &Val
 fn prepare(call: &Call, part: Part, old: &Value, mut new: Value) -> Result<Value, Status> {
     let metadata = fields::metadata(&mut new);
     let before = &old["metadata"];
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"]
-    {
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+    ] {
         fields::copy(before, metadata, key);
     }
     if !metadata.contains_key("managedFields") {
@@ -245,7 +254,8 @@ fn check_finalizers(call: &Call, old: &Value, new: &Value) -> Result<(), Status>
         return Ok(());
     }
     let names: Vec<&str> = added.iter().filter_map(Value::as_str).collect();
-    let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
+    let detail =
+        format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
     Err(strategy::forbidden_field(call.target.resource, old, "metadata.finalizers", &detail))
 }
 

@@ -48,10 +48,8 @@ pub(crate) async fn create(call: &Call, request: Request<Incoming>) -> Result<Re
 
 fn refused(call: &Call, value: &Value) -> Status {
     let resource = call.target.resource;
-    let why = format!(
-        "Monopod runs Pods, not {}s: create the Pod of its spec.template instead (kind: Pod)",
-        resource.kind
-    );
+    let why =
+        format!("Monopod runs Pods, not {}s: create the Pod of its spec.template instead (kind: Pod)", resource.kind);
     Status::forbidden(resource, fields::text(value, &["metadata", "name"]), why)
 }
 
@@ -108,7 +106,8 @@ fn identify(call: &Call, value: &mut Value) -> Result<(), Status> {
     if !fields::text(value, &["metadata", "resourceVersion"]).is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    let (name, prefix) = (fields::text(value, &["metadata", "name"]), fields::text(value, &["metadata", "generateName"]));
+    let (name, prefix) =
+        (fields::text(value, &["metadata", "name"]), fields::text(value, &["metadata", "generateName"]));
     if name.is_empty() && prefix.is_empty() {
         return Err(strategy::required(call.target.resource, "metadata.name", "name or generateName is required"));
     }
