@@ -262,7 +262,10 @@ impl Session {
                 }
             }
             Notice::Warning { uid, text } => eprintln!("warning: pod {}: {text}", self.label(&uid)),
-            Notice::Removed { uid } => drop(self.pods.remove(&uid)),
+            Notice::Removed { uid } => {
+                self.timeline.mark_once(&format!("{} gone", self.label(&uid)));
+                drop(self.pods.remove(&uid));
+            }
         }
     }
 
@@ -285,6 +288,7 @@ impl Session {
         let Some(shown) = self.pods.get_mut(uid) else { return };
         if finished && !shown.finished {
             shown.finished = true;
+            self.timeline.mark_once(&format!("containers of {} ended", shown.label));
             if status.phase == Phase::Failed && !self.ending {
                 let why = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten();
                 let why: Vec<&str> = why.collect();
