@@ -7,6 +7,7 @@ mod apt;
 mod bench;
 mod build;
 mod ci;
+mod dist;
 mod e2e;
 mod image;
 mod images;
@@ -32,6 +33,8 @@ enum Task {
     E2e(e2e::E2e),
     /// Makes the OCI archive of the pause image.
     Image(image::Args),
+    /// Makes what users install: a Debian package, a tarball, checksums.
+    Dist(dist::Args),
     /// Measures.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Test(task) => task.run(),
         Task::E2e(task) => task.run(),
         Task::Image(task) => image::run(&task).map(|()| ExitCode::SUCCESS),
+        Task::Dist(task) => dist::run(&task).map(|()| ExitCode::SUCCESS),
         Task::Bench(bench) => bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Sim(task) => task.run(),
