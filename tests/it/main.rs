@@ -9,6 +9,8 @@
 mod cri;
 mod host;
 mod leaks;
+mod life;
+mod life_watch;
 mod pause;
 mod pause_image;
 mod pause_tools;
@@ -54,7 +56,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run") => "privileged",
+            Some("run" | "life") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -103,8 +105,16 @@ fn all() -> Vec<Test> {
         let named = move |name| &*Box::leak(format!("it::{area}::{name}").into_boxed_str());
         tests.into_iter().map(move |(name, run)| Test { name: named(name), ring: Ring::Host, run })
     });
-    [tidy::tests(), run::tests(), vm_cgroups::tests(), vm_planted::tests(), vm_systemd::tests(), pause.collect()]
-        .concat()
+    [
+        tidy::tests(),
+        run::tests(),
+        life::tests(),
+        vm_cgroups::tests(),
+        vm_planted::tests(),
+        vm_systemd::tests(),
+        pause.collect(),
+    ]
+    .concat()
 }
 
 fn one(tests: Vec<Test>) -> ExitCode {
