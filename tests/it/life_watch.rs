@@ -222,6 +222,10 @@ impl Drop for Watch {
     }
 }
 
+pub fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
 /// Says what was measured, and that it lies within bounds.
 pub fn measured(what: &str, span: Duration, bounds: std::ops::RangeInclusive<Duration>) -> Result<()> {
     println!("measured: {what}: {:.3} s (within {:?})", span.as_secs_f64(), bounds);

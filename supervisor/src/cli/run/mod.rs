@@ -9,7 +9,7 @@ mod view;
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,8 @@ pub enum RunError {
     NoCgroup,
     #[error(transparent)]
     Host(#[from] cgroupd::host::HostError),
+    #[error(transparent)]
+    Tree(#[from] cgroupd::tree::TreeError),
     #[error("--pod-cidr: {0}")]
     Range(String),
     #[error("must be root: `cargo xtask run` runs the demo in a virtual machine for other users")]
@@ -132,7 +134,9 @@ pub fn run(command: &RunCommand) -> Result<ExitCode, RunError> {
 
 fn config(command: &RunCommand, dirs: &Dirs) -> Result<Config, RunError> {
     let host = cgroupd::host::Host::detect()?;
-    let cgroup_parent = host.mount_point.ok_or(RunError::NoCgroup)?.join(CGROUP);
+    let mount_point = host.mount_point.ok_or(RunError::NoCgroup)?;
+    offer_controllers(&mount_point)?;
+    let cgroup_parent = mount_point.join(CGROUP);
     std::fs::create_dir_all(&cgroup_parent).map_err(io(format!("make {}", cgroup_parent.display())))?;
     let ranges = match (command.pod_cidr, command.pod_cidr6) {
         (Some(v4), v6) => {
@@ -147,6 +151,15 @@ fn config(command: &RunCommand, dirs: &Dirs) -> Result<Config, RunError> {
         cgroup_parent,
         network: netsetup::Config { ranges, ..netsetup::Config::new(dirs.leases()) },
     })
+}
+
+/// Systemd has switched on what its services need; on a machine without, nobody has. What can't be had is told with the
+/// limits that it would have enforced.
+fn offer_controllers(mount_point: &Path) -> Result<(), RunError> {
+    let top = cgroupd::Tree::open(mount_point)?;
+    let enable = cgroupd::plan::Step::Enable { dir: None, controllers: top.usable().clone() };
+    top.execute(&[enable])?;
+    Ok(())
 }
 
 fn settings(command: &RunCommand, dirs: &Dirs, objects: admit::Given) -> Result<Settings, RunError> {
