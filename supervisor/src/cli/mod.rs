@@ -24,6 +24,11 @@ enum Command {
     Image(image::ImageCommand),
 }
 
+/// The whole command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Entry of the `monopod` binary.
 pub fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(crate::image::unpack::UNPACK_ARGUMENT) {

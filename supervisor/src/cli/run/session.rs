@@ -138,6 +138,7 @@ impl Session {
             Notice::Removed { uid } => {
                 self.view.removed(&uid);
                 if let Some(shown) = self.pods.remove(&uid) {
+                    self.timeline.mark_once(&format!("{} gone", shown.label));
                     if shown.verdict == Verdict::NothingRan {
                         eprintln!("pod {}: none of its containers has run", shown.label);
                     }
@@ -176,6 +177,7 @@ impl Session {
         }
         if status.phase.is_final() && shown.life == Life::Lives {
             shown.life = Life::Over;
+            self.timeline.mark_once(&format!("containers of {} ended", shown.label));
             if status.phase == Phase::Failed && self.stage == Stage::Running {
                 shown.say_failed(status);
             }
