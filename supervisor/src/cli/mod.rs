@@ -2,7 +2,6 @@
 
 pub mod admit;
 pub mod image;
-pub mod output;
 pub mod run;
 
 use std::process::ExitCode;

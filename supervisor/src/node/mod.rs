@@ -28,6 +28,7 @@ use crate::pod::machine::Machine;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 
+pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
 pub use facts::node_facts;
 
