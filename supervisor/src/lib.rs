@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod api;
 pub mod cli;
+pub mod config;
 pub mod convert;
 pub mod engine;
 pub mod image;
@@ -16,6 +17,7 @@ pub mod node;
 pub mod pod;
 pub mod probe;
 pub mod runtime;
+pub mod serve;
 pub mod store;
 pub mod sys;
 pub mod volume;
