@@ -8,6 +8,7 @@
 
 mod cri;
 mod host;
+mod kubectl;
 mod leaks;
 mod life;
 mod life_hostile;
@@ -20,6 +21,7 @@ mod pause_tools;
 mod run;
 mod serve;
 mod tidy;
+mod transcript;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
@@ -60,7 +62,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -117,6 +119,7 @@ fn all() -> Vec<Test> {
         life_manifests::tests(),
         life_vm::tests(),
         serve::tests(),
+        kubectl::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),
