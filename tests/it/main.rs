@@ -8,13 +8,20 @@
 
 mod cri;
 mod host;
+mod kubectl;
 mod leaks;
+mod life;
+mod life_hostile;
+mod life_manifests;
+mod life_vm;
+mod life_watch;
 mod pause;
 mod pause_image;
 mod pause_tools;
 mod run;
 mod serve;
 mod tidy;
+mod transcript;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
@@ -50,12 +57,12 @@ impl Test {
         self.name.strip_prefix("it::").unwrap_or(self.name)
     }
 
-    /// The host ring has parts: one reads the checkout, another needs root and can run in a machine instead, and what is
+    /// The host ring has parts: one reads the checkout, another needs root and runs in the small machine, too, and what is
     /// left needs programs that no machine of ours has.
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "serve") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -107,7 +114,12 @@ fn all() -> Vec<Test> {
     [
         tidy::tests(),
         run::tests(),
+        life::tests(),
+        life_hostile::tests(),
+        life_manifests::tests(),
+        life_vm::tests(),
         serve::tests(),
+        kubectl::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),

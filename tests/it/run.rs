@@ -37,7 +37,7 @@ pub fn image(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn manifest(name: &str) -> PathBuf {
+pub fn manifest(name: &str) -> PathBuf {
     let in_machine = Path::new("/manifests").join(name);
     if in_machine.exists() {
         return in_machine;
@@ -46,7 +46,7 @@ fn manifest(name: &str) -> PathBuf {
 }
 
 /// A private host with these images in its store.
-fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let images = names.iter().map(|name| image(name)).collect::<Result<Vec<_>>>()?;
     private_host(move || {
         for image in &images {
@@ -65,7 +65,7 @@ fn start(arguments: &[&str], manifest: &Path) -> Result<Running> {
 }
 
 /// A manifest of the test's own.
-fn written(text: &str) -> Result<tempfile::NamedTempFile> {
+pub fn written(text: &str) -> Result<tempfile::NamedTempFile> {
     let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
     std::fs::write(file.path(), text)?;
     Ok(file)
@@ -273,8 +273,8 @@ fn a_killed_run_is_swept_by_the_next() -> Result<()> {
         let quick = written(&one_container("echo swept"))?;
         let mut next = start(&["--log-prefix=none"], quick.path())?;
         ensure!(next.wait()?.success(), "{}", next.seen);
-        let rules = host::run("nft", &["list", "tables"])?;
-        ensure!(rules.is_empty(), "rules are left: {rules}");
+        let rules = crate::vm_nft::objects()?;
+        ensure!(rules.is_empty(), "rules are left: {rules:?}");
         Ok(())
     })
 }

@@ -2,7 +2,6 @@
 
 pub mod admit;
 pub mod image;
-pub mod output;
 pub mod run;
 pub mod serve;
 
@@ -25,6 +24,11 @@ enum Command {
     Run(run::RunCommand),
     Serve(serve::ServeCommand),
     Image(image::ImageCommand),
+}
+
+/// The whole command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Entry of the `monopod` binary.

@@ -1,6 +1,7 @@
 //! From Kubernetes objects to what the rest of the program understands. Pure: everything that must be known is an argument.
 
 pub mod env;
+pub mod event;
 pub mod expand;
 pub mod facts;
 pub mod field;

@@ -32,6 +32,7 @@ use crate::pod::status::Status;
 use crate::pod::timer::Now;
 
 pub use adopt::Adoption;
+pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
 pub use facts::{host_addresses, node_facts};
 pub use snapshots::Snapshots;
