@@ -45,7 +45,8 @@ fn openapi() -> Result<()> {
 /// The sources of the API version that the workspace uses.
 fn sources() -> Result<PathBuf> {
     let sh = Shell::new()?;
-    let metadata = cmd!(sh, "cargo metadata --format-version 1 --filter-platform x86_64-unknown-linux-gnu").quiet().read()?;
+    let metadata =
+        cmd!(sh, "cargo metadata --format-version 1 --filter-platform x86_64-unknown-linux-gnu").quiet().read()?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).context("read cargo metadata")?;
     let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
     let package = packages.iter().find(|package| package["name"] == "k8s-openapi").context("no k8s-openapi")?;
