@@ -14,6 +14,7 @@ pub mod monitor;
 pub mod node;
 pub mod pod;
 pub mod probe;
+pub mod resolver;
 pub mod runtime;
 pub mod store;
 pub mod sys;
