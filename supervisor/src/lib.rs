@@ -4,7 +4,9 @@
 //! [`node`], [`monitor`], [`runtime`], [`image`], [`volume`]) are thin. See `docs/architecture.md` for the map.
 
 pub mod admission;
+pub mod api;
 pub mod cli;
+pub mod config;
 pub mod convert;
 pub mod engine;
 pub mod image;
@@ -16,6 +18,7 @@ pub mod pod;
 pub mod probe;
 pub mod resolver;
 pub mod runtime;
+pub mod serve;
 pub mod store;
 pub mod sys;
 pub mod volume;

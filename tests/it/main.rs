@@ -18,6 +18,7 @@ mod pause;
 mod pause_image;
 mod pause_tools;
 mod run;
+mod serve;
 mod tidy;
 mod vm;
 mod vm_cgroups;
@@ -59,7 +60,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "life" | "life_hostile" | "life_manifests") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -115,6 +116,7 @@ fn all() -> Vec<Test> {
         life_hostile::tests(),
         life_manifests::tests(),
         life_vm::tests(),
+        serve::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),

@@ -7,6 +7,7 @@ mod apt;
 mod bench;
 mod build;
 mod ci;
+mod codegen;
 mod dist;
 mod e2e;
 mod image;
@@ -42,6 +43,9 @@ enum Task {
     Images(images::Images),
     /// Lives through random pods with random faults and checks the pod machine's invariants.
     Sim(sim::Sim),
+    /// Writes generated files that are kept in the tree.
+    #[command(subcommand)]
+    Codegen(codegen::Codegen),
     /// What has to pass before a change lands: formatting, lints, all tests.
     Ci,
 }
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Task::Bench(bench) => bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Sim(task) => task.run(),
+        Task::Codegen(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run(),
     };
     match done {

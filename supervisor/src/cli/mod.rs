@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod image;
 pub mod run;
+pub mod serve;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunCommand),
+    Serve(serve::ServeCommand),
     Image(image::ImageCommand),
 }
 
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
     log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Run(command) => run::run(&command).map_err(|error| error.to_string()),
+        Command::Serve(command) => serve::run(&command).map_err(|error| error.to_string()),
         Command::Image(command) => image::run(&command).map_err(|error| error.to_string()),
     };
     done.unwrap_or_else(|error| {

@@ -36,6 +36,8 @@ pub struct ContainerRequest {
     pub log: LogRequest,
     pub stdin: bool,
     pub stdin_once: bool,
+    /// Kept in the owner record.
+    pub memo: serde_json::Value,
 }
 
 /// Where the output goes (rules LF1, LF3).
@@ -89,6 +91,7 @@ impl Engine {
             id: request.id.clone(),
             sandbox: request.sandbox.clone(),
             name: request.name.clone(),
+            memo: request.memo,
         };
         record::save(&dir.join(RECORD), &record).map_err(EngineError::io("write", &dir))?;
         std::fs::create_dir_all(&request.log.dir).map_err(EngineError::io("make", &request.log.dir))?;
@@ -184,10 +187,15 @@ impl Engine {
 
     /// The containers of a sandbox that have an owner record.
     pub fn containers(&self, sandbox: &SandboxId) -> Vec<ContainerSummary> {
+        let summary =
+            |record: ContainerRecord| ContainerSummary { id: record.id, sandbox: record.sandbox, name: record.name };
+        self.container_records(sandbox).into_iter().map(summary).collect()
+    }
+
+    pub(super) fn container_records(&self, sandbox: &SandboxId) -> Vec<ContainerRecord> {
         let dir = self.dirs().sandbox(sandbox).join("containers");
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let records = entries.filter_map(|entry| record::load::<ContainerRecord>(&entry.path().join(RECORD)));
-        records.map(|record| ContainerSummary { id: record.id, sandbox: record.sandbox, name: record.name }).collect()
+        entries.filter_map(|entry| record::load(&entry.path().join(RECORD))).collect()
     }
 
     /// How a container ended, as its monitor wrote it down.

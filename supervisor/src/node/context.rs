@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiSpec};
 use netsetup::hostname::{self, HostnameError, Names};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::snapshots::Snapshots;
 use super::{Notice, clock};
 use crate::convert::env::Sources;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
@@ -40,6 +41,8 @@ pub struct Settings {
     /// Directory of `Localhost` seccomp profiles.
     pub seccomp_dir: PathBuf,
     pub resources: cgroupd::Policy,
+    /// Where the machines' memory is kept; none when nobody comes back for it.
+    pub snapshots: Option<Snapshots>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -72,7 +75,7 @@ pub(super) struct Known {
     pub seccomp: Option<Rc<OwnedFd>>,
 }
 
-/// Lives as long as the pod; shared by the tasks that act for it, all on one thread.
+/// The pod as it is now, and what it has; shared by the tasks that act for it, all on one thread.
 #[derive(Debug)]
 pub(super) struct Context {
     pub engine: Engine,
@@ -81,12 +84,12 @@ pub(super) struct Context {
     pub reference: PodReference,
     spec: PodSpec,
     notices: mpsc::UnboundedSender<Notice>,
-    sandboxes: RefCell<BTreeMap<u32, SandboxId>>,
-    addresses: RefCell<Vec<IpAddr>>,
-    pub volumes: RefCell<Vec<ReadyVolume>>,
-    instances: RefCell<BTreeMap<Instance, Known>>,
-    execs: RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>,
-    turns: RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>,
+    sandboxes: Rc<RefCell<BTreeMap<u32, SandboxId>>>,
+    addresses: Rc<RefCell<Vec<IpAddr>>>,
+    pub volumes: Rc<RefCell<Vec<ReadyVolume>>>,
+    instances: Rc<RefCell<BTreeMap<Instance, Known>>>,
+    execs: Rc<RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>>,
+    turns: Rc<RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>>,
 }
 
 /// What tasks take turns on.
@@ -113,12 +116,30 @@ impl Context {
             reference,
             spec: spec.clone(),
             notices,
-            sandboxes: RefCell::default(),
-            addresses: RefCell::default(),
-            volumes: RefCell::default(),
-            instances: RefCell::default(),
-            execs: RefCell::default(),
-            turns: RefCell::default(),
+            sandboxes: Rc::default(),
+            addresses: Rc::default(),
+            volumes: Rc::default(),
+            instances: Rc::default(),
+            execs: Rc::default(),
+            turns: Rc::default(),
+        }
+    }
+
+    /// The same pod after a change of its spec; what runs is shared.
+    pub(super) fn changed(&self, pod: Pod, spec: &PodSpec) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            settings: self.settings.clone(),
+            pod,
+            reference: self.reference.clone(),
+            spec: spec.clone(),
+            notices: self.notices.clone(),
+            sandboxes: self.sandboxes.clone(),
+            addresses: self.addresses.clone(),
+            volumes: self.volumes.clone(),
+            instances: self.instances.clone(),
+            execs: self.execs.clone(),
+            turns: self.turns.clone(),
         }
     }
 
@@ -188,6 +209,11 @@ impl Context {
         let id = SandboxId::random();
         self.sandboxes.borrow_mut().insert(attempt, id.clone());
         id
+    }
+
+    /// One of an earlier life.
+    pub(super) fn know_sandbox(&self, attempt: u32, id: SandboxId) {
+        self.sandboxes.borrow_mut().insert(attempt, id);
     }
 
     pub(super) fn sandbox(&self, attempt: u32) -> Option<SandboxId> {

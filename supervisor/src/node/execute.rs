@@ -11,6 +11,7 @@ use netsetup::resolv::{self, ClusterDns, DnsOption, DnsPolicy, Resolv};
 use netsetup::{HostPort, Protocol};
 use tokio::sync::mpsc;
 
+use super::adopt::{ContainerMemo, SandboxMemo};
 use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
 use super::{Input, clock, images, launch, probes};
 use crate::convert::launch::{self as plan};
@@ -135,7 +136,7 @@ fn report(context: &Context, result: Result<(), EngineError>) {
     }
 }
 
-fn set_up_volumes(context: &Context) -> Result<(), VolumeFailure> {
+pub(super) fn set_up_volumes(context: &Context) -> Result<(), VolumeFailure> {
     let Some(spec) = context.api_spec() else { return Ok(()) };
     let dir = context.dir();
     let failed = |volume: String, message: String| VolumeFailure { volume, message };
@@ -171,6 +172,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
             ports: host_ports(spec),
             when_brain_dies: context.settings.when_brain_dies,
             directories: vec![context.dir(), context.log_dir()],
+            memo: serde_json::to_value(SandboxMemo { attempt })?,
             files: context.pod_files(),
         })
         .await?;
@@ -179,6 +181,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     context.set_addresses(addresses.clone());
     write_pod_files(context, spec, host.network, &names, &addresses)?;
     keep_volumes(context).await?;
+    context.engine.finish_sandbox(&id)?;
     Ok(SandboxReady { ips: addresses })
 }
 
@@ -326,6 +329,8 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let descriptors = launch::descriptors(context, &plan, &image, &id)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
+    let memo = ContainerMemo::new(instance, &plan);
+    let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let process = Rc::new(plan.launch.process.clone());
     let seccomp = seccomp_program(&plan.launch.process, &descriptors);
     let request = ContainerRequest {
@@ -345,6 +350,7 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         },
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
+        memo,
     };
     let created = context.engine.create_container(request).await.map_err(start_failure)?;
     created.warnings.into_iter().for_each(|warning| context.warn(format!("container {}: {warning}", container.name)));

@@ -5,6 +5,7 @@
 //! the same thread, and its result goes into the queue under the pod's uid. Tasks that name the same instance, or the
 //! pod's sandbox and volumes, take turns in the order in which they were asked for.
 
+mod adopt;
 mod clock;
 mod context;
 mod execute;
@@ -12,6 +13,7 @@ mod facts;
 mod images;
 mod launch;
 mod probes;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,15 +24,18 @@ use tokio::sync::mpsc;
 
 use crate::engine::{Engine, EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
-use crate::pod::action::{ActionId, Todo};
+use crate::pod::action::{Action, ActionId, Todo};
 use crate::pod::event::{Event, KubeEvent, Outcome};
 use crate::pod::machine::Machine;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
+use crate::pod::timer::Now;
 
+pub use adopt::Adoption;
 pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
-pub use facts::node_facts;
+pub use facts::{host_addresses, node_facts};
+pub use snapshots::Snapshots;
 
 /// What reaches the driver from its own tasks.
 #[derive(Debug)]
@@ -90,12 +95,70 @@ impl Node {
     /// Takes a pod in; it has defaults filled in, is validated and has a uid.
     pub fn add(&mut self, pod: Pod, spec: PodSpec) {
         let uid = spec.uid.clone();
-        let context =
-            context::Context::new(self.engine.clone(), self.settings.clone(), pod, &spec, self.notices.clone());
+        let context = self.context(pod, &spec);
         let machine = Machine::new(spec, clock::now());
-        let entry = Entry { machine, context: Rc::new(context), tasks: BTreeMap::new(), shown: None };
+        self.insert(uid, machine, context);
+    }
+
+    /// Takes in a pod that the node refuses (PH15): it only has a status.
+    pub fn reject(&mut self, pod: Pod, spec: PodSpec, reason: &'static str, message: &str) {
+        let uid = spec.uid.clone();
+        let context = self.context(pod, &spec);
+        let machine = Machine::rejected(spec, reason, message, clock::now());
+        self.insert(uid, machine, context);
+    }
+
+    fn context(&self, pod: Pod, spec: &PodSpec) -> Rc<context::Context> {
+        let (engine, settings) = (self.engine.clone(), self.settings.clone());
+        Rc::new(context::Context::new(engine, settings, pod, spec, self.notices.clone()))
+    }
+
+    fn insert(&mut self, uid: String, machine: Machine, context: Rc<context::Context>) {
+        let entry = Entry { machine, context, tasks: BTreeMap::new(), shown: None };
         self.pods.insert(uid.clone(), entry);
         self.settle(&uid);
+    }
+
+    /// Whether this pod, or what is left of it, is here.
+    pub fn has(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+
+    /// Namespace, name and uid of every pod that is here.
+    pub fn pods(&self) -> impl Iterator<Item = &PodSpec> {
+        self.pods.values().map(|entry| entry.machine.spec())
+    }
+
+    /// What users want of a pod that lives already; nothing happens when it is gone.
+    pub fn change(&mut self, uid: &str, wish: impl FnOnce(&mut Machine, Now)) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            wish(&mut entry.machine, clock::now());
+            self.settle(uid);
+        }
+    }
+
+    /// Another spec of a pod that lives already, as far as it may change: images, ephemeral containers, deadline (UP rules).
+    pub fn update(&mut self, pod: Pod, new: &PodSpec) {
+        let Some(entry) = self.pods.get_mut(&new.uid) else { return };
+        let now = clock::now();
+        let machine = &mut entry.machine;
+        for container in &new.containers {
+            let image = (container.image.as_str(), container.pull_policy);
+            match machine.spec().find(&container.name) {
+                None => machine.add_ephemeral(container.clone(), new.generation, now),
+                Some(index) => machine.set_image(index, image.0, image.1, new.generation, now),
+            }
+        }
+        if let Some(deadline) = new.active_deadline {
+            machine.set_deadline(deadline, new.generation, now);
+        }
+        entry.context = Rc::new(entry.context.changed(pod, machine.spec()));
+        self.settle(&new.uid);
+    }
+
+    /// The machine's status of a pod.
+    pub fn status(&self, uid: &str) -> Option<Status> {
+        self.pods.get(uid).map(|entry| entry.machine.status())
     }
 
     /// Graceful deletion of every pod; `grace` overrides the pods' own.
@@ -148,6 +211,9 @@ impl Node {
                 if let Outcome::PodRemoved(Ok(())) = &outcome {
                     self.feed(&uid, Event::Done { action, outcome });
                     self.pods.remove(&uid);
+                    if let Some(snapshots) = &self.settings.snapshots {
+                        snapshots.remove(&uid);
+                    }
                     self.notify(Notice::Removed { uid });
                     return;
                 }
@@ -204,7 +270,16 @@ impl Node {
     /// Takes everything out of a machine that was touched.
     fn settle(&mut self, uid: &str) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
-        while let Some(action) = entry.machine.poll_action() {
+        let actions: Vec<Action> = std::iter::from_fn(|| entry.machine.poll_action()).collect();
+        let status = entry.machine.status();
+        let changed = entry.shown.as_ref() != Some(&status);
+        if let Some(snapshots) = &self.settings.snapshots
+            && (changed || actions.iter().any(is_remembered))
+        {
+            // Whatever the engine will show is known to the snapshot (D43).
+            snapshots.save(&entry.machine);
+        }
+        for action in actions {
             if let Todo::Cancel { action: other } = action.todo {
                 if let Some(task) = entry.tasks.remove(&other) {
                     task.abort();
@@ -218,8 +293,7 @@ impl Node {
         while let Some(event) = entry.machine.poll_event_record() {
             notices.push(Notice::Event { uid: uid.to_owned(), event });
         }
-        let status = entry.machine.status();
-        if entry.shown.as_ref() != Some(&status) {
+        if changed {
             entry.shown = Some(status.clone());
             notices.push(Notice::Status { uid: uid.to_owned(), status: Box::new(status) });
         }
@@ -233,5 +307,24 @@ impl Node {
 
     fn uids(&self) -> Vec<String> {
         self.pods.keys().cloned().collect()
+    }
+}
+
+/// Whether something could exist after this action that a machine without memory of it would not expect. Probes leave
+/// nothing, and there are many of them.
+fn is_remembered(action: &Action) -> bool {
+    match action.todo {
+        Todo::RunProbe { .. } | Todo::Cancel { .. } | Todo::EnsureImage { .. } => false,
+        Todo::SetUpVolumes
+        | Todo::CreateSandbox { .. }
+        | Todo::CreateContainer { .. }
+        | Todo::StartContainer { .. }
+        | Todo::Signal { .. }
+        | Todo::Kill { .. }
+        | Todo::RemoveContainer { .. }
+        | Todo::RunHook { .. }
+        | Todo::StopSandbox { .. }
+        | Todo::TearDownVolumes
+        | Todo::RemovePod => true,
     }
 }

@@ -1,0 +1,424 @@
+//! The node service: `monopod serve`.
+//!
+//! ```text
+//! manifests ──> source ──┐                 ┌──> node_object
+//!                        ▼                 │
+//!   API ───────────>  store  ──feed──>  Daemon ──> pods ──> driver (crate::node) ──> monitors
+//!                        ▲                              │
+//!                        └──── status, events <─────────┘ notices
+//! ```
+//!
+//! One task owns everything; whatever happens comes through its one loop. It may die at any moment: what it decided is in
+//! the store and in the machines' snapshots, what runs belongs to the monitors (D43).
+
+pub mod admit;
+mod clock;
+pub mod events;
+pub mod host;
+pub mod lock;
+pub mod node_object;
+pub mod pods;
+pub mod schedule;
+pub mod source;
+pub mod systemd;
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use serde_json::json;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::convert::facts::NoObjects;
+use crate::engine::dirs::Dirs;
+use crate::engine::record::Owner;
+use crate::engine::{self, Engine};
+use crate::image;
+use crate::monitor::protocol::WhenBrainDies;
+use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, host_addresses, node_facts};
+use crate::pod::event::Severity;
+use crate::store::{Change, Durability, Key, Store, StoreError, Watch};
+
+use events::{Recorder, Said};
+use host::Host;
+use lock::Lock;
+use pods::{PODS, Pods};
+use source::Source;
+use systemd::Notifier;
+
+/// Directory of cgroups where no service manager gives one.
+const CGROUP: &str = "monopod";
+/// Namespaces that every cluster has.
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// Why the service does not start, or can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{operation} {}: {source}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("another monopod serve has {} locked", .0.display())]
+    Second(PathBuf),
+    #[error(transparent)]
+    Engine(#[from] engine::error::EngineError),
+    #[error(transparent)]
+    Images(#[from] image::store::StoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    CgroupHost(#[from] cgroupd::host::HostError),
+    #[error(transparent)]
+    CgroupTree(#[from] cgroupd::tree::TreeError),
+    #[error("podCIDR: {0}")]
+    Range(String),
+    #[error("this host has no cgroup2 file system: mount one (mount -t cgroup2 none /sys/fs/cgroup)")]
+    NoCgroup,
+    #[error(
+        "cgroup2 lacks the controllers {0}: limits could not be enforced. Boot with \
+         systemd.unified_cgroup_hierarchy=1, or run with --allow-unenforced-limits"
+    )]
+    Controllers(String),
+    #[error("must be root")]
+    NotRoot,
+}
+
+impl ServeError {
+    pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { operation, path, source }
+    }
+}
+
+/// Runs the service until it is told to stop; pods stay.
+///
+/// # Errors
+/// It can't start. Afterwards failures are told and lived with.
+pub async fn run(config: Config, config_path: Option<PathBuf>) -> Result<(), ServeError> {
+    let mut daemon = Daemon::start(config, config_path).await?;
+    daemon.serve().await
+}
+
+struct Daemon {
+    config: Config,
+    config_path: Option<PathBuf>,
+    _lock: Lock,
+    store: Store,
+    host: Rc<Host>,
+    images: image::Store,
+    node: Node,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    pods: Pods,
+    events: Rc<RefCell<Recorder>>,
+    source: Source,
+    feed: Watch,
+    nodes: Watch,
+    notifier: Notifier,
+    shown: String,
+}
+
+impl Daemon {
+    async fn start(config: Config, config_path: Option<PathBuf>) -> Result<Self, ServeError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(ServeError::NotRoot);
+        }
+        let notifier = Notifier::from_environment();
+        let dirs = Dirs { data: config.data_dir.clone(), run: config.run_dir.clone(), log: config.log_dir.clone() };
+        engine::dirs::create_private(&dirs.data).map_err(ServeError::io("make", &dirs.data))?;
+        let lock = Lock::take(&dirs.data)?;
+        let (store, damaged) = Store::open(&dirs.data.join("objects"))?;
+        let events = Rc::new(RefCell::new(Recorder::new(store.clone())));
+        let mut host = Host::new(&config, &node_facts(config.node_name.clone(), host_addresses()));
+        for own in damaged {
+            let text = format!("{}: {}; put aside", own.path.display(), own.cause);
+            tracing::error!("{text}");
+            let said = Said::of_node(&host.name, Severity::Warning, "CorruptState", &text);
+            events.borrow_mut().say(&said);
+        }
+        let (engine, engine_events) = Engine::open(engine_config(&config, &dirs)?).await?;
+        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs)?);
+        let images = image::Store::open(dirs.images(), image::Limits::default())?;
+        furnish(&store).await?;
+        node_object::publish(&store, &host, &images).await?;
+        take_node(&store, &mut host);
+        let host = Rc::new(host);
+        let source = Source::open(&config.static_pod_path, store.clone(), host.clone(), events.clone())?;
+        let pods = Pods::new(store.clone(), events.clone(), host.clone(), source.claimed());
+        let feed = store.watch(PODS, None, store.version())?;
+        let nodes = store.watch(node_object::NODES, None, store.version())?;
+        let shown = String::new();
+        Ok(Self {
+            config,
+            config_path,
+            _lock: lock,
+            store,
+            host,
+            images,
+            node,
+            notices,
+            pods,
+            events,
+            source,
+            feed,
+            nodes,
+            notifier,
+            shown,
+        })
+    }
+
+    async fn serve(&mut self) -> Result<(), ServeError> {
+        // The files first: a pod whose manifest changed meanwhile is known to end when it is taken over.
+        self.source.look().await;
+        self.pods.begin(&mut self.node).await;
+        self.publish_all();
+        let mut signals = Signals::new()?;
+        self.notifier.ready(&self.status());
+        let mut alive = self.notifier.pace().map(tokio::time::interval);
+        let mut expiry = self.events.borrow_mut().expire();
+        loop {
+            tokio::select! {
+                () = self.node.step() => {}
+                event = self.feed.next() => match event {
+                    Some(event) => self.pod_changed(&event).await,
+                    None => {
+                        self.feed = self.store.watch(PODS, None, self.store.version())?;
+                        self.pods.resync(&mut self.node);
+                    }
+                },
+                event = self.nodes.next() => {
+                    if event.is_none() {
+                        self.nodes = self.store.watch(node_object::NODES, None, self.store.version())?;
+                    }
+                    self.node_changed();
+                }
+                () = self.source.changed() => self.source.look().await,
+                wanted = signals.next() => match wanted {
+                    Wanted::Stop => break,
+                    Wanted::Reload => self.reload().await,
+                },
+                () = tick(&mut alive) => self.notifier.alive(),
+                () = after(expiry) => {}
+            }
+            self.publish_all();
+            expiry = self.events.borrow_mut().expire();
+            self.show_status();
+        }
+        self.notifier.stopping("stopping; pods go on");
+        Ok(())
+    }
+
+    async fn pod_changed(&mut self, event: &crate::store::WatchEvent) {
+        self.pods.changed(event, &mut self.node);
+        let deleting =
+            event.kind == crate::store::WatchEventKind::Deleted || event.object.text.contains("\"deletionTimestamp\"");
+        if deleting && event.object.text.contains(source::MANIFEST) {
+            self.source.look().await;
+        }
+    }
+
+    /// Cordoned, tainted, labelled.
+    fn node_changed(&mut self) {
+        let mut host = Host::clone(&self.host);
+        take_node(&self.store, &mut host);
+        self.host = Rc::new(host);
+        self.pods.set_host(self.host.clone(), &mut self.node);
+    }
+
+    /// What the driver said since the last time.
+    fn publish_all(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Status { uid, status } => self.pods.publish(&uid, status),
+                Notice::Event { uid, event } => self.pods.said(&uid, &event, &self.node),
+                Notice::Warning { uid, text } => tracing::warn!(pod = uid, "{text}"),
+                Notice::Removed { uid } => self.pods.removed(&uid, &mut self.node),
+            }
+        }
+    }
+
+    async fn reload(&mut self) {
+        self.notifier.reloading();
+        match Config::read(self.config_path.as_deref()) {
+            Ok(config) => self.take_config(config).await,
+            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        }
+        self.shown = String::new();
+        self.notifier.ready(&self.status());
+    }
+
+    async fn take_config(&mut self, config: Config) {
+        let later = self.config.needs_restart(&config);
+        if !later.is_empty() {
+            tracing::warn!("taken at the next start: {}", later.join(", "));
+        }
+        let facts = node_facts(Some(self.host.name.clone()), self.host.ips.clone());
+        let mut host = Host::new(&config, &facts);
+        if let Err(error) = node_object::publish(&self.store, &host, &self.images).await {
+            tracing::error!("publish the node: {error}");
+        }
+        take_node(&self.store, &mut host);
+        self.host = Rc::new(host);
+        self.pods.set_host(self.host.clone(), &mut self.node);
+        self.config = config;
+        self.source.look().await;
+        tracing::info!("configuration reloaded");
+    }
+
+    fn status(&self) -> String {
+        let pods = self.pods.count();
+        match self.source.wrong() {
+            0 => format!("{pods} pods"),
+            wrong => format!("{pods} pods; {wrong} manifests are not understood"),
+        }
+    }
+
+    fn show_status(&mut self) {
+        let status = self.status();
+        if status != self.shown {
+            self.notifier.status(&status);
+            self.shown = status;
+        }
+    }
+}
+
+/// Namespaces that exist in every cluster.
+async fn furnish(store: &Store) -> Result<(), StoreError> {
+    for name in NAMESPACES {
+        let key = Key::new("namespaces", "", name);
+        let value = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {
+                "name": name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now(),
+                "labels": {"kubernetes.io/metadata.name": name},
+            },
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+        });
+        match store.commit(Change::Create { key, value }, Durability::Kernel).await {
+            Ok(_) | Err(StoreError::Exists(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What users wrote of the node.
+fn take_node(store: &Store, host: &mut Host) {
+    let stored = store.get(&Key::new(node_object::NODES, "", &host.name));
+    if let Some(node) = stored.and_then(|object| object.read::<NodeObject>().ok()) {
+        node_object::adopt_spec(host, &node);
+    }
+}
+
+fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeError> {
+    let ranges = match (config.pod_cidr, config.pod_cidr6) {
+        (Some(v4), v6) => {
+            let ranges = netsetup::ipam::Ranges::new(v4, v6);
+            netsetup::RangeChoice::Given(ranges.map_err(|error| ServeError::Range(error.to_string()))?)
+        }
+        (None, _) => netsetup::RangeChoice::Auto,
+    };
+    Ok(engine::Config {
+        dirs: dirs.clone(),
+        owner: Owner::Service,
+        cgroup_parent: cgroup_parent(config)?,
+        network: netsetup::Config { ranges, ..netsetup::Config::new(dirs.leases()) },
+    })
+}
+
+/// The unit's own cgroup where the service manager delegated it, else one of ours.
+fn cgroup_parent(config: &Config) -> Result<PathBuf, ServeError> {
+    let detected = cgroupd::host::Host::detect()?;
+    let mount = detected.mount_point.ok_or(ServeError::NoCgroup)?;
+    let unit = cgroupd::host::own_cgroup_dir()?.filter(|_| std::env::var_os("NOTIFY_SOCKET").is_some());
+    let unit = unit.map(|dir| if dir.ends_with(cgroupd::tree::DAEMON_LEAF) { dir.join("..") } else { dir });
+    let delegated = unit.is_some();
+    let parent = config.cgroup_parent.clone().or(unit).unwrap_or_else(|| mount.join(CGROUP));
+    std::fs::create_dir_all(&parent).map_err(ServeError::io("make", &parent))?;
+    let parent = parent.canonicalize().map_err(ServeError::io("resolve", &parent))?;
+    let tree = cgroupd::Tree::open(&parent)?;
+    let missing = cgroupd::host::missing_controllers(tree.usable());
+    if !missing.is_empty() && !config.allow_unenforced_limits {
+        let names: Vec<_> = missing.iter().map(|controller| controller.name()).collect();
+        return Err(ServeError::Controllers(names.join(", ")));
+    }
+    if delegated {
+        tree.enter_daemon_leaf()?;
+    }
+    Ok(parent)
+}
+
+fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
+    let page_sizes = cgroupd::host::page_sizes()?;
+    let machines = dirs.data.join("machines");
+    Ok(Settings {
+        images: image::Store::open(dirs.images(), image::Limits::default())?,
+        node: node_facts(config.node_name.clone(), host_addresses()),
+        objects: Box::new(NoObjects),
+        resolv: netsetup::resolv::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default()),
+        hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        when_brain_dies: WhenBrainDies::Stay,
+        log: LogPolicy {
+            max_bytes: config.log_bytes().unwrap_or(LogPolicy::default().max_bytes),
+            max_files: config.container_log_max_files,
+        },
+        seccomp_dir: dirs.data.join("seccomp"),
+        resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
+        snapshots: Some(Snapshots::open(machines.clone()).map_err(ServeError::io("make", &machines))?),
+    })
+}
+
+/// What a signal asks for.
+enum Wanted {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ServeError> {
+        let listen = |kind| signal(kind).map_err(ServeError::io("listen to signals", Path::new("signal(7)")));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wanted {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wanted::Stop,
+            _ = self.terminate.recv() => Wanted::Stop,
+            _ = self.hangup.recv() => Wanted::Reload,
+        }
+    }
+}
+
+/// Ends when the service manager wants to hear of us; never without one.
+async fn tick(alive: &mut Option<tokio::time::Interval>) {
+    match alive {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn after(span: Option<Duration>) {
+    match span {
+        Some(span) => tokio::time::sleep(span).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
+pub(crate) fn registered(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(descriptor)
+}

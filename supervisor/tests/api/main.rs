@@ -1,0 +1,5 @@
+//! The API server in this process, spoken to over its socket and over TLS, by hand and by real kubectls.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod harness;
