@@ -16,6 +16,7 @@ pub mod monitor;
 pub mod node;
 pub mod pod;
 pub mod probe;
+pub mod resolver;
 pub mod runtime;
 pub mod serve;
 pub mod store;
