@@ -7,6 +7,7 @@ pub mod admission;
 pub mod cli;
 pub mod convert;
 pub mod engine;
+pub mod identity;
 pub mod image;
 pub mod logs;
 pub mod manifest;
