@@ -21,6 +21,7 @@ mod vm_planted;
 mod vm_root;
 mod vm_runner;
 mod vm_systemd;
+mod volumes;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -54,7 +55,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run") => "privileged",
+            Some("run" | "volumes") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -103,8 +104,16 @@ fn all() -> Vec<Test> {
         let named = move |name| &*Box::leak(format!("it::{area}::{name}").into_boxed_str());
         tests.into_iter().map(move |(name, run)| Test { name: named(name), ring: Ring::Host, run })
     });
-    [tidy::tests(), run::tests(), vm_cgroups::tests(), vm_planted::tests(), vm_systemd::tests(), pause.collect()]
-        .concat()
+    [
+        tidy::tests(),
+        run::tests(),
+        volumes::tests(),
+        vm_cgroups::tests(),
+        vm_planted::tests(),
+        vm_systemd::tests(),
+        pause.collect(),
+    ]
+    .concat()
 }
 
 fn one(tests: Vec<Test>) -> ExitCode {

@@ -37,7 +37,7 @@ fn image(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn manifest(name: &str) -> PathBuf {
+pub fn manifest(name: &str) -> PathBuf {
     let in_machine = Path::new("/manifests").join(name);
     if in_machine.exists() {
         return in_machine;
@@ -46,7 +46,7 @@ fn manifest(name: &str) -> PathBuf {
 }
 
 /// A private host with these images in its store.
-fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let images = names.iter().map(|name| image(name)).collect::<Result<Vec<_>>>()?;
     private_host(move || {
         for image in &images {
@@ -58,14 +58,14 @@ fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> Resu
     })
 }
 
-fn start(arguments: &[&str], manifest: &Path) -> Result<Running> {
+pub fn start(arguments: &[&str], manifest: &Path) -> Result<Running> {
     let mut command = host::binary("monopod")?;
     command.arg("run").args(arguments).arg(manifest);
     Running::start(command)
 }
 
 /// A manifest of the test's own.
-fn written(text: &str) -> Result<tempfile::NamedTempFile> {
+pub fn written(text: &str) -> Result<tempfile::NamedTempFile> {
     let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
     std::fs::write(file.path(), text)?;
     Ok(file)

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use netsetup::RangeChoice;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
@@ -18,6 +19,7 @@ use super::output::{LogPrefix, Printer, Source};
 use crate::convert::machine;
 use crate::engine::dirs::Dirs;
 use crate::engine::{Config, Engine, record};
+use crate::identity::{DEFAULT_ISSUER, Issuer};
 use crate::image::{Limits, Store};
 use crate::logs::follow::Follower;
 use crate::logs::record as log_record;
@@ -91,6 +93,8 @@ pub enum RunError {
     NoCgroup,
     #[error(transparent)]
     Host(#[from] cgroupd::host::HostError),
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
     #[error("--pod-cidr: {0}")]
     Range(String),
     #[error("must be root: `cargo xtask run` runs the demo in a virtual machine for other users")]
@@ -171,7 +175,9 @@ impl Session {
         let dirs = Dirs { data: command.data_dir.clone(), run: command.run_dir.clone(), log: command.log_dir.clone() };
         let (engine, events) = Engine::open(config(command, &dirs)?).await?;
         timeline.mark("engine open");
-        let settings = settings(command, &dirs, admitted.objects)?;
+        let mut pods = admitted.pods;
+        pods.iter_mut().for_each(|pod| pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string()));
+        let settings = settings(command, &dirs, admitted.objects, &pods)?;
         let (node, notices) = Node::new(engine, events, settings);
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
         let watch = watch.map_err(|error| io("inotify_init")(error.into()))?;
@@ -187,17 +193,16 @@ impl Session {
             failed: None,
             ending: false,
         };
-        let several = admitted.pods.len() > 1;
-        for pod in admitted.pods {
+        let several = pods.len() > 1;
+        for pod in pods {
             session.add(pod, several)?;
         }
         Ok(session)
     }
 
-    fn add(&mut self, mut pod: k8s_openapi::api::core::v1::Pod, several: bool) -> Result<(), RunError> {
-        let uid = uuid::Uuid::new_v4().to_string();
-        pod.metadata.uid = Some(uid.clone());
+    fn add(&mut self, pod: Pod, several: bool) -> Result<(), RunError> {
         let spec = machine::spec(&pod);
+        let uid = spec.uid.clone();
         let directory = self.log_dir.join(format!("{}_{}_{uid}", spec.namespace, spec.name));
         let mut shown = Shown { label: spec.name.clone(), directory, ..Shown::default() };
         for container in &spec.containers {
@@ -389,11 +394,16 @@ fn config(command: &RunCommand, dirs: &Dirs) -> Result<Config, RunError> {
     })
 }
 
-fn settings(command: &RunCommand, dirs: &Dirs, objects: admit::Given) -> Result<Settings, RunError> {
+fn settings(command: &RunCommand, dirs: &Dirs, mut objects: admit::Given, pods: &[Pod]) -> Result<Settings, RunError> {
     let page_sizes = cgroupd::host::page_sizes()?;
+    let node = node_facts(command.node_name.clone(), host_addresses());
+    for claim in objects.bind(pods.to_vec(), &node.name, dirs.data.join("claims")) {
+        eprintln!("claim {}: {}: {}", claim.name, claim.reason, claim.message);
+    }
+    objects.issue(Issuer::open(&dirs.data.join("identity"), DEFAULT_ISSUER)?);
     Ok(Settings {
         images: Store::open(dirs.images(), Limits::default())?,
-        node: node_facts(command.node_name.clone(), host_addresses()),
+        node,
         objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),

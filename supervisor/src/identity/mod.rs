@@ -72,6 +72,11 @@ pub enum VerifyError {
     Gone(String),
 }
 
+/// Seconds since 1970, as tokens count.
+pub fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
 /// What a token is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRequest {

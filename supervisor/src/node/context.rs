@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiSpec};
 use netsetup::hostname::{self, HostnameError, Names};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{Notice, clock};
+use super::{Notice, clock, volumes};
 use crate::convert::env::Sources;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
 use crate::convert::mounts::termination_log;
@@ -25,7 +25,6 @@ use crate::pod::event::{Event, Exit};
 use crate::pod::spec::{Index, PodSpec};
 use crate::pod::status::{TERMINATION_MESSAGE_BYTES, termination_message};
 use crate::runtime::launch::Process;
-use crate::volume::ReadyVolume;
 
 /// What is the same for all pods of a node.
 pub struct Settings {
@@ -83,7 +82,8 @@ pub(super) struct Context {
     notices: mpsc::UnboundedSender<Notice>,
     sandboxes: RefCell<BTreeMap<u32, SandboxId>>,
     addresses: RefCell<Vec<IpAddr>>,
-    pub volumes: RefCell<Vec<ReadyVolume>>,
+    pub volumes: volumes::State,
+    newest: RefCell<Rc<Pod>>,
     instances: RefCell<BTreeMap<Instance, Known>>,
     execs: RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>,
     turns: RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>,
@@ -106,6 +106,7 @@ impl Context {
     ) -> Self {
         let reference =
             PodReference { namespace: spec.namespace.clone(), name: spec.name.clone(), uid: spec.uid.clone() };
+        let newest = RefCell::new(Rc::new(pod.clone()));
         Self {
             engine,
             settings,
@@ -115,7 +116,8 @@ impl Context {
             notices,
             sandboxes: RefCell::default(),
             addresses: RefCell::default(),
-            volumes: RefCell::default(),
+            volumes: volumes::State::default(),
+            newest,
             instances: RefCell::default(),
             execs: RefCell::default(),
             turns: RefCell::default(),
@@ -130,6 +132,15 @@ impl Context {
         self.turns.borrow_mut().entry(turn).or_default().clone()
     }
 
+    /// The pod with what changed since it was taken in: labels, annotations.
+    pub(super) fn newest_pod(&self) -> Rc<Pod> {
+        self.newest.borrow().clone()
+    }
+
+    pub(super) fn set_newest_pod(&self, pod: Pod) {
+        *self.newest.borrow_mut() = Rc::new(pod);
+    }
+
     pub(super) fn api_spec(&self) -> Option<&ApiSpec> {
         self.pod.spec.as_ref()
     }
@@ -142,7 +153,13 @@ impl Context {
     }
 
     pub(super) fn sources<'a>(&'a self, facts: &'a PodFacts) -> Sources<'a> {
-        Sources { pod: &self.pod, pod_facts: facts, node: &self.settings.node, objects: &*self.settings.objects }
+        Sources {
+            pod: &self.pod,
+            pod_facts: facts,
+            node: &self.settings.node,
+            objects: &*self.settings.objects,
+            files: self,
+        }
     }
 
     /// `<name>_<namespace>(<uid>)`
