@@ -4,6 +4,7 @@
 //! [`node`], [`monitor`], [`runtime`], [`image`], [`volume`]) are thin. See `docs/architecture.md` for the map.
 
 pub mod admission;
+pub mod api;
 pub mod cli;
 pub mod convert;
 pub mod engine;

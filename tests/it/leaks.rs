@@ -26,6 +26,10 @@ const KEPT: &[&str] = &[
     "cgroup /kubepods/burstable",
     "cgroup /kubepods/besteffort",
     "cgroup /daemon",
+    "cgroup /monopod",
+    "cgroup /monopod/kubepods",
+    "cgroup /monopod/kubepods/burstable",
+    "cgroup /monopod/kubepods/besteffort",
     "nft table monopod",
 ];
 

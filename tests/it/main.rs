@@ -9,6 +9,11 @@
 mod cri;
 mod host;
 mod leaks;
+mod life;
+mod life_hostile;
+mod life_manifests;
+mod life_vm;
+mod life_watch;
 mod pause;
 mod pause_image;
 mod pause_tools;
@@ -50,12 +55,12 @@ impl Test {
         self.name.strip_prefix("it::").unwrap_or(self.name)
     }
 
-    /// The host ring has parts: one reads the checkout, another needs root and can run in a machine instead, and what is
+    /// The host ring has parts: one reads the checkout, another needs root and runs in the small machine, too, and what is
     /// left needs programs that no machine of ours has.
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "volumes") => "privileged",
+            Some("run" | "volumes" | "life" | "life_hostile" | "life_manifests") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -108,6 +113,10 @@ fn all() -> Vec<Test> {
         tidy::tests(),
         run::tests(),
         volumes::tests(),
+        life::tests(),
+        life_hostile::tests(),
+        life_manifests::tests(),
+        life_vm::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),

@@ -273,8 +273,8 @@ fn a_killed_run_is_swept_by_the_next() -> Result<()> {
         let quick = written(&one_container("echo swept"))?;
         let mut next = start(&["--log-prefix=none"], quick.path())?;
         ensure!(next.wait()?.success(), "{}", next.seen);
-        let rules = host::run("nft", &["list", "tables"])?;
-        ensure!(rules.is_empty(), "rules are left: {rules}");
+        let rules = crate::vm_nft::objects()?;
+        ensure!(rules.is_empty(), "rules are left: {rules:?}");
         Ok(())
     })
 }

@@ -4,9 +4,11 @@
 #![allow(clippy::disallowed_methods, reason = "tasks start programs")]
 
 mod apt;
-mod bench_pause;
+mod bench;
 mod build;
 mod ci;
+mod codegen;
+mod dist;
 mod e2e;
 mod image;
 mod images;
@@ -32,21 +34,20 @@ enum Task {
     E2e(e2e::E2e),
     /// Makes the OCI archive of the pause image.
     Image(image::Args),
+    /// Makes what users install: a Debian package, a tarball, checksums.
+    Dist(dist::Args),
     /// Measures.
     #[command(subcommand)]
-    Bench(Bench),
+    Bench(bench::Bench),
     /// Builds the tests' images from Debian packages.
     Images(images::Images),
     /// Lives through random pods with random faults and checks the pod machine's invariants.
     Sim(sim::Sim),
+    /// Writes generated files that are kept in the tree.
+    #[command(subcommand)]
+    Codegen(codegen::Codegen),
     /// What has to pass before a change lands: formatting, lints, all tests.
     Ci,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Bench {
-    /// What pause costs, beside its peers.
-    Pause(bench_pause::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,9 +56,11 @@ fn main() -> ExitCode {
         Task::Test(task) => task.run(),
         Task::E2e(task) => task.run(),
         Task::Image(task) => image::run(&task).map(|()| ExitCode::SUCCESS),
-        Task::Bench(Bench::Pause(task)) => bench_pause::run(&task).map(|()| ExitCode::SUCCESS),
+        Task::Dist(task) => dist::run(&task).map(|()| ExitCode::SUCCESS),
+        Task::Bench(bench) => bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Sim(task) => task.run(),
+        Task::Codegen(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run(),
     };
     match done {

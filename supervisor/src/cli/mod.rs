@@ -2,7 +2,6 @@
 
 pub mod admit;
 pub mod image;
-pub mod output;
 pub mod run;
 
 use std::process::ExitCode;
@@ -23,6 +22,11 @@ struct Cli {
 enum Command {
     Run(run::RunCommand),
     Image(image::ImageCommand),
+}
+
+/// The whole command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Entry of the `monopod` binary.

@@ -2,6 +2,7 @@
 
 pub mod env;
 mod env_file;
+pub mod event;
 pub mod expand;
 pub mod facts;
 pub mod field;

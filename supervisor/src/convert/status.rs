@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, HostIP, LinuxContainerUser, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::resources;
 use crate::pod::event::User;
 use crate::pod::status::{Condition, ContainerStatus as Shown, State, Status, Terminated, Truth, Waiting};
 use crate::pod::timer::WallTime;
@@ -24,6 +25,57 @@ pub struct Surroundings {
     pub qos_class: Option<String>,
     /// Per container: `resources`, `allocatedResources`, `volumeMounts` of its status; the rest is overwritten.
     pub templates: BTreeMap<String, ContainerStatus>,
+}
+
+impl Surroundings {
+    /// What a pod's own spec says of them.
+    pub fn of(pod: &Pod, host_ips: Vec<IpAddr>) -> Self {
+        let spec = pod.spec.as_ref();
+        let qos = spec.and_then(|spec| resources::pod(spec).ok()).map(|all| cgroupd::qos::qos_class(&all));
+        let init = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        let apps = spec.into_iter().flat_map(|spec| &spec.containers);
+        Self {
+            host_ips,
+            qos_class: qos.map(|class| class.to_string()),
+            templates: init.chain(apps).map(|own| (own.name.clone(), template(own))).collect(),
+        }
+    }
+}
+
+fn template(own: &Container) -> ContainerStatus {
+    let mounts: Vec<_> = own.volume_mounts.iter().flatten().map(mount).collect();
+    ContainerStatus {
+        allocated_resources: own.resources.as_ref().and_then(|resources| resources.requests.clone()),
+        resources: own.resources.clone(),
+        volume_mounts: some(mounts),
+        ..ContainerStatus::default()
+    }
+}
+
+fn mount(own: &VolumeMount) -> VolumeMountStatus {
+    let read_only = own.read_only.unwrap_or(false);
+    let recursive = match own.recursive_read_only.as_deref() {
+        Some("Enabled" | "IfPossible") => "Enabled",
+        Some(_) | None => "Disabled",
+    };
+    VolumeMountStatus {
+        name: own.name.clone(),
+        mount_path: own.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        recursive_read_only: read_only.then(|| recursive.to_owned()),
+        volume_status: None,
+    }
+}
+
+/// The pod as the API shows it: with its status, and while it is being deleted with the time when its grace ends.
+pub fn pod(base: &Pod, shown: &Status, around: &Surroundings) -> Pod {
+    let mut pod = base.clone();
+    if let Some(deletion) = shown.deletion {
+        pod.metadata.deletion_timestamp = Some(time_in_seconds(deletion.timestamp));
+        pod.metadata.deletion_grace_period_seconds = i64::try_from(deletion.grace_seconds).ok();
+    }
+    pod.status = Some(status(shown, around));
+    pod
 }
 
 /// The API's view of a machine's status.
@@ -140,7 +192,7 @@ fn terminated(own: &Terminated) -> ContainerState {
 }
 
 /// `metav1.Time` has whole seconds.
-fn time_in_seconds(wall: WallTime) -> Time {
+pub(super) fn time_in_seconds(wall: WallTime) -> Time {
     Time(Timestamp::from_second(wall.0.div_euclid(1_000_000_000)).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use tokio::sync::oneshot;
 
 use super::error::EngineError;
 use super::id::SandboxId;
@@ -78,24 +80,46 @@ impl Engine {
             directories: request.directories.clone(),
         };
         self.write_sandbox_record(&record)?;
+        let (sender, receiver) = oneshot::channel();
+        let network = self.connect(&request, sender);
+        let (started, connected) = tokio::join!(self.start_sandbox(&request, receiver), network);
+        let (started, addresses) = match (connected, started) {
+            (Ok(addresses), Ok(started)) => (started, addresses),
+            (Err(error), _) | (Ok(_), Err(error)) => {
+                // A failed attach has undone itself, and then this changes nothing.
+                if record.network {
+                    self.detach(&request.id).await?;
+                }
+                return Err(error);
+            }
+        };
+        let status = SandboxStatus { id: request.id.clone(), addresses, warnings: started.warnings };
+        let sandbox = Sandbox { client: started.client, record, files: started.files, netns: started.netns };
+        shared.sandboxes.borrow_mut().insert(request.id, std::rc::Rc::new(sandbox));
+        Ok(status)
+    }
+
+    /// Cgroup, monitor, pause and the pod's files.
+    async fn start_sandbox(&self, request: &SandboxRequest, netns: Netns) -> Result<Started, EngineError> {
+        let shared = &self.shared;
         let cgroup = cgroupd::PodCgroup { uid: cgroupd::PodUid::new(request.pod.uid.clone())?, qos: request.qos };
         let unenforced = shared.tree.create_pod(&cgroup, &request.settings)?;
         let leaf = shared.tree.create_sandbox(&cgroup.leaf(request.id.as_str())?)?.dir;
         let client = self.start_monitor(&request.id, &leaf).await?;
+        let netns =
+            netns.await.map_err(|_| EngineError::NotFound { what: "network of", id: request.id.to_string() })?;
         let mut descriptors = Descriptors::default();
-        let (cgroup_slot, pause_slot) =
-            (add(&mut descriptors, leaf)?, add(&mut descriptors, shared.programs.pause()?)?);
-        let created = client.create_sandbox(sandbox_spec(&request, cgroup_slot, pause_slot), descriptors).await?;
+        let slots = SandboxSlots {
+            cgroup: add(&mut descriptors, leaf)?,
+            pause: add(&mut descriptors, shared.programs.pause()?)?,
+            netns: netns.map(|netns| add(&mut descriptors, netns)).transpose()?,
+        };
         let files = files_volume(request.files)?;
-        let keeping =
-            client.keep_volume(FILES_VOLUME, files.try_clone().map_err(EngineError::io("duplicate", "mount"))?);
-        let network = self.attach(&request, created.netns.as_fd());
-        let (kept, addresses) = tokio::join!(keeping, network);
+        let keeping = client.keep_volume(FILES_VOLUME, duplicate(&files, "mount")?);
+        let creating = client.create_sandbox(sandbox_spec(request, slots), descriptors);
+        let (created, kept) = tokio::join!(creating, keeping);
         kept?;
-        let status = SandboxStatus { id: request.id.clone(), addresses: addresses?, warnings: warnings(&unenforced) };
-        let sandbox = Sandbox { client, record, files, netns: created.netns };
-        shared.sandboxes.borrow_mut().insert(request.id, std::rc::Rc::new(sandbox));
-        Ok(status)
+        Ok(Started { client, files, netns: created?.netns, warnings: warnings(&unenforced) })
     }
 
     /// Ends every process of the sandbox and its monitor, gives its address back. The records of its containers stay until
@@ -193,12 +217,21 @@ impl Engine {
         Ok(client)
     }
 
-    async fn attach(&self, request: &SandboxRequest, netns: BorrowedFd<'_>) -> Result<Vec<IpAddr>, EngineError> {
+    /// Makes the pod's network namespace, if it is not the host's, hands it over and connects it.
+    async fn connect(
+        &self,
+        request: &SandboxRequest,
+        netns: oneshot::Sender<Option<OwnedFd>>,
+    ) -> Result<Vec<IpAddr>, EngineError> {
+        // Who takes it may have failed before; then what is made here is undone.
         if request.host.network {
+            let _failed = netns.send(None);
             return Ok(Vec::new());
         }
+        let own = new_network_namespace().await?;
+        let _failed = netns.send(Some(duplicate(&own, "network namespace")?));
         let id = pod_id(&request.id)?;
-        let attached = self.shared.network.attach(&id, netns, &request.ports).await?;
+        let attached = self.shared.network.attach(&id, &own, &request.ports).await?;
         Ok(attached.addresses)
     }
 
@@ -258,14 +291,43 @@ pub(super) fn warnings(unenforced: &[cgroupd::Unenforced]) -> Vec<String> {
     asked.map(ToString::to_string).collect()
 }
 
-fn sandbox_spec(request: &SandboxRequest, cgroup: FdSlot, pause: FdSlot) -> SandboxSpec {
+/// The pod's network namespace once it is made; none when it is the host's.
+type Netns = oneshot::Receiver<Option<OwnedFd>>;
+
+/// What goes with a [`SandboxSpec`].
+struct SandboxSlots {
+    cgroup: FdSlot,
+    pause: FdSlot,
+    netns: Option<FdSlot>,
+}
+
+/// A sandbox that is not connected yet.
+struct Started {
+    client: Client,
+    files: OwnedFd,
+    netns: OwnedFd,
+    warnings: Vec<String>,
+}
+
+/// Off the loop: it costs a third of a millisecond, and the thread that makes it is lost to the host's namespace.
+async fn new_network_namespace() -> Result<OwnedFd, EngineError> {
+    let made = tokio::task::spawn_blocking(crate::sys::process::new_network_namespace).await;
+    made.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(EngineError::io("make", "network namespace"))
+}
+
+fn duplicate(fd: &OwnedFd, what: &str) -> Result<OwnedFd, EngineError> {
+    fd.try_clone().map_err(EngineError::io("duplicate", what))
+}
+
+fn sandbox_spec(request: &SandboxRequest, slots: SandboxSlots) -> SandboxSpec {
     SandboxSpec {
         id: request.id.to_string(),
         hostname: request.hostname.clone(),
         host: request.host,
         sysctls: request.sysctls.clone(),
-        cgroup,
-        pause,
+        cgroup: slots.cgroup,
+        pause: slots.pause,
+        netns: slots.netns,
         oom_score_adj: Some(cgroupd::oom::SANDBOX_ADJ),
         shm_bytes: (!request.host.ipc).then_some(SHM_BYTES),
         when_brain_dies: request.when_brain_dies,

@@ -11,7 +11,7 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid};
 
 use super::channel::ChildChannel;
-use super::protocol::{HostNamespaces, SandboxSpec};
+use super::protocol::SandboxSpec;
 use crate::runtime::launch::{LaunchError, Step};
 use crate::sys::clone::NewNamespaces;
 
@@ -27,8 +27,10 @@ const NETWORK_DEFAULTS: [(&str, &str); 2] =
 type Done = Result<(), LaunchError>;
 
 /// The namespaces that pause is born into.
-pub(super) fn namespaces(host: HostNamespaces) -> NewNamespaces {
-    NewNamespaces { mount: true, pid: !host.pid, network: !host.network, ipc: !host.ipc, uts: !host.network }
+pub(super) fn namespaces(spec: &SandboxSpec) -> NewNamespaces {
+    let host = spec.host;
+    let network = !host.network && spec.netns.is_none();
+    NewNamespaces { mount: true, pid: !host.pid, network, ipc: !host.ipc, uts: !host.network }
 }
 
 /// The sandbox's own sysctls and the defaults that it does not override, each with whether it must succeed.
@@ -58,15 +60,26 @@ fn sysctl_path(name: &str) -> String {
     name.chars().map(swap).collect()
 }
 
+/// What the child works with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inherited<'a> {
+    pub(super) pause: BorrowedFd<'a>,
+    pub(super) netns: Option<BorrowedFd<'a>>,
+}
+
 /// In the child: sets the sandbox up and becomes pause.
-pub(super) fn run(spec: &SandboxSpec, pause: BorrowedFd<'_>, channel: ChildChannel) -> ! {
-    match become_pause(spec, pause) {
+pub(super) fn run(spec: &SandboxSpec, fds: Inherited<'_>, channel: ChildChannel) -> ! {
+    match become_pause(spec, fds) {
         Ok(()) => crate::sys::exit_now(super::channel::START_ERROR_CODE),
         Err(error) => channel.fail(&error),
     }
 }
 
-fn become_pause(spec: &SandboxSpec, pause: BorrowedFd<'_>) -> Done {
+fn become_pause(spec: &SandboxSpec, fds: Inherited<'_>) -> Done {
+    if let Some(netns) = fds.netns {
+        let network = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(netns, network).map_err(at(Step::JoinNamespaces, "the network"))?;
+    }
     if let Some(hostname) = &spec.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(at(Step::Hostname, hostname))?;
     }
@@ -83,7 +96,7 @@ fn become_pause(spec: &SandboxSpec, pause: BorrowedFd<'_>) -> Done {
             written => written.map_err(at(Step::Credentials, "oom_score_adj"))?,
         }
     }
-    enter_root(pause).map_err(at(Step::PivotRoot, "/"))?;
+    enter_root(fds.pause).map_err(at(Step::PivotRoot, "/"))?;
     drop_privileges().map_err(at(Step::Credentials, "uid 65535"))?;
     block_only_term_and_int().map_err(at(Step::Credentials, "signal mask"))?;
     crate::sys::fd::cloexec_from(3).map_err(at(Step::Exec, "/pause"))?;
@@ -186,7 +199,7 @@ fn block_only_term_and_int() -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::protocol::WhenBrainDies;
+    use crate::monitor::protocol::{HostNamespaces, WhenBrainDies};
     use crate::runtime::launch::FdSlot;
 
     fn spec(host: HostNamespaces, sysctls: &[(&str, &str)]) -> SandboxSpec {
@@ -197,6 +210,7 @@ mod tests {
             sysctls: sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             cgroup: FdSlot(0),
             pause: FdSlot(1),
+            netns: None,
             oom_score_adj: None,
             shm_bytes: None,
             when_brain_dies: WhenBrainDies::Stay,
@@ -231,9 +245,12 @@ mod tests {
 
     #[test]
     fn shared_namespaces_are_not_made() {
-        let all = namespaces(HostNamespaces::default());
-        assert_eq!(all, NewNamespaces { mount: true, pid: true, network: true, ipc: true, uts: true });
-        let none = namespaces(HostNamespaces { network: true, pid: true, ipc: true });
+        let all = NewNamespaces { mount: true, pid: true, network: true, ipc: true, uts: true };
+        let own = spec(HostNamespaces::default(), &[]);
+        assert_eq!(namespaces(&own), all);
+        let given = SandboxSpec { netns: Some(FdSlot(2)), ..own };
+        assert_eq!(namespaces(&given), NewNamespaces { network: false, ..all });
+        let none = namespaces(&spec(HostNamespaces { network: true, pid: true, ipc: true }, &[]));
         assert_eq!(none, NewNamespaces { mount: true, ..NewNamespaces::default() });
     }
 }

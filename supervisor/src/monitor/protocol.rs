@@ -90,6 +90,9 @@ pub struct SandboxSpec {
     pub cgroup: FdSlot,
     /// The pause binary.
     pub pause: FdSlot,
+    /// The network namespace that pause joins; without, it is born into a new one. Since version 1.
+    #[serde(default)]
+    pub netns: Option<FdSlot>,
     pub oom_score_adj: Option<i32>,
     /// Size of the `/dev/shm` that the pod's containers share, kept as volume [`SHM_VOLUME`]. None with the host's IPC.
     pub shm_bytes: Option<u64>,

@@ -10,7 +10,7 @@ use rustix::thread::ThreadNameSpaceType;
 use super::clock::Moment;
 use super::container::{Container, Phase, Surroundings};
 use super::exec::Exec;
-use super::failure::{Called, Result, not_found, slot, wrong_state};
+use super::failure::{Called, Result, not_found, own, slot, wrong_state};
 use super::fork::{self, Join};
 use super::outbox::Caller;
 use super::poller::Token;
@@ -172,10 +172,14 @@ impl State {
         if let Some(bytes) = spec.shm_bytes {
             self.volumes.keep_shm(SHM_VOLUME, bytes)?;
         }
-        let child = fork::fork(pause::namespaces(spec.host), cgroup, |channel| pause::run(&spec, binary, channel))?;
-        let path = format!("/proc/{}/ns/net", child.pid);
-        let netns = rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .called(|| format!("open({path})"));
+        let given = spec.netns.map(|netns| slot(fds, netns)).transpose()?;
+        let inherited = pause::Inherited { pause: binary, netns: given };
+        let child = fork::fork(pause::namespaces(&spec), cgroup, |channel| pause::run(&spec, inherited, channel))?;
+        let netns = match spec.netns {
+            // Pause may not have joined it yet.
+            Some(given) => own(fds, given),
+            None => network_namespace_of(child.pid),
+        };
         let added = self
             .poller
             .add(&child.pidfd, Token::PauseExit)
@@ -330,6 +334,12 @@ impl State {
     fn refuse_when_ending(&self) -> Result<()> {
         if self.shutdown.is_some() { Err(wrong_state("monitor", "", "ending")) } else { Ok(()) }
     }
+}
+
+fn network_namespace_of(pid: rustix::process::Pid) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/net");
+    rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .called(|| format!("open({path})"))
 }
 
 fn running<'a>(containers: &'a [Container], id: &str) -> Result<&'a Container> {

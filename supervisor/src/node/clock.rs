@@ -9,6 +9,11 @@ pub(super) fn now() -> Now {
     Now { mono: Instant(read(ClockId::Boottime)), wall: WallTime(read(ClockId::Realtime).cast_signed()) }
 }
 
+/// Wall time, as everything that is shown counts it.
+pub fn wall_clock() -> WallTime {
+    now().wall
+}
+
 fn read(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     // Neither field is negative after 1970.

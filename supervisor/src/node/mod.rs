@@ -33,6 +33,7 @@ use crate::pod::status::Status;
 use crate::store::Key;
 use crate::volume::payload::Kind;
 
+pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
 pub use facts::node_facts;
 pub use objects::StoreObjects;

@@ -27,8 +27,13 @@ pub(super) fn awaiting_head(error: &hyper::Error, seen: &[u8], local: SocketAddr
     if seen.is_empty() {
         return "EOF".to_owned();
     }
-    let fault = malformed(seen)
-        .unwrap_or_else(|| if error.is_incomplete_message() { "unexpected EOF".to_owned() } else { error.to_string() });
+    let fault = malformed(seen).unwrap_or_else(|| {
+        if error.is_incomplete_message() || error.is_canceled() {
+            "unexpected EOF".to_owned()
+        } else {
+            error.to_string()
+        }
+    });
     format!("{BROKEN}{fault}")
 }
 

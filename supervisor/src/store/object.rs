@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Which object: `pods` in `default` called `web`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +50,7 @@ pub struct Object {
 
 impl Object {
     pub(super) fn new(key: Key, version: Version, mut value: Value) -> Self {
-        value["metadata"]["resourceVersion"] = Value::String(version.to_string());
+        set_version(&mut value, version);
         Self { key, version, text: value.to_string().into() }
     }
 
@@ -64,5 +64,37 @@ impl Object {
     /// What is stored is not of this type.
     pub fn read<T: serde::de::DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(&self.text)
+    }
+}
+
+/// Indexing would panic for what is no JSON object; such a value stays as it is.
+fn set_version(value: &mut Value, version: Version) {
+    let Some(object) = value.as_object_mut() else { return };
+    let metadata = object.entry("metadata").or_insert(Value::Null);
+    if metadata.is_null() {
+        *metadata = Value::Object(Map::new());
+    }
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.insert("resourceVersion".to_owned(), Value::String(version.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_version_goes_into_the_metadata_and_odd_values_do_no_harm() {
+        for (value, expected) in [
+            (json!({}), r#"{"metadata":{"resourceVersion":"7"}}"#),
+            (json!({"metadata": null}), r#"{"metadata":{"resourceVersion":"7"}}"#),
+            (json!({"metadata": {"resourceVersion": "1"}}), r#"{"metadata":{"resourceVersion":"7"}}"#),
+            (json!({"metadata": "x"}), r#"{"metadata":"x"}"#),
+            (json!("text"), r#""text""#),
+        ] {
+            assert_eq!(&*Object::new(Key::new("pods", "default", "a"), Version(7), value).text, expected);
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! The feed of changes.
+//!
+//! Each resource has one log of its last changes; a watch is a position in it. So a watch that lags costs no memory of its own,
+//! and one that starts in the past reads on as the others do. Whoever has not read what the log forgets is cut off.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::mpsc;
-
+use super::limits::{HISTORY_BYTES, HISTORY_EVENTS};
+use super::pipeline::Shared;
 use super::{Object, StoreError, Version};
-
-/// Changes that are remembered for watches that start in the past.
-pub(super) const HISTORY: usize = 1024;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,68 +28,195 @@ pub struct WatchEvent {
     pub previous: Option<Object>,
 }
 
-/// Receives changes until it is dropped.
-#[derive(Debug)]
-pub struct Watch {
-    receiver: mpsc::UnboundedReceiver<WatchEvent>,
-}
-
-impl Watch {
-    /// The next change; none when the watch was cut off because it fell too far behind.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        self.receiver.recv().await
+impl WatchEvent {
+    fn bytes(&self) -> usize {
+        self.object.text.len() + self.previous.as_ref().map_or(0, |previous| previous.text.len())
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Watchers {
-    history: VecDeque<WatchEvent>,
-    forgotten: Option<Version>,
-    watchers: Vec<Watcher>,
+/// Receives changes until it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+    resource: Arc<str>,
+    id: u64,
+}
+
+impl Watch {
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        resource: &str,
+        namespace: Option<&str>,
+        from: Version,
+    ) -> Result<Self, StoreError> {
+        let resource: Arc<str> = resource.into();
+        let mut state = shared.state();
+        let newest = state.version;
+        let id = state.feed.add(&resource, namespace, from, newest)?;
+        drop(state);
+        Ok(Self { shared: Arc::clone(shared), resource, id })
+    }
+
+    /// The next change; none when the watch was cut off because it fell too far behind, or the store was closed.
+    /// Cancelling it loses no change.
+    pub async fn next(&mut self) -> Option<WatchEvent> {
+        // A flood of changes must not keep the other tasks of the thread from running.
+        tokio::task::coop::consume_budget().await;
+        let event = poll_fn(|context| self.shared.state().feed.poll(&self.resource, self.id, context)).await;
+        event.map(|event| WatchEvent::clone(&event))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.state().feed.remove(&self.resource, self.id);
+    }
+}
+
+/// All logs and watches.
+#[derive(Debug)]
+pub(super) struct Feed {
+    logs: BTreeMap<Arc<str>, Log>,
+    /// Nothing up to this version is remembered.
+    start: Version,
+    next_id: u64,
+    closed: bool,
+}
+
+impl Feed {
+    pub(super) fn new(start: Version) -> Self {
+        Self { logs: BTreeMap::new(), start, next_id: 0, closed: false }
+    }
+
+    /// The id of a new watch for changes after a version.
+    pub(super) fn add(
+        &mut self,
+        resource: &Arc<str>,
+        namespace: Option<&str>,
+        from: Version,
+        newest: Version,
+    ) -> Result<u64, StoreError> {
+        let oldest = self.logs.get(resource).map_or(self.start, |log| log.forgotten);
+        if from < oldest {
+            return Err(StoreError::Gone { asked: from, oldest });
+        }
+        if from > newest {
+            return Err(StoreError::Gone { asked: from, oldest: newest });
+        }
+        let start = self.start;
+        let log = self.logs.entry(resource.clone()).or_insert_with(|| Log::new(start));
+        let known = log.events.partition_point(|event| event.object.version <= from);
+        let position = log.first + known as u64;
+        let watcher = Watcher { namespace: namespace.map(Into::into), position, cut: false, waker: None };
+        self.next_id += 1;
+        log.watchers.insert(self.next_id, watcher);
+        Ok(self.next_id)
+    }
+
+    fn remove(&mut self, resource: &str, id: u64) {
+        if let Some(log) = self.logs.get_mut(resource) {
+            log.watchers.remove(&id);
+            // A log that says nothing would say the same when it is made anew.
+            if log.watchers.is_empty() && log.events.is_empty() {
+                self.logs.remove(resource);
+            }
+        }
+    }
+
+    fn poll(&mut self, resource: &str, id: u64, context: &mut Context<'_>) -> Poll<Option<Arc<WatchEvent>>> {
+        let closed = self.closed;
+        match self.logs.get_mut(resource) {
+            Some(log) => log.poll(id, closed, context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    pub(super) fn publish(&mut self, event: WatchEvent) {
+        let start = self.start;
+        let log = self.logs.entry(event.object.key.resource.clone()).or_insert_with(|| Log::new(start));
+        log.push(event);
+    }
+
+    /// Ends every watch once it has read what there is.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        let watchers = self.logs.values_mut().flat_map(|log| log.watchers.values_mut());
+        watchers.filter_map(|watcher| watcher.waker.take()).for_each(Waker::wake);
+    }
+}
+
+/// The last changes of one resource, and who reads them.
+#[derive(Debug)]
+struct Log {
+    events: VecDeque<Arc<WatchEvent>>,
+    /// Position of the first of them, counted from the start.
+    first: u64,
+    bytes: usize,
+    forgotten: Version,
+    watchers: BTreeMap<u64, Watcher>,
 }
 
 #[derive(Debug)]
 struct Watcher {
-    resource: Arc<str>,
     namespace: Option<Arc<str>>,
-    sender: mpsc::UnboundedSender<WatchEvent>,
+    /// Of the first change that it has not looked at.
+    position: u64,
+    /// The log has forgotten something that it should have read.
+    cut: bool,
+    waker: Option<Waker>,
 }
 
 impl Watcher {
-    /// False when nobody listens any more.
-    fn send(&self, event: &WatchEvent) -> bool {
-        let key = &event.object.key;
-        let wanted = key.resource == self.resource && self.namespace.as_ref().is_none_or(|own| *own == key.namespace);
-        if wanted { self.sender.send(event.clone()).is_ok() } else { !self.sender.is_closed() }
+    fn wants(&self, event: &WatchEvent) -> bool {
+        self.namespace.as_ref().is_none_or(|own| *own == event.object.key.namespace)
     }
 }
 
-impl Watchers {
-    pub(super) fn watch(
-        &mut self,
-        resource: &str,
-        namespace: Option<&str>,
-        from: Version,
-    ) -> Result<Watch, StoreError> {
-        if let Some(oldest) = self.forgotten.filter(|forgotten| from < *forgotten) {
-            return Err(StoreError::Gone { asked: from, oldest });
-        }
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let watcher = Watcher { resource: resource.into(), namespace: namespace.map(Into::into), sender };
-        for event in self.history.iter().filter(|event| event.object.version > from) {
-            watcher.send(event);
-        }
-        self.watchers.push(watcher);
-        Ok(Watch { receiver })
+impl Log {
+    fn new(forgotten: Version) -> Self {
+        Self { events: VecDeque::new(), first: 0, bytes: 0, forgotten, watchers: BTreeMap::new() }
     }
 
-    pub(super) fn publish(&mut self, event: WatchEvent) {
-        self.watchers.retain(|watcher| watcher.send(&event));
-        if self.history.len() == HISTORY
-            && let Some(oldest) = self.history.pop_front()
-        {
-            self.forgotten = Some(oldest.object.version);
+    fn push(&mut self, event: WatchEvent) {
+        let event = Arc::new(event);
+        for watcher in self.watchers.values_mut().filter(|watcher| watcher.wants(&event)) {
+            watcher.waker.take().into_iter().for_each(Waker::wake);
         }
-        self.history.push_back(event);
+        self.bytes += event.bytes();
+        self.events.push_back(event);
+        while self.events.len() > HISTORY_EVENTS || (self.bytes > HISTORY_BYTES && self.events.len() > 1) {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        let Some(event) = self.events.pop_front() else { return };
+        for watcher in self.watchers.values_mut().filter(|watcher| watcher.position == self.first) {
+            watcher.cut |= watcher.wants(&event);
+            watcher.position += 1;
+        }
+        self.first += 1;
+        self.bytes -= event.bytes();
+        self.forgotten = event.object.version;
+    }
+
+    fn poll(&mut self, id: u64, closed: bool, context: &mut Context<'_>) -> Poll<Option<Arc<WatchEvent>>> {
+        let Some(watcher) = self.watchers.get_mut(&id).filter(|watcher| !watcher.cut) else {
+            return Poll::Ready(None);
+        };
+        let seen = usize::try_from(watcher.position - self.first).unwrap_or(usize::MAX);
+        let next = self.events.range(seen..).position(|event| watcher.wants(event));
+        match next {
+            Some(skipped) => {
+                watcher.position += skipped as u64 + 1;
+                Poll::Ready(self.events.get(seen + skipped).cloned())
+            }
+            None if closed => Poll::Ready(None),
+            None => {
+                watcher.position = self.first + self.events.len() as u64;
+                watcher.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }

@@ -73,6 +73,7 @@ impl Pod {
             sysctls: vec![("net.ipv4.tcp_syncookies".to_owned(), "0".to_owned())],
             cgroup: fds.add(pod.new_cgroup("pause")).unwrap(),
             pause: fds.add(pause(pod.dir.path())).unwrap(),
+            netns: None,
             oom_score_adj: None,
             shm_bytes: Some(1 << 20),
             when_brain_dies,

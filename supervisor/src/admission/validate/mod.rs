@@ -4,7 +4,7 @@ mod container;
 mod env;
 mod error;
 mod metadata;
-mod names;
+pub(crate) mod names;
 mod network;
 mod objects;
 mod pod;

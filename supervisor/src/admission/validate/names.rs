@@ -64,12 +64,12 @@ pub(super) fn search(name: &str) -> Vec<String> {
 }
 
 /// The value of a label (VA2).
-pub(super) fn label_value(value: &str) -> Vec<String> {
+pub(crate) fn label_value(value: &str) -> Vec<String> {
     limited(value, LABEL_MAX, value.is_empty() || is_name_part(value), LABEL_VALUE)
 }
 
 /// The key of a label, an annotation, a resource: `name` or `prefix/name` (VA2).
-pub(super) fn qualified(name: &str) -> Vec<String> {
+pub(crate) fn qualified(name: &str) -> Vec<String> {
     let mut parts = name.split('/');
     let (first, second, more) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
     let (prefix, part) = match (second, more) {

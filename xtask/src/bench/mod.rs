@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: figures as ratios against a peer or the kernel's floor, measured in the same run.
+
+mod pause;
+mod start;
+
+use anyhow::Result;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Bench {
+    /// What pause costs, beside the programs that others use in its place
+    Pause(pause::Args),
+    /// From a manifest to the first line of output, step by step, beside the kernel's floor; and the log path
+    Start(start::Args),
+}
+
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Pause(args) => pause::run(args),
+        Bench::Start(args) => start::run(args),
+    }
+}
+
+fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
