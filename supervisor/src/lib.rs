@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod engine;
+pub mod identity;
 pub mod image;
 pub mod logs;
 pub mod manifest;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::adopt::{ContainerMemo, SandboxMemo};
 use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
-use super::{Input, clock, images, launch, probes};
+use super::{Input, clock, images, launch, probes, volumes};
 use crate::convert::launch::{self as plan};
 use crate::convert::mounts::{PodFile, termination_log};
 use crate::convert::resources;
@@ -24,10 +24,9 @@ use crate::engine::sandbox::SandboxRequest;
 use crate::monitor::client::ClientError;
 use crate::monitor::protocol::{HostNamespaces, MonitorError, PidNamespace};
 use crate::pod::action::{Action, Instance, Todo};
-use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User, VolumeFailure};
+use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
 use crate::pod::spec::PullPolicy;
 use crate::runtime::launch::Process;
-use crate::volume::{self, VolumeFacts};
 
 /// Prefix of a container's id in the API.
 const RUNTIME: &str = "monopod://";
@@ -66,7 +65,7 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
         None => None,
     };
     match todo {
-        Todo::SetUpVolumes => Some(Outcome::VolumesSetUp(set_up_volumes(context))),
+        Todo::SetUpVolumes => Some(Outcome::VolumesSetUp(volumes::set_up(context).await)),
         Todo::CreateSandbox { attempt } => {
             let made = create_sandbox(context, *attempt).await;
             Some(Outcome::SandboxCreated(made.map_err(|error| error.to_string())))
@@ -101,7 +100,7 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
         }
         Todo::Cancel { .. } => None,
         Todo::StopSandbox { attempt } => Some(Outcome::SandboxStopped(text(stop_sandbox(context, *attempt).await))),
-        Todo::TearDownVolumes => Some(Outcome::VolumesTornDown(text(tear_down_volumes(context)))),
+        Todo::TearDownVolumes => Some(Outcome::VolumesTornDown(text(volumes::tear_down(context)))),
         Todo::RemovePod => Some(Outcome::PodRemoved(text(remove_pod(context).await))),
     }
 }
@@ -136,18 +135,6 @@ fn report(context: &Context, result: Result<(), EngineError>) {
     }
 }
 
-pub(super) fn set_up_volumes(context: &Context) -> Result<(), VolumeFailure> {
-    let Some(spec) = context.api_spec() else { return Ok(()) };
-    let dir = context.dir();
-    let failed = |volume: String, message: String| VolumeFailure { volume, message };
-    crate::engine::dirs::create_private(&dir).map_err(|error| failed(String::new(), error.to_string()))?;
-    let memory = u64::try_from(context.settings.node.allocatable_memory_bytes).unwrap_or(0);
-    let facts = VolumeFacts { pod_dir: dir, memory_bytes: memory };
-    let ready = volume::set_up(spec, &facts).map_err(|(volume, error)| failed(volume, error.to_string()))?;
-    *context.volumes.borrow_mut() = ready;
-    Ok(())
-}
-
 async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady, Box<dyn std::error::Error>> {
     let spec = context.api_spec().ok_or("pod has no spec")?;
     let id = context.new_sandbox(attempt);
@@ -180,24 +167,9 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     let addresses = if host.network { context.settings.node.ips.clone() } else { status.addresses };
     context.set_addresses(addresses.clone());
     write_pod_files(context, spec, host.network, &names, &addresses)?;
-    keep_volumes(context).await?;
+    volumes::keep(context, &id).await?;
     context.engine.finish_sandbox(&id)?;
     Ok(SandboxReady { ips: addresses })
-}
-
-async fn keep_volumes(context: &Context) -> Result<(), EngineError> {
-    let Some(sandbox) = context.newest_sandbox() else { return Ok(()) };
-    let mut kept = Vec::new();
-    for volume in context.volumes.borrow().iter() {
-        if volume.place.home == crate::convert::mounts::VolumeHome::Kept {
-            let mount = volume.root.try_clone().map_err(EngineError::io("duplicate mount of volume", &volume.name))?;
-            kept.push((volume.name.clone(), mount));
-        }
-    }
-    for (name, mount) in kept {
-        context.engine.keep_volume(&sandbox, &name, mount).await?;
-    }
-    Ok(())
 }
 
 fn sysctls(spec: &ApiSpec) -> Vec<(String, String)> {
@@ -327,8 +299,8 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         .engine
         .write_pod_file(&sandbox, &termination_log(id.as_str()), b"", 0o666)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
-    let descriptors = launch::descriptors(context, &plan, &image, &id)
-        .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
+    let descriptors = launch::descriptors(context, &plan, container, &image, &id)
+        .map_err(|error| failure(error.kind(), error.to_string()))?;
     let memo = ContainerMemo::new(instance, &plan);
     let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let process = Rc::new(plan.launch.process.clone());
@@ -421,11 +393,6 @@ async fn stop_sandbox(context: &Context, attempt: u32) -> Result<(), EngineError
         Some(id) => context.engine.stop_sandbox(&id).await,
         None => Ok(()),
     }
-}
-
-fn tear_down_volumes(context: &Context) -> Result<(), EngineError> {
-    context.volumes.borrow_mut().clear();
-    context.engine.discard(&context.dir())
 }
 
 /// Everything that is left: sandboxes with their containers, directories, logs (rules TR7, LG4).

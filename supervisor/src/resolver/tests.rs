@@ -36,7 +36,8 @@ fn server(name: &'static str) -> SocketAddr {
 }
 
 fn answer(question: &[u8], name: &str) -> Vec<u8> {
-    let encoded: Vec<u8> = name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()).collect();
+    let encoded: Vec<u8> =
+        name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()).collect();
     let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
     let asked = question[12..end].to_ascii_lowercase();
     let ours = asked.starts_with(&encoded) && asked[encoded.len()] == 0;
