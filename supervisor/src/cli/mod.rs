@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod image;
 pub mod output;
+pub mod pull_bars;
 pub mod run;
 
 use std::process::ExitCode;
@@ -27,8 +28,8 @@ enum Command {
 
 /// Entry of the `monopod` binary.
 pub fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(crate::image::unpack::UNPACK_ARGUMENT) {
-        return crate::image::unpack_main();
+    if let Some(worker) = std::env::args().nth(1).as_deref().and_then(crate::image::worker) {
+        return worker();
     }
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);

@@ -392,7 +392,7 @@ fn config(command: &RunCommand, dirs: &Dirs) -> Result<Config, RunError> {
 fn settings(command: &RunCommand, dirs: &Dirs, objects: admit::Given) -> Result<Settings, RunError> {
     let page_sizes = cgroupd::host::page_sizes()?;
     Ok(Settings {
-        images: Store::open(dirs.images(), Limits::default())?,
+        images: Store::open(dirs.images(), Limits::default())?.watched(super::pull_bars::watcher()),
         node: node_facts(command.node_name.clone(), host_addresses()),
         objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
