@@ -25,7 +25,6 @@ use crate::monitor::client::ClientError;
 use crate::monitor::protocol::{HostNamespaces, MonitorError, PidNamespace};
 use crate::pod::action::{Action, Instance, Todo};
 use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
-use crate::pod::spec::PullPolicy;
 use crate::runtime::launch::Process;
 
 /// Prefix of a container's id in the API.
@@ -71,7 +70,7 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
             Some(Outcome::SandboxCreated(made.map_err(|error| error.to_string())))
         }
         Todo::EnsureImage { image, policy, .. } => {
-            Some(Outcome::Image(ensure_image(context, image, *policy, pull_started)))
+            Some(Outcome::Image(images::ensure(context, image, *policy, pull_started).await))
         }
         Todo::CreateContainer { instance, .. } => {
             Some(Outcome::ContainerCreated(create_container(context, *instance).await))
@@ -261,15 +260,6 @@ fn dns_config(spec: &ApiSpec) -> Resolv {
     }
 }
 
-fn ensure_image(
-    context: &Context,
-    name: &str,
-    policy: PullPolicy,
-    _pull_started: &dyn Fn(),
-) -> Result<crate::pod::event::ImageReady, crate::pod::event::ImageFailure> {
-    images::find(&context.settings.images, name, policy).map(|image| images::ready(&image))
-}
-
 async fn create_container(context: &Context, instance: Instance) -> Result<Created, StartFailure> {
     let failure = |kind, message: String| StartFailure { kind, message };
     let (Some(container), Some(spec), Some(sandbox)) =
@@ -278,7 +268,7 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         return Err(failure(StartFailureKind::Create, "the pod has no sandbox".to_owned()));
     };
     let name = container.image.clone().unwrap_or_default();
-    let image = images::find(&context.settings.images, &name, PullPolicy::Never)
+    let image = images::stored(&context.settings.images, &name)
         .map_err(|_| failure(StartFailureKind::Create, format!("image {name} is gone from the store")))?;
     let id = ContainerId::random();
     let facts = context.facts();

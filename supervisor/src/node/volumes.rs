@@ -24,7 +24,6 @@ use crate::engine::error::EngineError;
 use crate::engine::id::SandboxId;
 use crate::identity::{self, Token};
 use crate::pod::event::VolumeFailure;
-use crate::pod::spec::PullPolicy;
 use crate::volume::payload::{self, Kind, Payload};
 use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
 use crate::volume::usage::{self, Exceeded};
@@ -174,12 +173,7 @@ fn sources<'a>(context: &'a Context, pod: &'a Pod, facts: &'a PodFacts, objects:
 /// Rule VO36; nothing is pulled for a volume yet.
 fn image_layers(context: &Context, source: &ImageVolumeSource) -> Result<Vec<PathBuf>, String> {
     let name = source.reference.as_deref().unwrap_or_default();
-    let policy = match source.pull_policy.as_deref() {
-        Some("Never") => PullPolicy::Never,
-        Some("Always") => PullPolicy::Always,
-        _ => PullPolicy::IfNotPresent,
-    };
-    match images::find(&context.settings.images, name, policy) {
+    match images::stored(&context.settings.images, name) {
         Ok(image) => Ok(image.layers),
         Err(_) => Err(format!("image {name:?} is not in the image store")),
     }

@@ -173,7 +173,7 @@ fn settings(command: &RunCommand, dirs: &Dirs, mut objects: admit::Given, pods: 
     }
     objects.issue(Issuer::open(&dirs.data.join("identity"), DEFAULT_ISSUER)?);
     Ok(Settings {
-        images: Store::open(dirs.images(), Limits::default())?,
+        images: Store::open(dirs.images(), Limits::default())?.watched(super::pull_bars::watcher()),
         node,
         objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
