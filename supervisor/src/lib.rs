@@ -16,5 +16,6 @@ pub mod pod;
 pub mod probe;
 pub mod runtime;
 pub mod store;
+pub mod stream;
 pub mod sys;
 pub mod volume;

@@ -12,6 +12,7 @@ mod facts;
 mod images;
 mod launch;
 mod probes;
+pub mod session;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -30,6 +31,7 @@ use crate::pod::status::Status;
 
 pub use context::{LogPolicy, Settings};
 pub use facts::node_facts;
+pub use session::Sessions;
 
 /// What reaches the driver from its own tasks.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ pub struct Node {
     inbox: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
     notices: mpsc::UnboundedSender<Notice>,
+    sessions: Sessions,
 }
 
 impl Node {
@@ -82,7 +85,7 @@ impl Node {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (notices, receiver) = mpsc::unbounded_channel();
         let settings = Rc::new(settings);
-        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
+        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices, sessions: Sessions::default() };
         (node, receiver)
     }
 
@@ -92,7 +95,9 @@ impl Node {
         let context =
             context::Context::new(self.engine.clone(), self.settings.clone(), pod, &spec, self.notices.clone());
         let machine = Machine::new(spec, clock::now());
-        let entry = Entry { machine, context: Rc::new(context), tasks: BTreeMap::new(), shown: None };
+        let context = Rc::new(context);
+        self.sessions.insert(&uid, context.clone());
+        let entry = Entry { machine, context, tasks: BTreeMap::new(), shown: None };
         self.pods.insert(uid.clone(), entry);
         self.settle(&uid);
     }
@@ -122,6 +127,11 @@ impl Node {
         &self.engine
     }
 
+    /// Streams into the pods.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
+    }
+
     /// Whether pods are left.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
@@ -147,6 +157,7 @@ impl Node {
                 if let Outcome::PodRemoved(Ok(())) = &outcome {
                     self.feed(&uid, Event::Done { action, outcome });
                     self.pods.remove(&uid);
+                    self.sessions.remove(&uid);
                     self.notify(Notice::Removed { uid });
                     return;
                 }
@@ -165,6 +176,7 @@ impl Node {
             Some(entry) => entry.context.clone(),
             None => return,
         };
+        self.sessions.happened(&uid, &event.what);
         match &event.what {
             What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
             What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),
