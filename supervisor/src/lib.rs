@@ -21,5 +21,6 @@ pub mod resolver;
 pub mod runtime;
 pub mod serve;
 pub mod store;
+pub mod stream;
 pub mod sys;
 pub mod volume;

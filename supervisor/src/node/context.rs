@@ -268,6 +268,14 @@ impl Context {
         self.instances.borrow().get(&instance).cloned()
     }
 
+    /// The newest instance of a container.
+    pub(super) fn newest(&self, container: &str) -> Option<(Instance, Known)> {
+        let index = self.spec.find(container)?;
+        let instances = self.instances.borrow();
+        let own = instances.iter().filter(|(instance, _)| instance.container == index);
+        own.max_by_key(|(instance, _)| instance.serial).map(|(instance, known)| (*instance, known.clone()))
+    }
+
     pub(super) fn forget(&self, instance: Instance) {
         self.instances.borrow_mut().remove(&instance);
         self.turns.borrow_mut().remove(&Turn::Instance(instance));
@@ -277,6 +285,11 @@ impl Context {
         let (sender, receiver) = oneshot::channel();
         self.execs.borrow_mut().insert(id.to_owned(), sender);
         receiver
+    }
+
+    /// It never began.
+    pub(super) fn give_up_exec(&self, id: &str) {
+        self.execs.borrow_mut().remove(id);
     }
 
     pub(super) fn exec_exited(&self, id: &str, exit: MonitorExit) {

@@ -14,6 +14,7 @@ mod images;
 mod launch;
 mod objects;
 mod probes;
+pub mod session;
 mod snapshots;
 mod volumes;
 
@@ -41,6 +42,7 @@ pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
 pub use facts::{host_addresses, node_facts};
 pub use objects::StoreObjects;
+pub use session::Sessions;
 pub use snapshots::Snapshots;
 
 /// What reaches the driver from its own tasks.
@@ -82,6 +84,7 @@ pub struct Node {
     inbox: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
     notices: mpsc::UnboundedSender<Notice>,
+    sessions: Sessions,
 }
 
 impl Node {
@@ -94,7 +97,7 @@ impl Node {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (notices, receiver) = mpsc::unbounded_channel();
         let settings = Rc::new(settings);
-        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
+        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices, sessions: Sessions::default() };
         (node, receiver)
     }
 
@@ -120,6 +123,7 @@ impl Node {
     }
 
     fn insert(&mut self, uid: String, machine: Machine, context: Rc<context::Context>) {
+        self.sessions.insert(&uid, context.clone());
         let entry = Entry { machine, context, tasks: BTreeMap::new(), shown: None };
         self.pods.insert(uid.clone(), entry);
         self.settle(&uid);
@@ -159,6 +163,7 @@ impl Node {
             machine.set_deadline(deadline, new.generation, now);
         }
         entry.context = Rc::new(entry.context.changed(pod, machine.spec()));
+        self.sessions.insert(&new.uid, entry.context.clone());
         // It spoke through the old one.
         volumes::refresh_tokens(&entry.context);
         self.settle(&new.uid);
@@ -237,6 +242,11 @@ impl Node {
         &self.engine
     }
 
+    /// Streams into the pods.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
+    }
+
     /// Whether pods are left.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
@@ -265,6 +275,7 @@ impl Node {
                     if let Some(snapshots) = &self.settings.snapshots {
                         snapshots.remove(&uid);
                     }
+                    self.sessions.remove(&uid);
                     self.notify(Notice::Removed { uid });
                     return;
                 }
@@ -283,6 +294,7 @@ impl Node {
             Some(entry) => entry.context.clone(),
             None => return,
         };
+        self.sessions.happened(&uid, &event.what);
         match &event.what {
             What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
             What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),
