@@ -176,6 +176,7 @@ fn settings(command: &RunCommand, dirs: &Dirs, objects: admit::Given) -> Result<
         seccomp_dir: dirs.data.join("seccomp"),
         resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
         snapshots: None,
+        comes_back: None,
     })
 }
 
