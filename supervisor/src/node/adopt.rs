@@ -72,6 +72,10 @@ impl Node {
         let mut found = look(&self.engine).await;
         let mut done = Adoption::default();
         for (uid, kept) in std::mem::take(&mut kept) {
+            if kept.spec.static_pod && kept.snapshot.ending_reason() == self.settings.comes_back {
+                // It was ended for a shutdown, and its manifest is still there.
+                continue;
+            }
             let pod = pods.remove(&uid);
             let sandboxes = found.remove(&uid).unwrap_or_default();
             let orphan = pod.is_none();

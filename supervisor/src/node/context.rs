@@ -42,6 +42,8 @@ pub struct Settings {
     pub resources: cgroupd::Policy,
     /// Where the machines' memory is kept; none when nobody comes back for it.
     pub snapshots: Option<Snapshots>,
+    /// `status.reason` of static pods that start anew with the daemon.
+    pub comes_back: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Settings {

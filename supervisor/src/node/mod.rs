@@ -169,6 +169,11 @@ impl Node {
         self.settle(&new.uid);
     }
 
+    /// Whether everything of a pod has ended.
+    pub fn is_finished(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_none_or(|entry| entry.machine.is_finished())
+    }
+
     /// The machine's status of a pod.
     pub fn status(&self, uid: &str) -> Option<Status> {
         self.pods.get(uid).map(|entry| entry.machine.status())

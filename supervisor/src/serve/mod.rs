@@ -14,11 +14,15 @@
 pub mod admit;
 pub mod api;
 mod clock;
+pub mod control;
+pub mod drain;
 pub mod events;
 pub mod host;
+pub mod journal;
 pub mod lock;
 pub mod node_object;
 pub mod pods;
+pub mod reset;
 pub mod schedule;
 pub mod source;
 pub mod systemd;
@@ -47,7 +51,11 @@ use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, host_addresses, 
 use crate::pod::event::Severity;
 use crate::store::{Key, Store, StoreError, Watch};
 
+pub use reset::reset;
+
 use api::Api;
+use control::{Control, Order};
+use drain::{Drain, Periods};
 use events::{Recorder, Said};
 use host::Host;
 use lock::Lock;
@@ -123,6 +131,11 @@ struct Daemon {
     notifier: Notifier,
     shown: String,
     api: Option<Api>,
+    control: Control,
+    orders: (mpsc::UnboundedSender<Order>, mpsc::UnboundedReceiver<Order>),
+    drain: Option<Drain>,
+    /// Who waits for the end of the drain, and what was said last.
+    waiting: (Vec<mpsc::UnboundedSender<String>>, Option<usize>),
 }
 
 impl Daemon {
@@ -131,7 +144,7 @@ impl Daemon {
             return Err(ServeError::NotRoot);
         }
         let notifier = Notifier::from_environment();
-        let dirs = Dirs { data: config.data_dir.clone(), run: config.run_dir.clone(), log: config.log_dir.clone() };
+        let dirs = dirs(&config);
         engine::dirs::create_private(&dirs.data).map_err(ServeError::io("make", &dirs.data))?;
         let lock = Lock::take(&dirs.data)?;
         let (store, damaged) = Store::open(&dirs.data.join("objects"))?;
@@ -154,6 +167,7 @@ impl Daemon {
         let feed = store.watch(PODS, None, store.version())?;
         let nodes = store.watch(node_object::NODES, None, store.version())?;
         let shown = String::new();
+        let control = Control::listen(&dirs.run)?;
         Ok(Self {
             config,
             config_path,
@@ -171,6 +185,10 @@ impl Daemon {
             notifier,
             shown,
             api: None,
+            control,
+            orders: mpsc::unbounded_channel(),
+            drain: None,
+            waiting: (Vec::new(), None),
         })
     }
 
@@ -205,10 +223,14 @@ impl Daemon {
                     Wanted::Stop => break,
                     Wanted::Reload => self.reload().await,
                 },
+                () = self.control.accept(&self.orders.0) => {}
+                Some(Order::Drain(lines)) = self.orders.1.recv() => self.drain(lines),
+                () = until(self.drain.as_ref().and_then(Drain::until)) => {}
                 () = tick(&mut alive) => self.notifier.alive(),
                 () = after(expiry) => {}
             }
             self.publish_all();
+            self.drain_on();
             expiry = self.events.borrow_mut().expire();
             self.show_status();
         }
@@ -249,6 +271,34 @@ impl Daemon {
                 Notice::Event { uid, event } => self.pods.said(&uid, &event, &self.node),
                 Notice::Warning { uid, text } => tracing::warn!(pod = uid, "{text}"),
                 Notice::Removed { uid } => self.pods.removed(&uid, &mut self.node),
+            }
+        }
+    }
+
+    /// Ends all pods; a second order only listens.
+    fn drain(&mut self, lines: mpsc::UnboundedSender<String>) {
+        self.waiting.0.push(lines);
+        self.waiting.1 = None;
+        if self.drain.is_none() {
+            let critical = self.config.shutdown_grace_period_critical_pods;
+            let ordinary = self.config.shutdown_grace_period.saturating_sub(critical);
+            let periods = Periods { ordinary, critical };
+            self.drain = Some(Drain::begin(periods, &mut self.pods, &mut self.node));
+        }
+    }
+
+    fn drain_on(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        drain.advance(&mut self.pods, &mut self.node);
+        let left = drain.left(&self.pods, &self.node);
+        if self.waiting.1 != Some(left) {
+            self.waiting.1 = Some(left);
+            // Whoever has gone does not listen.
+            self.waiting.0.retain(|lines| lines.send(format!("{left} pods left")).is_ok());
+        }
+        if drain.is_done() {
+            for lines in self.waiting.0.drain(..) {
+                let _gone = lines.send("done".to_owned());
             }
         }
     }
@@ -306,6 +356,10 @@ fn take_node(store: &Store, host: &mut Host) {
     }
 }
 
+fn dirs(config: &Config) -> Dirs {
+    Dirs { data: config.data_dir.clone(), run: config.run_dir.clone(), log: config.log_dir.clone() }
+}
+
 fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeError> {
     let ranges = match (config.pod_cidr, config.pod_cidr6) {
         (Some(v4), v6) => {
@@ -327,26 +381,35 @@ fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeEr
     })
 }
 
-/// The unit's own cgroup where the service manager delegated it, else one of ours.
+/// The unit's own cgroup where the service manager put the daemon into a leaf of it (`DelegateSubgroup=`, systemd 254). An
+/// older one could not start the daemon again in a cgroup that has children, so there pods lie in a tree of their own.
 fn cgroup_parent(config: &Config) -> Result<PathBuf, ServeError> {
     let detected = cgroupd::host::Host::detect()?;
     let mount = detected.mount_point.ok_or(ServeError::NoCgroup)?;
-    let unit = cgroupd::host::own_cgroup_dir()?.filter(|_| std::env::var_os("NOTIFY_SOCKET").is_some());
-    let unit = unit.map(|dir| if dir.ends_with(cgroupd::tree::DAEMON_LEAF) { dir.join("..") } else { dir });
-    let delegated = unit.is_some();
+    let leaf = cgroupd::host::own_cgroup_dir()?.filter(|dir| dir.ends_with(cgroupd::tree::DAEMON_LEAF));
+    let unit = leaf.as_deref().and_then(Path::parent).map(Path::to_owned);
     let parent = config.cgroup_parent.clone().or(unit).unwrap_or_else(|| mount.join(CGROUP));
     std::fs::create_dir_all(&parent).map_err(ServeError::io("make", &parent))?;
-    let parent = parent.canonicalize().map_err(ServeError::io("resolve", &parent))?;
+    if parent.parent() == Some(&mount) {
+        pass_controllers_on(&mount);
+    }
     let tree = cgroupd::Tree::open(&parent)?;
     let missing = cgroupd::host::missing_controllers(tree.usable());
     if !missing.is_empty() && !config.allow_unenforced_limits {
         let names: Vec<_> = missing.iter().map(|controller| controller.name()).collect();
         return Err(ServeError::Controllers(names.join(", ")));
     }
-    if delegated {
-        tree.enter_daemon_leaf()?;
-    }
     Ok(parent)
+}
+
+/// Whoever made the root's other children enabled what those need; what can't be had is missed later.
+fn pass_controllers_on(mount: &Path) {
+    let text = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    for controller in cgroupd::files::Controller::parse_list(&text) {
+        if let Err(error) = std::fs::write(mount.join("cgroup.subtree_control"), format!("+{}", controller.name())) {
+            tracing::debug!("enable {}: {error}", controller.name());
+        }
+    }
 }
 
 fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
@@ -365,6 +428,7 @@ fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
         },
         seccomp_dir: dirs.data.join("seccomp"),
         resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
+        comes_back: Some(drain::REASON),
         snapshots: Some(Snapshots::open(machines.clone()).map_err(ServeError::io("make", &machines))?),
     })
 }
@@ -404,6 +468,13 @@ impl Signals {
 async fn tick(alive: &mut Option<tokio::time::Interval>) {
     match alive {
         Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
