@@ -124,7 +124,13 @@ fn is_own_name(state: &State, host: &str) -> bool {
         // A page can be served from a name that turns into our address, but not from the address itself.
         return address.is_loopback() || state.config.addresses.contains(&address) || is_service(state, address);
     }
-    let known = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let known = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
     known.contains(&host) || host == state.config.node_name || state.config.hosts.iter().any(|own| own == host)
 }
 
@@ -136,7 +142,13 @@ fn is_service(state: &State, address: std::net::IpAddr) -> bool {
 fn open_to_all(state: &State, route: &Route, query: &Query, is_known: bool) -> Option<Response<Body>> {
     match route {
         Route::Version => {
-            let accept = Accept { form: respond::Form::Plain, is_yaml: false, is_gzip: false, is_pretty: false, discovery: None };
+            let accept = Accept {
+                form: respond::Form::Plain,
+                is_yaml: false,
+                is_gzip: false,
+                is_pretty: false,
+                discovery: None,
+            };
             Some(respond::write(&accept, StatusCode::OK, Content::Value(discovery::version())))
         }
         Route::Health { check } => Some(health::answer(state, check, query.flag("verbose") && is_known)),
@@ -159,7 +171,10 @@ fn impersonate(user: User, headers: &HeaderMap) -> Result<User, Status> {
     let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).ok();
     let Some(name) = headers.get("impersonate-user").and_then(text) else { return Ok(user) };
     if !user.is_in(auth::MASTERS) {
-        let why = format!("User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope", user.name);
+        let why = format!(
+            "User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
+            user.name
+        );
         return Err(Status::new(Reason::Forbidden, format!("users {name:?} is forbidden: {why}")));
     }
     let groups = headers.get_all("impersonate-group").iter().filter_map(text);
@@ -314,4 +329,3 @@ async fn dispatch(call: &Call, verb: Verb, request: Request<Incoming>) -> Result
         },
     }
 }
-

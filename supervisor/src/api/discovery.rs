@@ -114,9 +114,9 @@ fn storage_hash(resource: &Resource) -> String {
     use base64::Engine;
     let text = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
     // FNV-1a: any hash that never changes will do.
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     base64::engine::general_purpose::STANDARD.encode(hash.to_be_bytes())
 }
 

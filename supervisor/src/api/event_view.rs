@@ -26,11 +26,7 @@ pub(crate) fn inward(view: &Value) -> Value {
     renamed(view, "v1", |(there, here)| (there, here))
 }
 
-fn renamed<'n>(
-    value: &Value,
-    api_version: &str,
-    order: impl Fn((&'n str, &'n str)) -> (&'n str, &'n str),
-) -> Value {
+fn renamed<'n>(value: &Value, api_version: &str, order: impl Fn((&'n str, &'n str)) -> (&'n str, &'n str)) -> Value {
     let mut value = value.clone();
     let entries: &mut Map<String, Value> = fields::entries(&mut value);
     for (from, to) in RENAMED.into_iter().chain([COUNT]).map(order) {
@@ -53,7 +49,10 @@ mod tests {
             "involvedObject": {"kind": "Pod"}, "source": {"component": "kubelet"}, "reportingComponent": "kubelet",
             "firstTimestamp": "2026-01-01T00:00:00Z", "reason": "Started", "type": "Normal"});
         let view = outward(&core);
-        assert_eq!((&view["note"], &view["regarding"]["kind"], &view["deprecatedCount"]), (&json!("m"), &json!("Pod"), &json!(2)));
+        assert_eq!(
+            (&view["note"], &view["regarding"]["kind"], &view["deprecatedCount"]),
+            (&json!("m"), &json!("Pod"), &json!(2))
+        );
         assert_eq!(view["apiVersion"], "events.k8s.io/v1");
         assert!(view.get("message").is_none());
         assert_eq!(inward(&view), core);

@@ -13,7 +13,10 @@ const CHECKS: [&str; 3] = ["ping", "log", "store"];
 /// Answers a health request: of everything, or of one check.
 pub(crate) fn answer(state: &State, check: &str, is_verbose: bool) -> Response<Body> {
     if *state.closing.borrow() {
-        return respond::plain(StatusCode::INTERNAL_SERVER_ERROR, "[-]shutdown failed: the server is stopping\n".to_owned());
+        return respond::plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "[-]shutdown failed: the server is stopping\n".to_owned(),
+        );
     }
     match check {
         "" if is_verbose => {

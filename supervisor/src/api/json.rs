@@ -103,11 +103,9 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let depth = self.below()?;
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Node {
-            at: At::Index(&self.at, list.len()),
-            depth,
-            duplicates: self.duplicates,
-        })? {
+        while let Some(item) =
+            items.next_element_seed(Node { at: At::Index(&self.at, list.len()), depth, duplicates: self.duplicates })?
+        {
             list.push(item);
         }
         Ok(Value::Array(list))

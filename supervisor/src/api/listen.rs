@@ -98,8 +98,7 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ServerError> {
 }
 
 fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ServerError> {
-    let failed =
-        |operation| move |cause| ServerError::Listen { operation, address: path.display().to_string(), cause };
+    let failed = |operation| move |cause| ServerError::Listen { operation, address: path.display().to_string(), cause };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("unlink")(error)),
         Ok(()) | Err(_) => {}
@@ -189,7 +188,12 @@ impl<F: Future + 'static> Executor<F> for Here {
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, peer: Peer, state: Rc<State>, place: Place) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: Peer,
+    state: Rc<State>,
+    place: Place,
+) {
     let peer = Rc::new(peer);
     let requests = Rc::new(Cell::new(0_u32));
     let service = service_fn(|request: Request<Incoming>| {

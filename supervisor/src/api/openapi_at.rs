@@ -44,7 +44,10 @@ fn document(
 pub(crate) fn v2(headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !accepts.is_empty() && !accepts.contains("json") && !accepts.contains("*/*") {
-        return Err(Status::new(Reason::NotAcceptable, "only the following media types are accepted: application/json"));
+        return Err(Status::new(
+            Reason::NotAcceptable,
+            "only the following media types are accepted: application/json",
+        ));
     }
     document(headers, "v2", || openapi::v2().map(Some))
 }

@@ -68,7 +68,8 @@ impl Target {
 /// # Errors
 /// It has a broken escape.
 pub(crate) fn route(path: &str) -> Result<Route, Status> {
-    let parts = path.split('/').filter(|part| !part.is_empty()).map(decoded).collect::<Result<Vec<String>, Status>>()?;
+    let parts =
+        path.split('/').filter(|part| !part.is_empty()).map(decoded).collect::<Result<Vec<String>, Status>>()?;
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     Ok(match words.as_slice() {
         [] => Route::Root,
@@ -83,9 +84,7 @@ pub(crate) fn route(path: &str) -> Result<Route, Status> {
         ["apis"] => Route::Apis,
         ["apis", group] => Route::Group((*group).to_owned()),
         ["api", version] => Route::GroupVersion { group: String::new(), version: (*version).to_owned() },
-        ["apis", group, version] => {
-            Route::GroupVersion { group: (*group).to_owned(), version: (*version).to_owned() }
-        }
+        ["apis", group, version] => Route::GroupVersion { group: (*group).to_owned(), version: (*version).to_owned() },
         ["api", version, rest @ ..] => target("", version, rest, path),
         ["apis", group, version, rest @ ..] => target(group, version, rest, path),
         _ => Route::Unknown,

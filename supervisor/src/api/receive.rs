@@ -79,7 +79,9 @@ impl FieldValidation {
 /// The media type is unknown, or the body is not what it says.
 pub(crate) fn document(media: &str, body: &[u8], kind: &str) -> Result<json::Document, Status> {
     match media {
-        "application/json" | "" => json::parse(body).map_err(|error| unreadable(kind, body, "json", &error.to_string())),
+        "application/json" | "" => {
+            json::parse(body).map_err(|error| unreadable(kind, body, "json", &error.to_string()))
+        }
         "application/yaml" => from_yaml(body, kind),
         "application/vnd.kubernetes.protobuf" => {
             let value = wire::decode(body).map_err(|error| unreadable(kind, &[], "protobuf", &error.to_string()))?;
@@ -192,10 +194,8 @@ mod tests {
         let body = r#"{"metadata": {"name": "a"}, "spec": {"foo": 1, "hostIPC": true, "hostIPC": true}}"#;
         let texts = ["unknown field \"spec.foo\"", "duplicate field \"spec.hostIPC\""];
         let (refused, _) = decode(body, FieldValidation::Strict);
-        let expected = format!(
-            "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: {}",
-            texts.join(", ")
-        );
+        let expected =
+            format!("Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: {}", texts.join(", "));
         assert_eq!(refused.unwrap_err(), expected);
         let (accepted, warnings) = decode(body, FieldValidation::Warn);
         assert_eq!((accepted.is_ok(), warnings), (true, texts.map(str::to_owned).to_vec()));

@@ -188,11 +188,14 @@ pub(crate) fn warn(headers: &mut HeaderMap, warnings: &[String]) {
         if warnings[..index].contains(text) || size > WARNINGS_MAX {
             continue;
         }
-        let escaped: String = text.chars().flat_map(|c| match c {
-            '"' | '\\' => vec!['\\', c],
-            c if c.is_control() => vec![' '],
-            c => vec![c],
-        }).collect();
+        let escaped: String = text
+            .chars()
+            .flat_map(|c| match c {
+                '"' | '\\' => vec!['\\', c],
+                c if c.is_control() => vec![' '],
+                c => vec![c],
+            })
+            .collect();
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
             headers.append(header::WARNING, value);
         }
@@ -223,7 +226,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_not_acceptable() {
-        for text in ["application/vnd.kubernetes.protobuf", "text/html", "application/json;as=Table;v=v9;g=meta.k8s.io"] {
+        for text in ["application/vnd.kubernetes.protobuf", "text/html", "application/json;as=Table;v=v9;g=meta.k8s.io"]
+        {
             assert_eq!(accept(text).unwrap_err().reason, Reason::NotAcceptable, "{text}");
         }
     }

@@ -197,7 +197,9 @@ impl Status {
             StoreError::NotFound(_) => Self::not_found(resource, name),
             StoreError::Conflict { .. } => Self::modified(resource, name),
             StoreError::OtherUid { expected, found, .. } => Self::other_uid(resource, name, expected, found),
-            StoreError::Gone { asked, oldest } => Self::expired(format!("too old resource version: {asked} ({oldest})")),
+            StoreError::Gone { asked, oldest } => {
+                Self::expired(format!("too old resource version: {asked} ({oldest})"))
+            }
             StoreError::TooLarge { .. } => Self::new(Reason::TooLarge, error.to_string()),
             StoreError::TooMany { .. } => Self::forbidden(resource, name, error),
             StoreError::Io { .. } => Self::internal(error),

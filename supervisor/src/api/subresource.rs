@@ -10,7 +10,7 @@ use super::call::{Call, Verb};
 use super::respond::Content;
 use super::status::{Reason, Status};
 use super::streams::TokenOrder;
-use super::verbs::{self, DeleteOptions, Part};
+use super::verbs::{self, DeleteOptions, Origin, Part};
 use super::{fields, receive};
 use crate::store::{Key, Object};
 
@@ -64,15 +64,16 @@ pub(crate) async fn bind(call: &Call, name: &str, binding: &Value) -> Result<Res
             let message = format!(
                 "Operation cannot be fulfilled on pods/binding {name:?}: pod {name} is already assigned to node {own:?}"
             );
-            return Err(Status::new(Reason::Conflict, message)
-                .with_details(json!({"name": name, "kind": "pods/binding"})));
+            return Err(
+                Status::new(Reason::Conflict, message).with_details(json!({"name": name, "kind": "pods/binding"}))
+            );
         }
         let mut pod = live.clone();
         fields::object(&mut pod, "spec").insert("nodeName".to_owned(), node.as_str().into());
         Ok(pod)
     };
     let inner = as_pod(call, resource, name);
-    verbs::change(&inner, name, Part::Binding, make).await?;
+    verbs::change(&inner, name, Part::Binding, Origin::Update, make).await?;
     Ok(call.reply(StatusCode::CREATED, Content::Value(done())))
 }
 
@@ -129,9 +130,12 @@ async fn token(call: &Call, name: &str, request: Request<Incoming>) -> Result<Re
     let entries = fields::entries(&mut value);
     entries.insert("kind".to_owned(), "TokenRequest".into());
     entries.insert("apiVersion".to_owned(), "authentication.k8s.io/v1".into());
-    entries.insert("metadata".to_owned(), json!({
-        "name": name, "namespace": call.target.space(), "creationTimestamp": fields::time(call.now),
-    }));
+    entries.insert(
+        "metadata".to_owned(),
+        json!({
+            "name": name, "namespace": call.target.space(), "creationTimestamp": fields::time(call.now),
+        }),
+    );
     entries.insert("status".to_owned(), json!({"token": issued.token, "expirationTimestamp": fields::time(expires)}));
     let spec = fields::object(&mut value, "spec");
     spec.insert("expirationSeconds".to_owned(), order.seconds.into());

@@ -5,18 +5,19 @@ use serde_json::{Value, json};
 
 use super::body::Body;
 use super::call::Call;
+use super::fields;
 use super::respond::Content;
 use super::select::Labels;
 use super::status::{Reason, Status};
 use super::streams::{PodUsage, Usage};
-use super::fields;
 use crate::store::Key;
 
 /// Seconds over which usage is averaged, as it is told to clients.
 const WINDOW: &str = "15s";
 
 pub(crate) async fn answer(call: &Call) -> Result<Response<Body>, Status> {
-    let unavailable = || Status::new(Reason::ServiceUnavailable, "the server is currently unable to handle the request");
+    let unavailable =
+        || Status::new(Reason::ServiceUnavailable, "the server is currently unable to handle the request");
     let metrics = call.state.backends.metrics.clone().ok_or_else(unavailable)?;
     let resource = call.target.resource;
     let mut items = match resource.plural {
@@ -27,7 +28,8 @@ pub(crate) async fn answer(call: &Call) -> Result<Response<Body>, Status> {
         let labels = Labels::parse(call.query.get("labelSelector").unwrap_or_default());
         let labels = labels.map_err(|error| Status::bad_request(error.to_string()))?;
         items.retain(|item| labels.matches(item));
-        let list = json!({"kind": resource.list_kind(), "apiVersion": resource.api_version(), "metadata": {}, "items": items});
+        let list =
+            json!({"kind": resource.list_kind(), "apiVersion": resource.api_version(), "metadata": {}, "items": items});
         return Ok(call.reply(StatusCode::OK, Content::Value(list)));
     };
     let found = items.into_iter().find(|item| fields::text(item, &["metadata", "name"]) == name);

@@ -55,7 +55,8 @@ pub fn allows(user: &User, ask: &Ask<'_>) -> bool {
         Ask::Resource { verb: "create", resource, .. } if SELF_REVIEWS.contains(&resource) => true,
         Ask::Resource { verb, resource, subresource, namespace, .. } => {
             // exec, attach, portforward and proxy are got as well.
-            let is_look = LOOKING.contains(&verb) && resource != "secrets" && matches!(subresource, "" | "log" | "status");
+            let is_look =
+                LOOKING.contains(&verb) && resource != "secrets" && matches!(subresource, "" | "log" | "status");
             let is_own = user.account_namespace().is_some_and(|own| own == namespace);
             is_look && (user.is_in(READERS) || is_own)
         }
@@ -75,10 +76,7 @@ pub fn denied(user: &User, ask: &Ask<'_>, resource: Option<&Resource>) -> Status
                 "" => "at the cluster scope".to_owned(),
                 namespace => format!("in the namespace {namespace:?}"),
             };
-            let why = format!(
-                "User {:?} cannot {verb} resource {part:?} in API group {group:?} {place}",
-                user.name
-            );
+            let why = format!("User {:?} cannot {verb} resource {part:?} in API group {group:?} {place}", user.name);
             match resource {
                 Some(resource) => Status::forbidden(resource, name, why),
                 None => Status::new(Reason::Forbidden, format!("{plural} {name:?} is forbidden: {why}")),
@@ -126,7 +124,8 @@ mod tests {
             let got = [&master, &reader, &robot, &nobody].map(|user| allows(user, &ask(line)));
             assert_eq!(got, expected, "{line}");
         }
-        for (path, expected) in [("/version", true), ("/openapi/v2", true), ("/metrics", false), ("/apiserver", false)] {
+        for (path, expected) in [("/version", true), ("/openapi/v2", true), ("/metrics", false), ("/apiserver", false)]
+        {
             assert_eq!(allows(&nobody, &Ask::Path { verb: "get", path }), expected, "{path}");
         }
     }

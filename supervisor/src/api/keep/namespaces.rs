@@ -65,7 +65,7 @@ async fn look(state: &State, namespace: &Object) {
 }
 
 /// The account `default`, and the CA's certificate.
-async fn furnish(state: &State, name: &str) -> Result<(), StoreError> {
+pub(crate) async fn furnish(state: &State, name: &str) -> Result<(), StoreError> {
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
     });
@@ -105,7 +105,8 @@ async fn end(state: &State, name: &str) -> Result<(), StoreError> {
     if let Some(finalizers) = spec.get_mut("finalizers").and_then(serde_json::Value::as_array_mut) {
         finalizers.retain(|finalizer| finalizer != "kubernetes");
     }
-    let is_free = !fields::is_filled(&value, &["spec", "finalizers"]) && !fields::is_filled(&value, &["metadata", "finalizers"]);
+    let is_free =
+        !fields::is_filled(&value, &["spec", "finalizers"]) && !fields::is_filled(&value, &["metadata", "finalizers"]);
     if !is_free {
         return Ok(());
     }

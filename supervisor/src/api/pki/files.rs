@@ -40,8 +40,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
         Ok(()) | Err(_) => {}
     }
     let mut options = OpenOptions::new();
-    let mut file =
-        options.write(true).create_new(true).mode(FILE_MODE).open(&new).map_err(failed("create", &new))?;
+    let mut file = options.write(true).create_new(true).mode(FILE_MODE).open(&new).map_err(failed("create", &new))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
     fs::rename(&new, path).map_err(failed("rename", &new))
 }

@@ -37,11 +37,8 @@ pub(super) fn authority(dir: &Path, now: Timestamp) -> Result<Authority, PkiErro
         None => {
             let mut params = params("monopod-ca", now, CA_DAYS);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![
-                KeyUsagePurpose::DigitalSignature,
-                KeyUsagePurpose::KeyCertSign,
-                KeyUsagePurpose::CrlSign,
-            ];
+            params.key_usages =
+                vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             let key = KeyPair::generate().map_err(|cause| PkiError::Sign { subject, cause })?;
             let certificate = params.self_signed(&key).map_err(|cause| PkiError::Sign { subject, cause })?;
             store(dir, "ca", Pair { certificate: certificate.pem(), key: key.serialize_pem() })?

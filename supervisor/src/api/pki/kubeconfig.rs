@@ -12,7 +12,6 @@ use super::{PkiError, files};
 /// Cluster, user and context in it.
 const NAME: &str = "monopod";
 
-
 pub(super) fn write(path: &Path, server: &str, ca: &str, admin: &Pair) -> Result<(), PkiError> {
     let config = json!({
         "apiVersion": "v1",

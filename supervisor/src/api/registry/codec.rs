@@ -15,9 +15,8 @@ pub(super) type Codec = fn(&Value) -> Result<Value, Vec<Problem>>;
 /// The codec of a type.
 pub(super) fn of<T: Kind + DeserializeOwned + Serialize>(value: &Value) -> Result<Value, Vec<Problem>> {
     let object: T = typed::decode(value)?;
-    let failed = |error: serde_json::Error| {
-        vec![Problem::Mismatch { path: FieldPath::default(), message: error.to_string() }]
-    };
+    let failed =
+        |error: serde_json::Error| vec![Problem::Mismatch { path: FieldPath::default(), message: error.to_string() }];
     serde_json::to_value(&object).map_err(failed)
 }
 

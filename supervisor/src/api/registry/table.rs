@@ -170,12 +170,19 @@ pub static RESOURCES: &[Resource] = &[
         codec: of::<api::core::v1::Service>,
         ..core("Service", "services")
     },
-    Resource { singular: "controllerrevision", categories: NONE, ..workload("apps", "ControllerRevision", "controllerrevisions", NONE) },
+    Resource {
+        singular: "controllerrevision",
+        categories: NONE,
+        ..workload("apps", "ControllerRevision", "controllerrevisions", NONE)
+    },
     Resource { singular: "daemonset", ..workload("apps", "DaemonSet", "daemonsets", &["ds"]) },
     Resource { singular: "deployment", ..workload("apps", "Deployment", "deployments", &["deploy"]) },
     Resource { singular: "replicaset", ..workload("apps", "ReplicaSet", "replicasets", &["rs"]) },
     Resource { singular: "statefulset", ..workload("apps", "StatefulSet", "statefulsets", &["sts"]) },
-    Resource { singular: "selfsubjectreview", ..review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews") },
+    Resource {
+        singular: "selfsubjectreview",
+        ..review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews")
+    },
     Resource { singular: "tokenreview", ..review("authentication.k8s.io", "TokenReview", "tokenreviews") },
     Resource {
         singular: "localsubjectaccessreview",

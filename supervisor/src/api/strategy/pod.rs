@@ -64,7 +64,8 @@ fn admit(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
 /// VA14, VO32
 fn service_account(call: &Call, name: &str, spec: &mut PodSpec) -> Result<(), Status> {
     let namespace = call.target.space();
-    let wanted = [&spec.service_account_name, &spec.service_account].into_iter().flatten().find(|name| !name.is_empty());
+    let wanted =
+        [&spec.service_account_name, &spec.service_account].into_iter().flatten().find(|name| !name.is_empty());
     let wanted = wanted.map_or("default", String::as_str);
     let stored = call.state.store.get(&Key::new("serviceaccounts", namespace, wanted));
     let account: Option<ServiceAccount> = stored.and_then(|object| object.read().ok());
@@ -92,7 +93,10 @@ fn overhead(call: &Call, name: &str, spec: &mut PodSpec) -> Result<(), Status> {
     for (key, value) in scheduling.node_selector.into_iter().flatten() {
         let selector = spec.node_selector.get_or_insert_default();
         if selector.get(&key).is_some_and(|own| *own != value) {
-            let why = format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {}", selector[&key]);
+            let why = format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {}",
+                selector[&key]
+            );
             return Err(forbidden(call, name, why));
         }
         selector.insert(key, value);
@@ -224,7 +228,8 @@ fn resize(call: &Call, name: &str, before: &Pod, pod: &Pod) -> Result<(), Status
 /// What a change must touch for the Pod Security Standards to look again.
 fn images(pod: &Pod) -> Vec<(String, Option<String>)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let plain = spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| (c.name.clone(), c.image.clone()));
+    let plain =
+        spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| (c.name.clone(), c.image.clone()));
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| (c.name.clone(), c.image.clone()));
     plain.chain(ephemeral).collect()
 }

@@ -54,7 +54,8 @@ pub(super) fn check(call: &Call, name: &str, pod: &Pod) -> Result<(), Status> {
 
 fn within(item: &LimitRangeItem, container: &Container) -> Result<(), String> {
     let resources = container.resources.clone().unwrap_or_default();
-    let of = |list: &Option<BTreeMap<String, Quantity>>, name: &str| list.as_ref().and_then(|list| list.get(name).cloned());
+    let of =
+        |list: &Option<BTreeMap<String, Quantity>>, name: &str| list.as_ref().and_then(|list| list.get(name).cloned());
     for (name, bound) in item.max.iter().flatten() {
         match of(&resources.limits, name) {
             None => return Err(format!("maximum {name} usage per Container is {}.  No limit is specified", bound.0)),

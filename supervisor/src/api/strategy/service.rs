@@ -110,7 +110,8 @@ fn keep_ports(before: &ServiceSpec, spec: &mut ServiceSpec) {
     }
     for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or_default() == 0) {
         let same = |old: &&k8s_openapi::api::core::v1::ServicePort| {
-            old.port == port.port && old.protocol.as_deref().unwrap_or("TCP") == port.protocol.as_deref().unwrap_or("TCP")
+            old.port == port.port
+                && old.protocol.as_deref().unwrap_or("TCP") == port.protocol.as_deref().unwrap_or("TCP")
         };
         port.node_port = before.ports.iter().flatten().find(same).and_then(|old| old.node_port);
     }
@@ -135,9 +136,7 @@ fn address(call: &Call, name: &str, spec: &mut ServiceSpec, taken: &Taken) -> Re
     let given = spec.cluster_ip.clone().unwrap_or_default();
     let address = match given.as_str() {
         "None" => given,
-        "" => free(call, taken).ok_or_else(|| {
-            Status::internal("failed to allocate a serviceIP: range is full")
-        })?,
+        "" => free(call, taken).ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?,
         text => {
             check_given(call, name, text, taken)?;
             given
@@ -158,7 +157,9 @@ fn check_given(call: &Call, name: &str, text: &str, taken: &Taken) -> Result<(),
     let why = match text.parse::<Ipv4Addr>() {
         Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned(),
         Ok(address) if !range.contains(&address) => {
-            format!("failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs is {range}")
+            format!(
+                "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs is {range}"
+            )
         }
         Ok(address) if taken.addresses.contains(&address) => {
             format!("failed to allocate IP {text}: provided IP is already allocated")
@@ -192,13 +193,16 @@ fn ports(call: &Call, name: &str, spec: &mut ServiceSpec, mut taken: Taken) -> R
     let resource = call.target.resource;
     for (index, port) in spec.ports.iter_mut().flatten().enumerate() {
         let field = format!("spec.ports[{index}].nodePort");
-        let invalid = |value: i32, why: &str| {
-            one_error(resource, name, &field, ErrorKind::Invalid { value: value.into() }, why)
-        };
+        let invalid =
+            |value: i32, why: &str| one_error(resource, name, &field, ErrorKind::Invalid { value: value.into() }, why);
         let chosen = match port.node_port.unwrap_or_default() {
             0 => free_port(&taken).ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?,
             given if !NODE_PORTS.contains(&given) => {
-                let why = format!("provided port is not in the valid range. The range of valid ports is {}-{}", NODE_PORTS.start(), NODE_PORTS.end());
+                let why = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    NODE_PORTS.start(),
+                    NODE_PORTS.end()
+                );
                 return Err(invalid(given, &why));
             }
             given if taken.ports.contains(&given) => return Err(invalid(given, "provided port is already allocated")),

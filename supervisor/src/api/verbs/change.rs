@@ -50,7 +50,7 @@ impl Part {
         }
     }
 
-    /// The name of the subresource; empty for the object itself.
+    /// The name of the subresource, by which changes are remembered; empty for the object itself.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Main => "",
@@ -61,6 +61,15 @@ impl Part {
             Self::Binding => "binding",
         }
     }
+}
+
+/// How the fields that a request sets come to be owned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Who changes a field owns it.
+    Update,
+    /// The owners are settled already.
+    Apply,
 }
 
 fn part(call: &Call) -> Result<Part, Status> {
@@ -81,7 +90,7 @@ pub(crate) async fn update(call: &Call, request: Request<Incoming>) -> Result<Re
         };
         return Err(Status::bad_request(message));
     }
-    let changed = change(call, &name, part, |_| Ok(value.clone())).await?;
+    let changed = change(call, &name, part, Origin::Update, |_| Ok(value.clone())).await?;
     Ok(call.reply(StatusCode::OK, content(call, &changed)))
 }
 
@@ -94,7 +103,8 @@ pub(crate) async fn patch(call: &Call, request: Request<Incoming>) -> Result<Res
         return shape::apply(call, &name, part, &body).await;
     }
     let kind = Kind::of(&media)?;
-    let patch = json::parse(&body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
+    let patch =
+        json::parse(&body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
     let resource = call.target.resource.qualified();
     let make = |live: &Value| {
         let patched = match kind {
@@ -102,10 +112,10 @@ pub(crate) async fn patch(call: &Call, request: Request<Incoming>) -> Result<Res
             Kind::Merge => patches::merge_patch(live, &patch),
             Kind::Strategic => patches::strategic(&resource, live, &patch),
         };
-        let value = patched.map_err(|error| shape::refused(call, &name, &error))?;
+        let value = patched.map_err(|error| shape::refused(&error))?;
         decoded(call, json::Document { value, duplicates: Vec::new() })
     };
-    let changed = change(call, &name, part, make).await?;
+    let changed = change(call, &name, part, Origin::Update, make).await?;
     Ok(call.reply(StatusCode::OK, content(call, &changed)))
 }
 
@@ -130,7 +140,7 @@ impl Kind {
     }
 }
 
-fn content(call: &Call, text: &Arc<str>) -> Content {
+pub(crate) fn content(call: &Call, text: &Arc<str>) -> Content {
     let is_plain = call.accept.form == Form::Plain && call.target.resource.class == Class::Stored;
     if is_plain {
         return Content::Text(Arc::clone(text));
@@ -147,6 +157,7 @@ pub(crate) async fn change(
     call: &Call,
     name: &str,
     part: Part,
+    origin: Origin,
     make: impl Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Arc<str>, Status> {
     let resource = call.target.resource;
@@ -159,7 +170,7 @@ pub(crate) async fn change(
             new = event_view::inward(&new);
         }
         check_identity(call, name, &live, &old, &new)?;
-        let new = prepare(call, part, &old, new)?;
+        let new = prepare(call, part, origin, &old, new)?;
         if is_same(&old, &new) {
             return Ok(live.text);
         }
@@ -198,22 +209,29 @@ fn check_identity(call: &Call, name: &str, live: &Object, old: &Value, new: &Val
 }
 
 /// The new object with what a client may not change as it was; admitted and valid.
-fn prepare(call: &Call, part: Part, old: &Value, mut new: Value) -> Result<Value, Status> {
+fn prepare(call: &Call, part: Part, origin: Origin, old: &Value, mut new: Value) -> Result<Value, Status> {
     let metadata = fields::metadata(&mut new);
     let before = &old["metadata"];
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"]
-    {
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+    ] {
         fields::copy(before, metadata, key);
-    }
-    if !metadata.contains_key("managedFields") {
-        fields::copy(before, metadata, "managedFields");
     }
     check_finalizers(call, old, &new)?;
     keep_other_parts(call, part, old, &mut new);
     let mut new = strategy::update(call, part, old, new)?;
     count_generation(call, old, &mut new);
-    shape::own(call, Some((old, part)), &mut new);
-    Ok(new)
+    match origin {
+        Origin::Update => shape::own(call, part, Some(old), new),
+        Origin::Apply => Ok(new),
+    }
 }
 
 /// UP10: `status` and the rest are changed apart.
@@ -245,7 +263,8 @@ fn check_finalizers(call: &Call, old: &Value, new: &Value) -> Result<(), Status>
         return Ok(());
     }
     let names: Vec<&str> = added.iter().filter_map(Value::as_str).collect();
-    let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
+    let detail =
+        format!("no new finalizers can be added if the object is being deleted, found new finalizers {names:?}");
     Err(strategy::forbidden_field(call.target.resource, old, "metadata.finalizers", &detail))
 }
 

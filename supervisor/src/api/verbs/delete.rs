@@ -38,7 +38,11 @@ impl DeleteOptions {
     /// The body is no `DeleteOptions`.
     pub(crate) fn of(call: &Call, body: &Value) -> Result<Self, Status> {
         let number = |value: &Value| {
-            let bad = || Status::bad_request("json: cannot unmarshal into Go struct field DeleteOptions.gracePeriodSeconds of type int64");
+            let bad = || {
+                Status::bad_request(
+                    "json: cannot unmarshal into Go struct field DeleteOptions.gracePeriodSeconds of type int64",
+                )
+            };
             value.as_i64().ok_or_else(bad)
         };
         let text = |path: &[&str]| Some(fields::text(body, path).to_owned()).filter(|text| !text.is_empty());
@@ -53,7 +57,12 @@ impl DeleteOptions {
                 other => return Err(bad_dry_run(other)),
             }
         }
-        Ok(Self { grace, uid: text(&["preconditions", "uid"]), version: text(&["preconditions", "resourceVersion"]), is_dry })
+        Ok(Self {
+            grace,
+            uid: text(&["preconditions", "uid"]),
+            version: text(&["preconditions", "resourceVersion"]),
+            is_dry,
+        })
     }
 }
 
@@ -75,7 +84,13 @@ pub(crate) async fn delete(call: &Call, request: Request<Incoming>) -> Result<Re
     // Some kinds answer themselves, the others that they are gone.
     let answers_itself = matches!(
         call.target.resource.plural,
-        "pods" | "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates" | "resourcequotas"
+        "pods"
+            | "services"
+            | "serviceaccounts"
+            | "persistentvolumes"
+            | "persistentvolumeclaims"
+            | "podtemplates"
+            | "resourcequotas"
     );
     let content = match removed {
         Removed::Gone(_) if !answers_itself => {

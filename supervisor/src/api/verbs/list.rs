@@ -184,7 +184,8 @@ impl Continue {
 
     fn parse(text: &str) -> Result<Self, Status> {
         let read = || {
-            let token: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?).ok()?;
+            let token: Value =
+                serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?).ok()?;
             Some(Self {
                 version: Version(token["rv"].as_u64()?),
                 namespace: token["start"][0].as_str()?.to_owned(),

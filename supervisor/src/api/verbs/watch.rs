@@ -83,7 +83,8 @@ fn begin(call: &Call, selection: &Selection) -> Result<(Option<Start>, Result<Wa
     let asked = version(call)?;
     let initial = call.query.get("sendInitialEvents").map(|_| call.query.flag("sendInitialEvents"));
     if initial == Some(true) && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-        let what = "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        let what =
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         return Err(Status::new(
             super::super::status::Reason::Invalid,
             format!("ListOptions.meta.k8s.io \"\" is invalid: {what}"),
@@ -174,7 +175,11 @@ impl Feeder {
         let kind = match event.kind {
             WatchEventKind::Added if is_in => "ADDED",
             WatchEventKind::Modified if is_in => {
-                if was_in() { "MODIFIED" } else { "ADDED" }
+                if was_in() {
+                    "MODIFIED"
+                } else {
+                    "ADDED"
+                }
             }
             WatchEventKind::Modified if was_in() => "DELETED",
             WatchEventKind::Deleted if is_in || was_in() => "DELETED",

@@ -185,7 +185,9 @@ fn message(name: &str, mut rest: &[u8], depth: usize) -> Result<Map<String, Valu
             }
             Some(_) | None => {
                 let value = value(spec, item, depth)?;
-                object.extend(value.filter(|value| spec.mark == Some('?') || counts(value)).map(|v| (spec.name.to_owned(), v)));
+                object.extend(
+                    value.filter(|value| spec.mark == Some('?') || counts(value)).map(|v| (spec.name.to_owned(), v)),
+                );
             }
         }
     }
@@ -325,7 +327,8 @@ mod tests {
         let metadata = [bytes(1, b"cm"), bytes(2, b""), bytes(8, b"")].concat();
         let entry = [bytes(1, b"key"), bytes(2, b"value")].concat();
         let raw = [bytes(1, &metadata), bytes(2, &entry)].concat();
-        let expected = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm"}, "data": {"key": "value"}});
+        let expected =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm"}, "data": {"key": "value"}});
         assert_eq!(decode(&envelope("v1", "ConfigMap", &raw)).unwrap(), expected);
     }
 
