@@ -274,7 +274,7 @@ fn server_side_apply_makes_changes_and_finds_conflicts() {
         api.send("PATCH", &query, &[("Content-Type", "application/apply-patch+yaml")], body)
     };
     assert_eq!(apply("one", "x", "").code, 201);
-    assert_eq!(apply("one", "y", "").body["data"]["a"], "y");
+    assert_eq!(apply("one", "w", "").body["data"]["a"], "w");
     let conflict = apply("two", "z", "");
     assert_eq!(
         (conflict.code, conflict.message()),
