@@ -253,6 +253,7 @@ impl Verb {
             Method::GET if is_one && !target.is_watch => Self::Get,
             Method::GET if target.is_watch || query.flag("watch") => Self::Watch,
             Method::GET => Self::List,
+            Method::POST if is_one && target.subresource.is_none() => return Err(Status::method_not_allowed()),
             Method::POST => Self::Create,
             Method::PUT => Self::Update,
             Method::PATCH => Self::Patch,
