@@ -10,8 +10,6 @@ pub const OPERATIONS_MAX: usize = 10_000;
 /// Bytes that an object may have after a patch: `copy` doubles its source with every operation, and 10,000 of them fit
 /// into a small request.
 pub const RESULT_MAX: usize = 3 * 1024 * 1024;
-/// How deep a patch may be nested: as deep as the parser of requests reads.
-pub const DEPTH_MAX: usize = 128;
 
 /// Applies a JSON patch.
 ///

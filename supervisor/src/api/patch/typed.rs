@@ -247,12 +247,10 @@ pub(super) fn remove(node: Node, value: &Value, gone: &Set) -> Option<Value> {
     if kept.is_empty() {
         return None;
     }
-    Some(match value {
-        Value::Object(fields) => {
-            let is_kept = |name: &str| kept.iter().find(|(element, _)| *element == Element::field(name));
-            let rest = fields.keys().filter_map(|name| is_kept(name).map(|(_, value)| (name.clone(), value.clone())));
-            Value::Object(rest.collect())
-        }
-        _ => Value::Array(kept.into_iter().map(|(_, value)| value).collect()),
-    })
+    let Value::Object(fields) = value else {
+        return Some(Value::Array(kept.into_iter().map(|(_, value)| value).collect()));
+    };
+    let is_kept = |name: &str| kept.iter().find(|(element, _)| *element == Element::field(name));
+    let rest = fields.keys().filter_map(|name| is_kept(name).map(|(_, value)| (name.clone(), value.clone())));
+    Some(Value::Object(rest.collect()))
 }
