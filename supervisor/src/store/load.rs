@@ -83,8 +83,9 @@ impl Loader<'_> {
         Ok(())
     }
 
+    /// That it is empty has to be on the disk first: what was removed from it must not come back with it.
     fn removed(&self, directory: &Path) -> bool {
-        self.disk.remove_directory(directory).is_ok()
+        self.disk.sync_directory(directory).and_then(|()| self.disk.remove_directory(directory)).is_ok()
     }
 
     fn file(&mut self, path: &Path) -> Result<(), StoreError> {

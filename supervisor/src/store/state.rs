@@ -195,8 +195,18 @@ struct Accepted {
 pub(super) struct Outcome {
     pub(super) error: Option<StoreError>,
     pub(super) files: Files,
-    /// It failed, and its files may say something else than what is committed.
-    pub(super) suspect: bool,
+    pub(super) trust: Trust,
+}
+
+/// Whether an object's files say what counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// They do: all went well, or what had begun was taken back.
+    Good,
+    /// As much as before: nothing was done to them.
+    AsBefore,
+    /// Perhaps not: something failed on the way, and then again on the way back.
+    None,
 }
 
 /// What came of a [`Batch`].
@@ -290,7 +300,7 @@ impl State {
         if !batch.accepted.is_empty() {
             self.add_suspects(&mut batch);
         }
-        batch.reserve = self.reservation();
+        batch.reserve = self.reservation(batch.accepted.is_empty());
         (!batch.writes.is_empty() || batch.reserve.is_some()).then_some(batch)
     }
 
@@ -357,9 +367,10 @@ impl State {
         }
     }
 
-    fn reservation(&mut self) -> Option<Reserve> {
-        let needed = self.assigned > self.reserved;
-        let wanted = needed || mem::take(&mut self.top_up);
+    fn reservation(&mut self, idle: bool) -> Option<Reserve> {
+        // What failed may have taken versions above what is reserved: that alone is no reason to try again.
+        let needed = !idle && self.assigned > self.reserved;
+        let wanted = mem::take(&mut self.top_up) || needed;
         wanted.then_some(Reserve { version: Version(self.assigned + VERSION_BLOCK), needed })
     }
 
@@ -411,10 +422,10 @@ impl State {
         if let Some(stored) = self.objects.get_mut(&key) {
             stored.files = outcome.files;
         }
-        if outcome.suspect {
-            self.suspects.insert(key, outcome.files);
-        } else {
-            self.suspects.remove(&key);
+        match outcome.trust {
+            Trust::Good => drop(self.suspects.remove(&key)),
+            Trust::AsBefore => {}
+            Trust::None => drop(self.suspects.insert(key, outcome.files)),
         }
     }
 
