@@ -228,12 +228,21 @@ impl State {
             Err(error) if is_full(&error) => loaded.version,
             Err(error) => return Err(error),
         };
-        let mut state = Self::new(loaded, writer);
+        let mut state = Self::new(loaded);
         state.reserved = reserved.0;
+        state.strengthen(writer);
         Ok((state, damaged))
     }
 
-    fn new(loaded: Loaded, writer: Writer) -> Self {
+    /// Brings to the disk what should be there and is not. What can't be is tried again with each batch.
+    fn strengthen(&mut self, mut writer: Writer) {
+        let mut batch = Batch::default();
+        self.add_suspects(&mut batch);
+        let written = writer.write(&batch);
+        self.finish(batch, writer, written);
+    }
+
+    fn new(loaded: Loaded) -> Self {
         let Loaded { stored, version, fresh, weak, .. } = loaded;
         let mut totals = Totals::default();
         stored.iter().for_each(|stored| totals.add(&stored.object));
@@ -250,7 +259,7 @@ impl State {
             queue: VecDeque::new(),
             suspects,
             feed: Feed::new(if fresh { Version(0) } else { version }),
-            writer: Some(writer),
+            writer: None,
             thread: None,
             thread_runs: false,
             closed: false,

@@ -114,7 +114,8 @@ impl Writer {
         let Some(target) = &step.write.target else { return Ok(()) };
         self.make_directories(&step.write.key)?;
         let temporary = file::temporary(&step.path());
-        step.content = Some(self.disk.write(&temporary, &file::encode_object(target))?);
+        let over_main = step.place != Place::Main && step.files.has(Place::Main);
+        step.content = Some(self.disk.write(&temporary, &file::encode_object(target, over_main))?);
         Ok(())
     }
 

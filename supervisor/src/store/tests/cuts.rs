@@ -62,36 +62,25 @@ impl Ledger {
     }
 
     /// What a new life knows of the one before.
-    fn next(&self, state: &State, position: usize, end: End) -> Self {
+    fn next(&self, state: &State, position: usize) -> Self {
         let mut pasts = BTreeMap::new();
         for key in self.pasts.keys() {
             let stored = state.objects.get(key);
-            let mut states = self.allowed(key, position, end);
+            let mut states = self.allowed(key, position, End::Cut);
             let text = stored.map(|stored| stored.object.text.to_string());
             let found = states.iter().rposition(|past| past.text == text).unwrap();
-            // What only late files say may be lost again; what a main file says, or nobody, may not.
-            let is_late = stored.is_some_and(|stored| stored.files.has(Place::Late0) || stored.files.has(Place::Late1));
             states.truncate(found + 1);
-            for past in &mut states {
-                (past.asked, past.told) = (0, 0);
-            }
-            if is_late {
-                states.first_mut().unwrap().durability = Durability::Disk;
-                states.last_mut().unwrap().durability = Durability::Kernel;
-                if states.len() == 1 {
-                    states.insert(0, self.durable_before(key, position));
-                }
-            } else {
+            // What only late files say may be lost again; what a main file says, or nobody, may not.
+            if !stored.is_some_and(|stored| stored.files.has(Place::Late0) || stored.files.has(Place::Late1)) {
                 states.drain(..found);
-                states[0].durability = Durability::Disk;
+            }
+            for (index, past) in states.iter_mut().enumerate() {
+                past.durability = if index == 0 { Durability::Disk } else { Durability::Kernel };
+                (past.asked, past.told) = (0, 0);
             }
             pasts.insert(key.clone(), states);
         }
         Self { pasts, seen: vec![(0, state.version)] }
-    }
-
-    fn durable_before(&self, key: &Key, position: usize) -> Past {
-        self.allowed(key, position, End::Cut).remove(0)
     }
 }
 
@@ -242,7 +231,7 @@ fn no_power_cut_and_no_kill_loses_what_was_acknowledged() {
                 false => (End::Cut, disk.cut_at(position, &mut random)),
             };
             let state = check(&left.copy(), &ledger, position, end);
-            let next = ledger.next(&state, position, end);
+            let next = ledger.next(&state, position);
             last = Last { ledger: std::mem::replace(&mut ledger, next), position, end };
             disk = left;
         }

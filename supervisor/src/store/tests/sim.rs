@@ -256,7 +256,8 @@ fn settle_contents(image: &mut Image, base: &Image, ops: &[Op], random: &mut Ran
         match op {
             Op::Content(file, bytes) => drop(newest.insert(*file, bytes.clone())),
             Op::SyncContent(file) => drop(safe.insert(*file, newest[file].clone())),
-            _ => {}
+            Op::MakeDirectory(_) | Op::Create(..) | Op::Rename(..) => {}
+            Op::Remove(_) | Op::RemoveDirectory(_) | Op::SyncDirectory(_) => {}
         }
     }
     let files: Vec<_> = image.tree.values().copied().collect();
