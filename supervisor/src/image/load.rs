@@ -313,8 +313,7 @@ impl Loader<'_> {
         let total = layer.size;
         let mut tell = |bytes| progress(Progress::Unpack { number, count, bytes, total });
         tell(0);
-        let place =
-            Place { store: self.store, program: self.unpacker, directory, digest: &layer.digest, number, count };
+        let place = Place { work: self.work, program: self.unpacker, directory, digest: &layer.digest, number, count };
         let (diff_id, skipped) = place.unpack(file.as_fd(), &mut tell)?;
         self.skipped.extend(skipped);
         Ok(diff_id)
@@ -323,7 +322,7 @@ impl Loader<'_> {
 
 /// Where a layer is unpacked, and what it is called in errors.
 pub(super) struct Place<'a> {
-    pub(super) store: &'a Store,
+    pub(super) work: &'a Work<'a>,
     /// The program that is run as the unpacker.
     pub(super) program: BorrowedFd<'a>,
     /// Becomes the layer's directory in the store.
@@ -351,8 +350,8 @@ impl Place<'_> {
             program: self.program,
             layer: stored,
             target: target.as_fd(),
-            lock: self.store.lock_file().as_fd(),
-            limits: self.store.limits(),
+            lock: self.work.lock_file().as_fd(),
+            limits: self.work.store.limits(),
         };
         let (number, count, digest) = (self.number, self.count, self.digest.clone());
         let unpacked =

@@ -4,15 +4,19 @@
 //! machine ([`reference`], [`digest`], [`document`], [`tar`], [`pax`]); layers are applied by a process that can reach nothing but
 //! its target directory ([`unpack`]); [`store`] makes visible only what was verified (D25).
 
+mod access;
 pub mod archive;
 pub mod digest;
 pub mod document;
+pub mod gc;
+mod holds;
 pub mod limits;
 pub mod load;
 pub mod pax;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod save;
 pub mod store;
 pub mod tar;
 pub mod tree;

@@ -271,6 +271,8 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
     let image = images::stored(&context.settings.images, &name)
         .map_err(|_| failure(StartFailureKind::Create, format!("image {name} is gone from the store")))?;
     let id = ContainerId::random();
+    images::hold(context, &image, &sandbox, &id)
+        .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let facts = context.facts();
     let resources =
         resources::container(container).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
@@ -373,6 +375,7 @@ async fn start_container(context: &Context, instance: Instance) -> Result<crate:
 async fn remove_container(context: &Context, instance: Instance) -> Result<(), EngineError> {
     if let Some(known) = context.known(instance) {
         context.engine.remove_container(&known.sandbox, &known.id).await?;
+        images::release(context, &known.id);
         context.forget(instance);
     }
     Ok(())
@@ -390,6 +393,7 @@ async fn remove_pod(context: &Context) -> Result<(), EngineError> {
     for sandbox in context.all_sandboxes() {
         for container in context.engine.containers(&sandbox) {
             context.engine.remove_container(&sandbox, &container.id).await?;
+            images::release(context, &container.id);
         }
         context.engine.remove_sandbox(&sandbox).await?;
     }

@@ -6,10 +6,12 @@ use k8s_openapi::api::core::v1::Secret as ApiSecret;
 use tokio::sync::Semaphore;
 
 use super::context::Context;
+use crate::engine::id::{ContainerId, SandboxId};
 use crate::image::pull::Request;
 use crate::image::pull::worker::{self, Kind, Refused};
 use crate::image::registry::Secret;
 use crate::image::registry::config::PullSecret;
+use crate::image::store::StoreError;
 use crate::image::{Image, Reference, Store};
 use crate::pod::event::{ImageFailure, ImageReady, PullReport};
 use crate::pod::spec::{PullPolicy, Signal};
@@ -26,7 +28,11 @@ pub(super) async fn ensure(
     pull_started: &dyn Fn(),
 ) -> Result<ImageReady, ImageFailure> {
     let store = &context.settings.images;
-    match (find(store, name)?, policy) {
+    let reference: Reference = name.parse().map_err(|_| ImageFailure::InvalidName)?;
+    let secrets = secrets(context);
+    // What another pod's secret brought here is not there for this pod (IP4).
+    let present = find(store, name)?.filter(|image| store.allows(image, &reference, &secrets));
+    match (present, policy) {
         (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(ready(&image, None)),
         (None, PullPolicy::Never) => return Err(ImageFailure::NeverPull),
         (Some(_) | None, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => {}
@@ -34,7 +40,7 @@ pub(super) async fn ensure(
     pull_started();
     let asked = Instant::now();
     let _turn = PULLS.acquire().await;
-    let request = Request { name: name.to_owned(), secrets: secrets(context) };
+    let request = Request { name: name.to_owned(), secrets };
     let mut tell = |progress| store.tell(name, progress);
     let pulled = worker::run(store.root(), &request, &mut tell).await.map_err(failure)?;
     let image = stored(store, name)?;
@@ -60,6 +66,24 @@ fn failure(refused: Refused) -> ImageFailure {
 /// An image that must be there.
 pub(super) fn stored(store: &Store, name: &str) -> Result<Image, ImageFailure> {
     find(store, name)?.ok_or_else(|| ImageFailure::Inspect("it is gone from the image store".to_owned()))
+}
+
+/// Keeps a container's image as long as the container has a record, whoever dies.
+pub(super) fn hold(
+    context: &Context,
+    image: &Image,
+    sandbox: &SandboxId,
+    container: &ContainerId,
+) -> Result<(), StoreError> {
+    let record = context.engine.dirs().container(sandbox, container);
+    context.settings.images.hold(container.as_str(), image, &record)
+}
+
+/// Ends a hold. One that cannot be ended ends with the container's record.
+pub(super) fn release(context: &Context, container: &ContainerId) {
+    if let Err(error) = context.settings.images.release(container.as_str()) {
+        tracing::debug!("release the image of {container}: {error}");
+    }
 }
 
 /// Looks in the store alone.

@@ -89,7 +89,7 @@ impl Puller<'_> {
         // A smaller one is slower and nothing else.
         fcntl_setpipe_size(&to, PIPE_BYTES).unwrap_or_default();
         let place = Place {
-            store: self.store,
+            work: self.work,
             program: self.unpacker.as_fd(),
             directory: &directory,
             digest,

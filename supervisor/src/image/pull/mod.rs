@@ -132,7 +132,7 @@ pub fn pull(
         tell,
         state: Mutex::default(),
     };
-    let mut pulled = puller.run(&reference)?;
+    let mut pulled = puller.run(&reference, &plan.sources)?;
     let state = puller.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     pulled.rights = state.credential.and_then(|number| plan.sources.get(number).cloned());
     pulled.fetched = state.fetched;
@@ -192,7 +192,7 @@ struct Chosen {
 }
 
 impl Puller<'_> {
-    fn run(&self, reference: &Reference) -> Result<Pulled, PullError> {
+    fn run(&self, reference: &Reference, sources: &[Source]) -> Result<Pulled, PullError> {
         let chosen = self.choose(reference)?;
         let name = chosen.descriptor.digest().to_string();
         let limits = self.store.limits();
@@ -207,7 +207,10 @@ impl Puller<'_> {
         let finished = std::mem::take(&mut self.state().finished);
         self.work.publish(&finished)?;
         let reference = reference.decided();
+        let rights = self.state().credential.and_then(|number| sources.get(number));
+        self.store.remember(&manifest.config.digest, &reference, rights)?;
         self.store.name(&chosen.descriptor, std::slice::from_ref(&reference), &chosen.origin)?;
+        self.store.holds().touch(&own_digest(&chosen.descriptor)?)?;
         let blobs = manifest.layers.iter().chain([&manifest.config]);
         Ok(Pulled {
             id: manifest.config.digest.clone(),
@@ -342,6 +345,10 @@ impl Puller<'_> {
         }
         Ok(())
     }
+}
+
+fn own_digest(descriptor: &Descriptor) -> Result<Digest, LoadError> {
+    Ok(Blob::try_from(descriptor).map_err(document_error("descriptor"))?.digest)
 }
 
 /// Bytes that are free for us on a directory's file system.

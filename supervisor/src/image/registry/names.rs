@@ -1,13 +1,12 @@
 //! Names to addresses without the C library, whose static form has no name service switch.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::Resolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
-use hickory_resolver::{Hosts, Resolver};
 
 /// Wait for one answer of a name server (resolv.conf(5) `timeout`).
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,6 +18,8 @@ const MAX_ADDRESSES: usize = 16;
 /// The resolver of this machine: `/etc/hosts`, then the name servers of `/etc/resolv.conf` with its search domains.
 pub(super) struct Names {
     resolver: Resolver<TokioRuntimeProvider>,
+    /// Asked first and by us: the library would ask a server for the kind of address that a line in the file lacks.
+    hosts: String,
 }
 
 impl Names {
@@ -35,11 +36,8 @@ impl Names {
         let config = ResolverConfig::from_parts(None, search, servers);
         let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
         set_options(builder.options_mut(), &resolv.options);
-        let mut resolver = builder.build().map_err(|error| error.to_string())?;
-        let mut table = Hosts::default();
-        table.read_hosts_conf(hosts.as_bytes()).map_err(|error| format!("/etc/hosts: {error}"))?;
-        resolver.set_hosts(Arc::new(table));
-        Ok(Self { resolver })
+        let resolver = builder.build().map_err(|error| error.to_string())?;
+        Ok(Self { resolver, hosts: hosts.to_owned() })
     }
 
     /// All addresses of a host; a literal address is itself.
@@ -47,6 +45,10 @@ impl Names {
         let literal = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = literal.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let listed = in_hosts(&self.hosts, host);
+        if !listed.is_empty() {
+            return Ok(listed.into_iter().map(|address| SocketAddr::new(address, port)).collect());
         }
         if host.eq_ignore_ascii_case("localhost") {
             let both = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
@@ -56,6 +58,17 @@ impl Names {
         let found: Vec<_> = found.iter().map(|address| SocketAddr::new(address, port)).take(MAX_ADDRESSES).collect();
         if found.is_empty() { Err(format!("lookup {host}: no such host")) } else { Ok(found) }
     }
+}
+
+/// The addresses of a name in hosts(5).
+fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let lines = hosts.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let found = lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let address: IpAddr = words.next()?.parse().ok()?;
+        words.any(|word| word.eq_ignore_ascii_case(name)).then_some(address)
+    });
+    found.take(MAX_ADDRESSES).collect()
 }
 
 fn text(host: &str, error: &hickory_resolver::net::NetError) -> String {
@@ -70,6 +83,7 @@ fn set_options(options: &mut ResolverOpts, given: &[netsetup::resolv::DnsOption]
         let option = given.iter().find(|option| option.name == name)?;
         option.value.as_deref()?.parse::<u64>().ok()
     };
+    options.use_hosts_file = ResolveHosts::Never;
     options.timeout = number("timeout").map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.clamp(1, 30)));
     options.attempts = number("attempts").and_then(|n| usize::try_from(n.clamp(1, 5)).ok()).unwrap_or(ATTEMPTS);
     options.ndots = number("ndots").and_then(|n| usize::try_from(n.min(15)).ok()).unwrap_or(1);
@@ -83,6 +97,7 @@ mod tests {
     fn what_needs_no_server_is_answered_without_one() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
+            // A question to this server would take longer than the test may.
             let names = Names::new("nameserver 192.0.2.1\n", "10.1.2.3 registry.test # ours\n").unwrap();
             for (host, address) in [
                 ("10.0.0.1", "10.0.0.1:5000"),
