@@ -123,7 +123,8 @@ impl<'a> View<'a> {
 
     fn wants(&self, record: &Record<'_>) -> bool {
         let stream = self.options.stream.is_none_or(|stream| stream == record.stream);
-        stream && self.options.since.is_none_or(|since| record.time.parse::<Timestamp>().is_ok_and(|time| time >= since))
+        stream
+            && self.options.since.is_none_or(|since| record.time.parse::<Timestamp>().is_ok_and(|time| time >= since))
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -279,8 +280,11 @@ mod tests {
                 std::fs::rename(&path, dir.path().join("0.log.20260102-030409")).unwrap();
                 std::fs::write(&path, "2026-01-02T03:04:09.000000001Z stdout F four\n").unwrap();
                 assert_eq!(receiver.recv().await.unwrap(), "four\n");
-                std::fs::write(&path, "2026-01-02T03:04:09.000000001Z stdout F four\n2026-01-02T03:04:10.000000001Z stdout F five\n")
-                    .unwrap();
+                std::fs::write(
+                    &path,
+                    "2026-01-02T03:04:09.000000001Z stdout F four\n2026-01-02T03:04:10.000000001Z stdout F five\n",
+                )
+                .unwrap();
                 end.send(()).unwrap();
                 assert_eq!(receiver.recv().await.unwrap(), "five\n");
                 assert!(receiver.recv().await.is_none());

@@ -270,6 +270,10 @@ impl Context {
         self.instances.borrow().get(&instance).cloned()
     }
 
+    pub(super) fn container_names(&self) -> Vec<String> {
+        self.spec.containers.iter().map(|container| container.name.clone()).collect()
+    }
+
     /// The newest instance of a container.
     pub(super) fn newest(&self, container: &str) -> Option<(Instance, Known)> {
         let index = self.spec.find(container)?;

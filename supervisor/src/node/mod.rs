@@ -97,7 +97,16 @@ impl Node {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (notices, receiver) = mpsc::unbounded_channel();
         let settings = Rc::new(settings);
-        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices, sessions: Sessions::default() };
+        let node = Self {
+            engine,
+            settings,
+            pods: BTreeMap::new(),
+            engine_events,
+            inbox,
+            sender,
+            notices,
+            sessions: Sessions::default(),
+        };
         (node, receiver)
     }
 

@@ -3,10 +3,14 @@
 //! [`Sessions`] is a handle beside the driver: it shares what the driver knows and never touches a machine. The HTTP side
 //! of it is in [`http`].
 
+mod attach;
+mod dial;
 mod exec;
 pub mod http;
 mod logs;
+mod proxy;
 mod query;
+mod usage;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +25,7 @@ use crate::monitor::protocol::Event as MonitorEvent;
 use crate::pod::action::Instance;
 
 pub use exec::Running;
+pub use usage::Usage;
 
 /// Why a stream does not begin.
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +93,7 @@ impl Sessions {
                 }
                 What::MonitorLost | What::Happened(MonitorEvent::SandboxExited { .. }) => entry.lost = true,
                 What::Happened(
-                    MonitorEvent::ExecExited { .. }
-                    | MonitorEvent::LogBlocked { .. }
-                    | MonitorEvent::LogResumed { .. },
+                    MonitorEvent::ExecExited { .. } | MonitorEvent::LogBlocked { .. } | MonitorEvent::LogResumed { .. },
                 ) => return,
             }
         }
@@ -119,7 +122,8 @@ impl Sessions {
     fn has_ended(&self, uid: &str, known: &Known) -> bool {
         let pods = self.0.pods.borrow();
         pods.get(uid).is_none_or(|entry| {
-            entry.ended.contains(known.id.as_str()) || (entry.lost && entry.context.newest_sandbox().as_ref() == Some(&known.sandbox))
+            entry.ended.contains(known.id.as_str())
+                || (entry.lost && entry.context.newest_sandbox().as_ref() == Some(&known.sandbox))
         })
     }
 

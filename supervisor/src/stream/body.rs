@@ -39,10 +39,7 @@ impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         Poll::Ready(match self.get_mut() {
             Self::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Self::Pieces(pieces) => ready!(pieces.poll_recv(context)).map(|bytes| Ok(Frame::data(bytes))),
@@ -66,4 +63,3 @@ impl hyper::body::Body for Body {
         }
     }
 }
-

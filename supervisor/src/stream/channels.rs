@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{CHUNK_BYTES, LINGER, STREAM_BUFFER_BYTES};
+use super::{CHUNK_BYTES, LINGER, STREAM_BUFFER_BYTES, websocket};
 
 /// The channel that says that another one ends.
 const CLOSE: u8 = 255;
@@ -48,9 +48,14 @@ pub struct Codec {
 /// What a message says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
-    Data { channel: u8, bytes: Bytes },
+    Data {
+        channel: u8,
+        bytes: Bytes,
+    },
     /// Nothing more comes on the channel.
-    Close { channel: u8 },
+    Close {
+        channel: u8,
+    },
     /// The client leaves.
     Leave,
     /// Pings and what is not understood.
@@ -219,6 +224,7 @@ struct Driver<T> {
     /// Handed down but perhaps not sent.
     dirty: bool,
     shut: bool,
+    goodbye_said: bool,
     last: Instant,
     keepalive: Option<Pin<Box<Sleep>>>,
 }
@@ -227,7 +233,8 @@ async fn drive<T>(socket: WebSocketStream<T>, shared: &Rc<RefCell<Shared>>, idle
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut driver = Driver { socket, dirty: false, shut: false, last: Instant::now(), keepalive: None };
+    let last = Instant::now();
+    let mut driver = Driver { socket, dirty: false, shut: false, goodbye_said: false, last, keepalive: None };
     let mut timer = pin!(tokio::time::sleep(idle));
     poll_fn(|context| {
         if driver.turn(&mut shared.borrow_mut(), context).is_ready() {
@@ -286,9 +293,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             self.dirty = false;
         }
         if shared.closing
-            && let Poll::Ready(closed) = Pin::new(&mut self.socket).poll_close(context)
+            && let Poll::Ready(closed) = websocket::say_goodbye(&mut self.socket, &mut self.goodbye_said, context)
         {
-            closed.map_err(io::Error::other)?;
+            closed?;
             (self.shut, moved, self.last) = (true, true, Instant::now());
         }
         Ok(moved)

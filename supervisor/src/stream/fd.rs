@@ -49,10 +49,10 @@ impl Fd {
         Ok(())
     }
 
-    /// Returns when nobody can read any more what is written (a pipe's writing end).
-    pub async fn unread(&self) {
-        while let Ok(mut guard) = self.0.ready(Interest::ERROR).await {
-            if guard.ready().is_error() {
+    /// Returns when no writer is left, whatever is still to be read.
+    pub async fn hung_up(&self) {
+        while let Ok(mut guard) = self.0.readable().await {
+            if guard.ready().is_read_closed() {
                 return;
             }
             guard.clear_ready();

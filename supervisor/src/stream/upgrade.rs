@@ -31,7 +31,9 @@ pub enum UpgradeError {
     Required,
     #[error("WebSocket version is not 13, or the key is missing")]
     WebSocket,
-    #[error("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {accepted:?}")]
+    #[error(
+        "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {accepted:?}"
+    )]
     NoProtocol { offered: Vec<String>, accepted: Vec<&'static str>, spdy: bool },
 }
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures_util::{Sink, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// Longest message that is read. Kubernetes' own client sends 32 KiB at most, others send what they are given.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -33,11 +34,30 @@ pub fn config() -> WebSocketConfig {
         .max_frame_size(Some(MAX_MESSAGE_BYTES))
 }
 
+/// Sends a close frame with code 1000: without a code, clients take the end for a failure.
+pub fn say_goodbye<T: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<T>,
+    said: &mut bool,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if !*said {
+        ready!(Pin::new(&mut *socket).poll_ready(context)).map_err(io::Error::other)?;
+        let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        match Pin::new(&mut *socket).start_send(Message::Close(Some(frame))) {
+            // The other side said it first, and is answered already.
+            Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(_)) => *said = true,
+            Err(error) => return Poll::Ready(Err(io::Error::other(error))),
+        }
+    }
+    Pin::new(socket).poll_flush(context).map_err(io::Error::other)
+}
+
 /// Bytes in binary messages whose borders mean nothing.
 #[derive(Debug)]
 pub struct Tunnel<T> {
     socket: WebSocketStream<T>,
     unread: Bytes,
+    goodbye_said: bool,
 }
 
 /// Longest message that a tunnel sends.
@@ -45,7 +65,7 @@ const TUNNEL_MESSAGE_BYTES: usize = 32 * 1024;
 
 impl<T> Tunnel<T> {
     pub fn new(socket: WebSocketStream<T>) -> Self {
-        Self { socket, unread: Bytes::new() }
+        Self { socket, unread: Bytes::new(), goodbye_said: false }
     }
 }
 
@@ -80,6 +100,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(context).map_err(io::Error::other)
+        let Self { socket, goodbye_said, .. } = &mut *self;
+        say_goodbye(socket, goodbye_said, context)
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use super::{Found, SessionError, Sessions};
 use crate::convert::launch::exec as exec_process;
 use crate::engine::container::ExecStreams;
-use crate::monitor::client::ClientError;
 use crate::engine::error::EngineError;
+use crate::monitor::client::ClientError;
 use crate::monitor::protocol::{Exit, MonitorError};
 use crate::runtime::launch::FdSlot;
 use crate::stream::remote_command::{End, Process, Wanted};
@@ -140,15 +140,16 @@ fn with_term(env: &mut Vec<String>) {
     }
 }
 
-fn not_running(error: EngineError, container: &str) -> SessionError {
-    match error {
+pub(super) fn not_running(error: EngineError, container: &str) -> SessionError {
+    let gone = matches!(
+        error,
         EngineError::NotFound { .. }
-        | EngineError::Monitor(
-            ClientError::Closed
-            | ClientError::Monitor(MonitorError::NotFound { .. } | MonitorError::WrongState { .. }),
-        ) => SessionError::NoContainer(container.to_owned()),
-        other => SessionError::Engine(other),
-    }
+            | EngineError::Monitor(
+                ClientError::Closed
+                    | ClientError::Monitor(MonitorError::NotFound { .. } | MonitorError::WrongState { .. }),
+            )
+    );
+    if gone { SessionError::NoContainer(container.to_owned()) } else { SessionError::Engine(error) }
 }
 
 pub(super) fn io(call: &'static str) -> impl FnOnce(std::io::Error) -> SessionError {

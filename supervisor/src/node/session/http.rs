@@ -3,6 +3,8 @@
 //! The caller has found the pod and checked who asks. What a kubelet would refuse is answered in plain text, as a kubelet's
 //! answer is passed on; what the API server would refuse is a [`Refusal`], for the caller to make a Status of.
 
+use std::rc::Rc;
+
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -13,6 +15,7 @@ use super::query::Query;
 use super::{SessionError, Sessions};
 use crate::logs;
 use crate::stream::body::Body;
+use crate::stream::port_forward;
 use crate::stream::remote_command::{self, Agreed, End, Wanted};
 use crate::stream::upgrade::Offer;
 
@@ -27,7 +30,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn bad_request(message: impl Into<String>) -> Self {
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message: message.into() }
     }
 
@@ -95,7 +98,7 @@ impl Sessions {
             return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
         }
         let sessions = self.clone();
-        Ok(remote(request, &query, move |client, wanted| async move {
+        Ok(remote(request, &query, query.flag("tty"), move |client, wanted| async move {
             match sessions.exec(&uid, &container, &command, wanted).await {
                 Ok(running) => {
                     let (process, end) = running.split();
@@ -108,15 +111,73 @@ impl Sessions {
             }
         }))
     }
+
+    /// `pods/attach`.
+    pub fn attach_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+        let query = Query::of(request.uri());
+        let container = streamed_container(pod, &query)?;
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        // A container has a terminal or has none, whatever the client thinks.
+        let tty = match self.has_terminal(&uid, &container) {
+            Ok(tty) => tty,
+            Err(error) => return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        };
+        let sessions = self.clone();
+        Ok(remote(request, &query, tty, move |client, wanted| async move {
+            match sessions.attach(&uid, &container, wanted).await {
+                Ok((process, end)) => remote_command::run(client, process, end).await,
+                Err(error) => {
+                    remote_command::fail(client, &End::Failed(error.to_string())).await;
+                    Ok(())
+                }
+            }
+        }))
+    }
+
+    /// `pods/portforward`.
+    pub fn port_forward_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+        let query = Query::of(request.uri());
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        if node_of(pod).is_none() {
+            return Err(Refusal::bad_request(format!("pod {name} does not have a host assigned")));
+        }
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Err(error) = self.check_network(&uid) {
+            return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+        }
+        let agreed = match Offer::of(request.headers()).and_then(port_forward::Agreed::on) {
+            Ok(agreed) => agreed,
+            Err(error) => return Ok(error.response()),
+        };
+        let ports = match port_forward::ports(query.all("ports").chain(query.all("port"))) {
+            Ok(ports) => ports,
+            Err(error) if agreed.needs_ports() => return Ok(text(StatusCode::BAD_REQUEST, error)),
+            // Streams say where they go.
+            Err(_) => Vec::new(),
+        };
+        let sessions = self.clone();
+        let dial: port_forward::Dial = Rc::new(move |port| {
+            let (sessions, uid) = (sessions.clone(), uid.clone());
+            Box::pin(async move { sessions.dial_loopback(&uid, port).await })
+        });
+        let response = agreed.response();
+        let upgrade = hyper::upgrade::on(request);
+        tokio::task::spawn_local(async move {
+            match upgrade.await {
+                Ok(io) => agreed.serve(TokioIo::new(io), &ports, dial).await,
+                Err(error) => tracing::debug!("port-forward: {error}"),
+            }
+        });
+        Ok(response)
+    }
 }
 
 /// Switches protocols and lets `session` have the client's streams.
-fn remote<F, S>(request: &mut Request<Incoming>, query: &Query, session: F) -> Response<Body>
+fn remote<F, S>(request: &mut Request<Incoming>, query: &Query, tty: bool, session: F) -> Response<Body>
 where
     F: FnOnce(remote_command::Client, Wanted) -> S + 'static,
     S: Future<Output = std::io::Result<()>> + 'static,
 {
-    let tty = query.flag("tty");
     // A terminal has one output.
     let wanted =
         Wanted { stdin: query.flag("stdin"), stdout: query.flag("stdout"), stderr: query.flag("stderr") && !tty, tty };

@@ -181,7 +181,10 @@ mod tests {
         ] {
             assert_eq!(instance_of(&pod(state.clone(), last.clone(), count), "x", previous), expected);
         }
-        assert_eq!(instance_of(&Pod::default(), "x", false).unwrap_err(), "container \"x\" in pod \"\" is not available");
+        assert_eq!(
+            instance_of(&Pod::default(), "x", false).unwrap_err(),
+            "container \"x\" in pod \"\" is not available"
+        );
     }
 
     #[test]

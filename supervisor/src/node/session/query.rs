@@ -79,9 +79,15 @@ mod tests {
 
     #[test]
     fn only_absence_zero_and_false_are_false() {
-        for (text, expected) in
-            [("", false), ("f", true), ("f=", true), ("f=true", true), ("f=1", true), ("f=0", false), ("f=False", false)]
-        {
+        for (text, expected) in [
+            ("", false),
+            ("f", true),
+            ("f=", true),
+            ("f=true", true),
+            ("f=1", true),
+            ("f=0", false),
+            ("f=False", false),
+        ] {
             assert_eq!(query(text).flag("f"), expected, "{text}");
         }
     }

@@ -26,15 +26,37 @@ const WINDOW_UPDATE: u16 = 9;
 /// A control frame; `block` is a compressed header block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    SynStream { id: StreamId, fin: bool, unidirectional: bool, block: Vec<u8> },
-    SynReply { id: StreamId, fin: bool, block: Vec<u8> },
-    RstStream { id: StreamId, status: u32 },
+    SynStream {
+        id: StreamId,
+        fin: bool,
+        unidirectional: bool,
+        block: Vec<u8>,
+    },
+    SynReply {
+        id: StreamId,
+        fin: bool,
+        block: Vec<u8>,
+    },
+    RstStream {
+        id: StreamId,
+        status: u32,
+    },
     /// Pairs of id and value.
     Settings(Vec<(u32, u32)>),
     Ping(u32),
-    GoAway { last: StreamId, status: u32 },
-    Headers { id: StreamId, fin: bool, block: Vec<u8> },
-    WindowUpdate { id: StreamId, delta: u32 },
+    GoAway {
+        last: StreamId,
+        status: u32,
+    },
+    Headers {
+        id: StreamId,
+        fin: bool,
+        block: Vec<u8>,
+    },
+    WindowUpdate {
+        id: StreamId,
+        delta: u32,
+    },
 }
 
 /// What a decoder found.
@@ -42,7 +64,11 @@ pub enum Frame {
 pub enum Piece<'a> {
     Control(Frame),
     /// Part of a data frame; `fin` with its last part alone.
-    Data { id: StreamId, bytes: &'a [u8], fin: bool },
+    Data {
+        id: StreamId,
+        bytes: &'a [u8],
+        fin: bool,
+    },
 }
 
 /// Reads frames from pieces of any size. Data is handed on as it comes, so that no frame is held whole.
@@ -56,8 +82,17 @@ pub struct Decoder {
 enum State {
     #[default]
     Head,
-    Data { id: StreamId, left: usize, fin: bool },
-    Control { kind: u16, flags: u8, length: usize, body: Vec<u8> },
+    Data {
+        id: StreamId,
+        left: usize,
+        fin: bool,
+    },
+    Control {
+        kind: u16,
+        flags: u8,
+        length: usize,
+        body: Vec<u8>,
+    },
 }
 
 impl Decoder {
