@@ -13,6 +13,7 @@
 
 pub mod admit;
 pub mod api;
+mod backends;
 mod clock;
 pub mod control;
 pub mod drain;
@@ -41,19 +42,20 @@ use tokio::sync::mpsc;
 
 use crate::api::Backends;
 use crate::config::Config;
-use crate::convert::facts::NoObjects;
 use crate::engine::dirs::Dirs;
 use crate::engine::record::Owner;
 use crate::engine::{self, Engine};
+use crate::identity::{IdentityError, Issuer};
 use crate::image;
 use crate::monitor::protocol::WhenBrainDies;
-use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, host_addresses, node_facts};
+use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, StoreObjects, host_addresses, node_facts};
 use crate::pod::event::Severity;
-use crate::store::{Key, Store, StoreError, Watch};
+use crate::store::{Key, Store, StoreError, Watch, WatchEvent};
 
 pub use reset::reset;
 
 use api::Api;
+use backends::{NodeMetrics, NodeStreams, NodeTokens};
 use control::{Control, Order};
 use drain::{Drain, Periods};
 use events::{Recorder, Said};
@@ -77,6 +79,8 @@ pub enum ServeError {
     Engine(#[from] engine::error::EngineError),
     #[error(transparent)]
     Images(#[from] image::store::StoreError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -128,6 +132,8 @@ struct Daemon {
     source: Source,
     feed: Watch,
     nodes: Watch,
+    objects: Vec<Watch>,
+    issuer: Rc<Issuer>,
     notifier: Notifier,
     shown: String,
     api: Option<Api>,
@@ -156,8 +162,10 @@ impl Daemon {
             let said = Said::of_node(&host.name, Severity::Warning, "CorruptState", &text);
             events.borrow_mut().say(&said);
         }
+        let issuer = backends::issuer(&dirs.data)?;
+        let objects = StoreObjects::new(store.clone(), issuer.clone(), &host.name);
         let (engine, engine_events) = Engine::open(engine_config(&config, &dirs)?).await?;
-        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs)?);
+        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs, objects)?);
         let images = image::Store::open(dirs.images(), image::Limits::default())?;
         node_object::publish(&store, &host, &images).await?;
         take_node(&store, &mut host);
@@ -166,6 +174,7 @@ impl Daemon {
         let pods = Pods::new(store.clone(), events.clone(), host.clone(), source.claimed());
         let feed = store.watch(PODS, None, store.version())?;
         let nodes = store.watch(node_object::NODES, None, store.version())?;
+        let objects = watch_objects(&store)?;
         let shown = String::new();
         let control = Control::listen(&dirs.run)?;
         Ok(Self {
@@ -182,6 +191,8 @@ impl Daemon {
             source,
             feed,
             nodes,
+            objects,
+            issuer,
             notifier,
             shown,
             api: None,
@@ -198,7 +209,7 @@ impl Daemon {
         self.pods.begin(&mut self.node).await;
         self.publish_all();
         let mut signals = Signals::new()?;
-        self.api = Some(Api::start(&self.config, &self.host, &self.store, Backends::default())?);
+        self.api = Some(Api::start(&self.config, &self.host, &self.store, self.backends())?);
         self.notifier.ready(&self.status());
         let mut alive = self.notifier.pace().map(tokio::time::interval);
         let mut expiry = self.events.borrow_mut().expire();
@@ -218,6 +229,13 @@ impl Daemon {
                     }
                     self.node_changed();
                 }
+                changed = next_of(&mut self.objects) => match changed {
+                    Some(event) => self.node.object_changed(&event.object.key),
+                    None => {
+                        self.objects = watch_objects(&self.store)?;
+                        self.all_objects_changed();
+                    }
+                },
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {
                     Wanted::Stop => break,
@@ -241,8 +259,30 @@ impl Daemon {
         Ok(())
     }
 
+    /// After a feed that was cut off: anything may have changed.
+    fn all_objects_changed(&mut self) {
+        for object in REFERRED.iter().flat_map(|resource| self.store.list(resource, None).0) {
+            self.node.object_changed(&object.key);
+        }
+    }
+
+    fn backends(&self) -> Backends {
+        let (sessions, store) = (self.node.sessions(), self.store.clone());
+        Backends {
+            streams: Some(Rc::new(NodeStreams(sessions.clone()))),
+            metrics: Some(Rc::new(NodeMetrics { sessions, store: store.clone() })),
+            tokens: Some(Rc::new(NodeTokens { issuer: self.issuer.clone(), store })),
+        }
+    }
+
     async fn pod_changed(&mut self, event: &crate::store::WatchEvent) {
         self.pods.changed(event, &mut self.node);
+        if event.kind == crate::store::WatchEventKind::Modified
+            && is_told_otherwise(event)
+            && let Ok(pod) = event.object.read()
+        {
+            self.node.pod_changed(pod);
+        }
         let deleting =
             event.kind == crate::store::WatchEventKind::Deleted || event.object.text.contains("\"deletionTimestamp\"");
         if deleting && event.object.text.contains(source::MANIFEST) {
@@ -412,13 +452,35 @@ fn pass_controllers_on(mount: &Path) {
     }
 }
 
-fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
+/// Whether what a pod is told of itself, labels and annotations, is not what it was.
+fn is_told_otherwise(event: &WatchEvent) -> bool {
+    let told = |object: &crate::store::Object| {
+        let value = object.value();
+        ["labels", "annotations"].map(|field| value["metadata"][field].clone())
+    };
+    event.previous.as_ref().is_some_and(|previous| told(previous) != told(&event.object))
+}
+
+/// What pods refer to (see [`StoreObjects`]).
+const REFERRED: [&str; 5] = ["configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims", "persistentvolumes"];
+
+fn watch_objects(store: &Store) -> Result<Vec<Watch>, StoreError> {
+    REFERRED.iter().map(|resource| store.watch(resource, None, store.version())).collect()
+}
+
+/// The next change of any of these; none when one was cut off.
+async fn next_of(watches: &mut [Watch]) -> Option<WatchEvent> {
+    let all = watches.iter_mut().map(|watch| Box::pin(watch.next()));
+    futures_util::future::select_all(all).await.0
+}
+
+fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Settings, ServeError> {
     let page_sizes = cgroupd::host::page_sizes()?;
     let machines = dirs.data.join("machines");
     Ok(Settings {
         images: image::Store::open(dirs.images(), image::Limits::default())?,
         node: node_facts(config.node_name.clone(), host_addresses()),
-        objects: Box::new(NoObjects),
+        objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default()),
         hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
         when_brain_dies: WhenBrainDies::Stay,
