@@ -509,3 +509,65 @@ pub(super) fn again(error: &StoreError) -> StoreError {
         StoreError::TooMany { resource, limit } => StoreError::TooMany { resource: resource.clone(), limit: *limit },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(resource: &str) -> Key {
+        Key::new(resource, "default", "new")
+    }
+
+    fn full(resources: usize, each: usize) -> Totals {
+        let by_resource = (0..resources).map(|number| (format!("r{number}").into(), each)).collect();
+        Totals { objects: resources * each, bytes: 0, by_resource }
+    }
+
+    #[test]
+    fn a_resource_has_a_largest_number_of_objects() {
+        assert!(full(1, MAX_OBJECTS_PER_RESOURCE - 1).check_create(&key("r0")).is_ok());
+        let totals = full(1, MAX_OBJECTS_PER_RESOURCE);
+        assert_eq!(totals.check_create(&key("r0")).unwrap_err().to_string(), "there are 10000 objects of r0 already");
+        assert!(totals.check_create(&key("r1")).is_ok());
+    }
+
+    #[test]
+    fn the_store_has_a_largest_number_of_objects() {
+        let each = MAX_OBJECTS / 4;
+        assert!(full(4, each - 1).check_create(&key("r9")).is_ok());
+        let error = full(4, each).check_create(&key("r9")).unwrap_err();
+        assert_eq!(error.to_string(), "there are 20000 objects of all resources already");
+    }
+
+    #[test]
+    fn the_store_has_a_largest_size_and_may_always_shrink() {
+        let mut totals = full(1, 1);
+        totals.bytes = MAX_TOTAL_BYTES - 10;
+        assert!(totals.check_bytes(&key("pods"), 0, 10).is_ok());
+        let error = totals.check_bytes(&key("pods"), 0, 11).unwrap_err();
+        let expected = "store objects/pods/default/new.json: all objects together may have 134217728 bytes";
+        assert_eq!(error.to_string(), expected);
+        totals.bytes = MAX_TOTAL_BYTES + 10;
+        assert!(totals.check_bytes(&key("pods"), 5, 6).is_err());
+        assert!(totals.check_bytes(&key("pods"), 5, 5).is_ok());
+    }
+
+    #[test]
+    fn totals_follow_the_events() {
+        let object = |version, note: &str| Object::new(key("pods"), Version(version), json!({ "note": note }));
+        let (first, second) = (object(1, ""), object(2, "longer"));
+        let event = |kind, object: &Object, previous: Option<&Object>| WatchEvent {
+            kind,
+            object: object.clone(),
+            previous: previous.cloned(),
+        };
+        let mut totals = Totals::default();
+        totals.follow(&event(WatchEventKind::Added, &first, None));
+        totals.follow(&event(WatchEventKind::Modified, &second, Some(&first)));
+        assert_eq!((totals.objects, totals.bytes, totals.by_resource["pods"]), (1, second.text.len(), 1));
+        totals.follow(&event(WatchEventKind::Deleted, &second, Some(&second)));
+        assert_eq!((totals.objects, totals.bytes, totals.by_resource["pods"]), (0, 0, 0));
+    }
+}
