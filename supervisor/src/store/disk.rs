@@ -72,16 +72,18 @@ impl FileSystem {
         Ok((system, lock))
     }
 
+    /// Held by a descriptor that can't write: one that can would keep a shutdown from remounting the file system read-only.
     fn lock(&self) -> Result<Lock, StoreError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = Path::new(LOCK);
-        let mut file = File::from(self.open_at("open", path, flags)?);
+        let mut file = File::from(self.open_at("open", path, OFlags::RDONLY | OFlags::CREATE)?);
         if let Err(cause) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             return Err(self.error("flock", path, explain_lock(cause.into(), &mut file)));
         }
         // For the message above alone: a full disk must not stop the start.
         let note = format!("{:<10}\n", std::process::id());
-        file.write_all_at(note.as_bytes(), 0).unwrap_or_default();
+        if let Ok(file) = self.open_at("open", path, OFlags::WRONLY) {
+            File::from(file).write_all_at(note.as_bytes(), 0).unwrap_or_default();
+        }
         Ok(Lock(file))
     }
 

@@ -21,8 +21,9 @@ pub const HISTORY_BYTES: usize = 4 * MIB;
 
 /// Changes that are written together. Each holds a descriptor open until its batch is on the disk.
 pub const BATCH_CHANGES: usize = 32;
-/// Versions that are reserved on the disk at once. A start loses what is left of them.
-pub const VERSION_BLOCK: u64 = 1024;
+/// Versions that are reserved on the disk at once. A start loses what is left of them; changes that need no disk wait for one
+/// sync in each half of them.
+pub const VERSION_BLOCK: u64 = 4096;
 /// What a start skips when nobody knows any more how far the versions had come: more than a node ever hands out.
 pub const VERSION_LEAP: u64 = 1 << 32;
 

@@ -144,7 +144,8 @@ impl Loader<'_> {
     /// What the version file says; none if there is no such file, or it is damaged.
     fn recorded_version(&mut self) -> Result<Recorded, StoreError> {
         let path = Path::new(VERSION);
-        self.disk.remove(&file::temporary(path))?;
+        // If it stays, the next reservation replaces it.
+        self.disk.remove(&file::temporary(path)).unwrap_or_default();
         let is_version = |entry: &Entry| entry.name == path;
         if !self.disk.list(Path::new(""))?.iter().any(is_version) {
             return Ok(Recorded::Missing);

@@ -6,7 +6,7 @@
 //!
 //! | file | part |
 //! |---|---|
-//! | `state` | what is committed, queued and written next; does no I/O |
+//! | `state`, `totals` | what is committed, queued and written next; do no I/O |
 //! | `writer`, `load` | bring it to the disk, and back |
 //! | `disk` | the operations on the file system, and no others |
 //! | `file` | names and contents of files |
@@ -22,6 +22,7 @@ mod pipeline;
 mod state;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod watch;
 mod writer;
 

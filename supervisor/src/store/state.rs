@@ -14,8 +14,9 @@ use tokio::sync::oneshot;
 
 use super::disk::Disk;
 use super::file::Place;
-use super::limits::{BATCH_CHANGES, MAX_OBJECTS, MAX_OBJECTS_PER_RESOURCE, MAX_TOTAL_BYTES, VERSION_BLOCK};
+use super::limits::{BATCH_CHANGES, VERSION_BLOCK};
 use super::load::{Loaded, load};
+use super::totals::Totals;
 use super::watch::Feed;
 use super::writer::Writer;
 use super::{Change, Damaged, Durability, Key, Object, StoreError, Version, WatchEvent, WatchEventKind};
@@ -96,59 +97,6 @@ pub(super) struct Queued {
     pub(super) bytes: usize,
     pub(super) durability: Durability,
     pub(super) answer: Answer,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Totals {
-    objects: usize,
-    bytes: usize,
-    by_resource: HashMap<Arc<str>, usize>,
-}
-
-impl Totals {
-    fn add(&mut self, object: &Object) {
-        self.objects += 1;
-        self.bytes += object.text.len();
-        *self.by_resource.entry(object.key.resource.clone()).or_default() += 1;
-    }
-
-    fn remove(&mut self, object: &Object) {
-        self.objects -= 1;
-        self.bytes -= object.text.len();
-        if let Some(count) = self.by_resource.get_mut(&object.key.resource) {
-            *count -= 1;
-        }
-    }
-
-    fn follow(&mut self, event: &WatchEvent) {
-        if let Some(previous) = &event.previous {
-            self.remove(previous);
-        }
-        match event.kind {
-            WatchEventKind::Added | WatchEventKind::Modified => self.add(&event.object),
-            WatchEventKind::Deleted => {}
-        }
-    }
-
-    fn check_create(&self, key: &Key) -> Result<(), StoreError> {
-        if self.by_resource.get(&key.resource).is_some_and(|count| *count >= MAX_OBJECTS_PER_RESOURCE) {
-            return Err(StoreError::TooMany { resource: key.resource.to_string(), limit: MAX_OBJECTS_PER_RESOURCE });
-        }
-        if self.objects >= MAX_OBJECTS {
-            return Err(StoreError::TooMany { resource: "all resources".to_owned(), limit: MAX_OBJECTS });
-        }
-        Ok(())
-    }
-
-    /// Whatever makes the store smaller is welcome, also above the limit.
-    fn check_bytes(&self, key: &Key, before: usize, after: usize) -> Result<(), StoreError> {
-        if after > before && self.bytes - before + after > MAX_TOTAL_BYTES {
-            let cause = format!("all objects together may have {MAX_TOTAL_BYTES} bytes");
-            let cause = std::io::Error::new(std::io::ErrorKind::QuotaExceeded, cause);
-            return Err(StoreError::Io { operation: "store", path: super::file::path(key, Place::Main), cause });
-        }
-        Ok(())
-    }
 }
 
 /// What is written together.
@@ -446,12 +394,11 @@ impl State {
     }
 
     pub(super) fn resources(&self) -> BTreeSet<Arc<str>> {
-        let used = self.totals.by_resource.iter().filter(|(_, count)| **count > 0);
-        used.map(|(resource, _)| resource.clone()).collect()
+        self.totals.resources()
     }
 
     pub(super) fn count(&self, resource: &str) -> usize {
-        self.totals.by_resource.get(resource).copied().unwrap_or_default()
+        self.totals.count(resource)
     }
 }
 

@@ -137,6 +137,11 @@ impl Feed {
         log.push(event);
     }
 
+    #[cfg(test)]
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.logs.values().all(|log| log.watchers.is_empty())
+    }
+
     /// Ends every watch once it has read what there is.
     pub(super) fn close(&mut self) {
         self.closed = true;

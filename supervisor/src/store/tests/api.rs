@@ -391,3 +391,31 @@ fn a_late_state_whose_main_file_is_lost_is_brought_to_the_disk() {
     assert!(fs::read_to_string(&main).unwrap().contains("\"kernel\""));
     assert_eq!(note(&open(dir.path()).0.get(&pod("a")).unwrap()), "kernel");
 }
+
+#[test]
+fn two_thousand_watches_hear_of_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let watches: Vec<_> = (0..2000)
+        .map(|number| {
+            let namespace = format!("n{}", number % 2);
+            store.watch("pods", (number >= 1000).then_some(&*namespace), Version(1)).unwrap()
+        })
+        .collect();
+    let key = Key::new("pods", "n0", "a");
+    let heard = async |mut watch: super::super::Watch| watch.next().await.map(|event| event.object.version);
+    let all = async {
+        let tasks: Vec<_> = watches.into_iter().map(|watch| tokio::task::spawn_local(heard(watch))).collect();
+        tokio::task::yield_now().await;
+        store.commit(create(&key, ""), Disk).await.unwrap();
+        store.commit(create(&Key::new("pods", "n1", "a"), ""), Kernel).await.unwrap();
+        let mut versions = std::collections::BTreeMap::new();
+        for task in tasks {
+            *versions.entry(task.await.unwrap().unwrap()).or_insert(0) += 1;
+        }
+        versions
+    };
+    let versions = wait(tokio::task::LocalSet::new().run_until(all));
+    assert_eq!(versions, [(Version(2), 1500), (Version(3), 500)].into());
+    assert!(store.handle.shared.state().feed.is_unwatched(), "a dropped watch leaves nothing behind");
+}

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use rustix::io::Errno;
+use tokio::sync::oneshot;
 
-use super::super::limits::VERSION_BLOCK;
+use super::super::limits::{BATCH_CHANGES, MAX_QUARANTINED, VERSION_BLOCK};
 use super::super::state::State;
 use super::cuts::{ask, start, turn};
 use super::sim::{FULL, Fault, Rule, SimDisk};
@@ -189,4 +190,36 @@ fn no_version_is_given_that_is_not_reserved() {
     assert_eq!(start(&disk.copy()).0.version, last);
     disk.set_rule(None);
     assert!(update_once(&mut state).unwrap().version > last);
+}
+
+#[test]
+fn a_batch_has_a_largest_number_of_changes_and_syncs_its_directory_once() {
+    let disk = SimDisk::default();
+    let (mut state, _) = start(&disk);
+    let first = disk.position();
+    let asked: Vec<_> =
+        (0..=BATCH_CHANGES).map(|number| ask(&mut state, create(&pod(&format!("p{number}")), ""), Disk)).collect();
+    assert!(turn(&mut state));
+    let answered = |mut result: oneshot::Receiver<_>| result.try_recv().is_ok();
+    assert_eq!(asked.into_iter().map(answered).filter(|done| *done).count(), BATCH_CHANGES);
+    assert_eq!(disk.directory_syncs(first), 3, "the namespace, and the two that were made for it");
+    assert!(turn(&mut state));
+    assert_eq!(disk.directory_syncs(first), 4);
+}
+
+#[test]
+fn the_quarantine_takes_a_bounded_number_of_leftovers() {
+    let disk = SimDisk::default();
+    let (mut state, _) = start(&disk);
+    ask(&mut state, create(&pod("a"), ""), Disk).close();
+    while turn(&mut state) {}
+    for (number, kept) in [(MAX_QUARANTINED, 1), (MAX_QUARANTINED + 1, 0)] {
+        let disk = disk.copy();
+        disk.plant(&format!("quarantine/{}.cause", number - 1));
+        disk.plant("objects/pods/default/.a.json.tmp");
+        assert_eq!(start(&disk).1.len(), kept);
+        assert_eq!(start(&disk).1.len(), 0, "moved or removed");
+        disk.plant("objects/pods/default/b.json");
+        assert_eq!(start(&disk).1.len(), 1, "what may have been an object is always kept");
+    }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod cuts;
 mod faults;
+mod mounted;
 mod sim;
 
 use std::future::Future;

@@ -98,11 +98,6 @@ impl Image {
     fn children(&self, directory: &Path) -> impl Iterator<Item = (&PathBuf, &Node)> {
         self.tree.iter().filter(move |(path, _)| path.parent() == Some(directory))
     }
-
-    #[expect(dead_code, reason = "for whoever looks into a failure")]
-    pub(super) fn names(&self) -> Vec<&PathBuf> {
-        self.tree.keys().collect()
-    }
 }
 
 /// What happens to the operation with a number.
@@ -146,6 +141,16 @@ impl SimDisk {
 
     pub(super) fn calls(&self) -> usize {
         self.inner().calls
+    }
+
+    /// Syncs of directories since a point.
+    pub(super) fn directory_syncs(&self, position: usize) -> usize {
+        self.inner().ops[position..].iter().filter(|op| matches!(op, Op::SyncDirectory(_))).count()
+    }
+
+    /// Puts an empty file somewhere.
+    pub(super) fn plant(&self, path: &str) {
+        self.inner().put(Path::new(path), b"");
     }
 
     pub(super) fn set_fault(&self, fault: Option<Fault>) {
