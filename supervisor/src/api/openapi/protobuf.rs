@@ -51,9 +51,7 @@ impl Message {
     /// The vendor extensions of an object, as YAML, of which JSON is a part.
     fn extensions(&mut self, field: u64, object: &Map<String, Value>) {
         for (name, value) in object.iter().filter(|(name, _)| name.starts_with("x-")) {
-            let mut any = Message::default();
-            any.text(2, &value.to_string());
-            self.message(field, &named(name, &any));
+            self.message(field, &named(name, &any(value)));
         }
     }
 }
@@ -62,6 +60,13 @@ impl Message {
 fn wrapped(field: u64, inner: &Message) -> Message {
     let mut message = Message::default();
     message.message(field, inner);
+    message
+}
+
+/// A value of any kind: as YAML.
+fn any(value: &Value) -> Message {
+    let mut message = Message::default();
+    message.text(2, &value.to_string());
     message
 }
 
@@ -125,6 +130,9 @@ fn schema(value: &Value) -> Message {
         message.text(field, text(object, name));
     }
     message.texts(19, object.get("required").unwrap_or(&Value::Null));
+    for value in object.get("enum").and_then(Value::as_array).into_iter().flatten() {
+        message.message(20, &any(value));
+    }
     if let Some(inner) = object.get("additionalProperties") {
         message.message(21, &wrapped(1, &schema(inner)));
     }

@@ -82,6 +82,10 @@ fn definitions_are_those_of_the_api() {
     let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
     assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
     assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    assert_eq!(
+        schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["restartPolicy"]["enum"],
+        json!(["Always", "Never", "OnFailure"])
+    );
     assert_eq!(schemas[INT_OR_STRING]["format"], "int-or-string");
     assert!(schemas["io.k8s.api.core.v1.PodList"].is_object());
     assert!(schemas["io.k8s.api.apps.v1.Deployment"].is_null());
@@ -99,7 +103,12 @@ fn the_merge_table_names_types_and_fields_that_exist() {
     let types: Vec<(&str, Value)> = lines(&text)
         .map(|(name, schema)| (name.rsplit('.').next().unwrap(), serde_json::from_str(schema).unwrap()))
         .collect();
-    for (of, field) in crate::api::patch::schema::fields() {
+    let enums = include_str!("enums.txt").lines().filter(|line| !line.starts_with('#'));
+    let enums = enums.filter_map(|line| line.split_once(' ')?.1.split_once(' ').map(|(field, _)| (line, field)));
+    let enums: Vec<(&str, &str)> =
+        enums.filter_map(|(line, field)| line.split_once(' ').map(|(of, _)| (of, field))).collect();
+    assert!(enums.len() > 40);
+    for (of, field) in crate::api::patch::schema::fields().chain(enums) {
         let mut candidates = types.iter().filter(|(name, _)| *name == of).peekable();
         assert!(candidates.peek().is_some(), "{of}");
         assert!(candidates.any(|(_, schema)| schema["properties"][field].is_object()), "{of}.{field}");
