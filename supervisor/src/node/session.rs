@@ -19,8 +19,9 @@ use std::rc::Rc;
 use tokio::sync::watch;
 
 use super::context::{Context, Known};
-use crate::engine::What;
 use crate::engine::error::EngineError;
+use crate::engine::id::SandboxId;
+use crate::engine::{EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
 use crate::pod::action::Instance;
 
@@ -62,8 +63,8 @@ struct Entry {
     context: Rc<Context>,
     /// Ids of containers that have ended.
     ended: BTreeSet<String>,
-    /// The sandbox is gone, and with it everything in it.
-    lost: bool,
+    /// Sandboxes that are gone, and with them everything in them.
+    lost: BTreeSet<SandboxId>,
     /// Shared by every stream into the pod.
     streams: Slot,
 }
@@ -95,7 +96,7 @@ impl Sessions {
         match pods.get_mut(uid) {
             Some(entry) => entry.context = context,
             None => {
-                let entry = Entry { context, ended: BTreeSet::new(), lost: false, streams: Slot::default() };
+                let entry = Entry { context, ended: BTreeSet::new(), lost: BTreeSet::new(), streams: Slot::default() };
                 pods.insert(uid.to_owned(), entry);
             }
         }
@@ -107,13 +108,15 @@ impl Sessions {
     }
 
     /// Something of the pod's processes ended.
-    pub(super) fn happened(&self, uid: &str, what: &What) {
+    pub(super) fn happened(&self, uid: &str, event: &EngineEvent) {
         if let Some(entry) = self.0.pods.borrow_mut().get_mut(uid) {
-            match what {
+            match &event.what {
                 What::Happened(MonitorEvent::ContainerExited(record)) => {
                     entry.ended.insert(record.container.clone());
                 }
-                What::MonitorLost | What::Happened(MonitorEvent::SandboxExited { .. }) => entry.lost = true,
+                What::MonitorLost | What::Happened(MonitorEvent::SandboxExited { .. }) => {
+                    entry.lost.insert(event.sandbox.clone());
+                }
                 What::Happened(
                     MonitorEvent::ExecExited { .. } | MonitorEvent::LogBlocked { .. } | MonitorEvent::LogResumed { .. },
                 ) => return,
@@ -150,10 +153,8 @@ impl Sessions {
 
     fn has_ended(&self, uid: &str, known: &Known) -> bool {
         let pods = self.0.pods.borrow();
-        pods.get(uid).is_none_or(|entry| {
-            entry.ended.contains(known.id.as_str())
-                || (entry.lost && entry.context.newest_sandbox().as_ref() == Some(&known.sandbox))
-        })
+        let ended = |entry: &Entry| entry.ended.contains(known.id.as_str()) || entry.lost.contains(&known.sandbox);
+        pods.get(uid).is_none_or(ended)
     }
 
     /// Returns when the instance has ended or was forgotten.
