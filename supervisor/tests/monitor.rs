@@ -6,6 +6,10 @@
 #[path = "monitor/harness.rs"]
 mod harness;
 
+#[cfg(test)]
+#[path = "monitor/attach.rs"]
+mod attach;
+
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write};
 

@@ -308,7 +308,7 @@ impl Node {
             Some(entry) => entry.context.clone(),
             None => return,
         };
-        self.sessions.happened(&uid, &event.what);
+        self.sessions.happened(&uid, event);
         match &event.what {
             What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
             What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),

@@ -19,13 +19,17 @@ use std::rc::Rc;
 use tokio::sync::watch;
 
 use super::context::{Context, Known};
-use crate::engine::What;
 use crate::engine::error::EngineError;
+use crate::engine::id::SandboxId;
+use crate::engine::{EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
 use crate::pod::action::Instance;
 
 pub use exec::Running;
 pub use usage::Usage;
+
+/// Clients that one pod may have in exec, attach and port-forward at the same time (D33).
+pub const MAX_STREAMS_PER_POD: usize = 64;
 
 /// Why a stream does not begin.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,8 @@ pub enum SessionError {
     /// Rule XE3.
     #[error("container not found (\"{0}\")")]
     NoContainer(String),
+    #[error("pod has {MAX_STREAMS_PER_POD} streams already")]
+    TooMany,
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("{call}: {source}")]
@@ -57,8 +63,22 @@ struct Entry {
     context: Rc<Context>,
     /// Ids of containers that have ended.
     ended: BTreeSet<String>,
-    /// The sandbox is gone, and with it everything in it.
-    lost: bool,
+    /// Sandboxes that are gone, and with them everything in them.
+    lost: BTreeSet<SandboxId>,
+    /// Shared by every stream into the pod.
+    streams: Slot,
+}
+
+/// The place of one stream; dropping it frees it.
+#[derive(Debug, Clone, Default)]
+struct Slot(Rc<()>);
+
+impl Slot {
+    /// One more of the same pod.
+    fn another(&self) -> Option<Self> {
+        // The pod's own is none.
+        (Rc::strong_count(&self.0) <= MAX_STREAMS_PER_POD).then(|| self.clone())
+    }
 }
 
 /// A container that runs, or did until just now.
@@ -75,7 +95,10 @@ impl Sessions {
         let mut pods = self.0.pods.borrow_mut();
         match pods.get_mut(uid) {
             Some(entry) => entry.context = context,
-            None => drop(pods.insert(uid.to_owned(), Entry { context, ended: BTreeSet::new(), lost: false })),
+            None => {
+                let entry = Entry { context, ended: BTreeSet::new(), lost: BTreeSet::new(), streams: Slot::default() };
+                pods.insert(uid.to_owned(), entry);
+            }
         }
     }
 
@@ -85,13 +108,15 @@ impl Sessions {
     }
 
     /// Something of the pod's processes ended.
-    pub(super) fn happened(&self, uid: &str, what: &What) {
+    pub(super) fn happened(&self, uid: &str, event: &EngineEvent) {
         if let Some(entry) = self.0.pods.borrow_mut().get_mut(uid) {
-            match what {
+            match &event.what {
                 What::Happened(MonitorEvent::ContainerExited(record)) => {
                     entry.ended.insert(record.container.clone());
                 }
-                What::MonitorLost | What::Happened(MonitorEvent::SandboxExited { .. }) => entry.lost = true,
+                What::MonitorLost | What::Happened(MonitorEvent::SandboxExited { .. }) => {
+                    entry.lost.insert(event.sandbox.clone());
+                }
                 What::Happened(
                     MonitorEvent::ExecExited { .. } | MonitorEvent::LogBlocked { .. } | MonitorEvent::LogResumed { .. },
                 ) => return,
@@ -108,6 +133,13 @@ impl Sessions {
         self.0.pods.borrow().get(uid).map(|entry| entry.context.clone()).ok_or(SessionError::NoPod)
     }
 
+    /// A place for a stream; 64 have one.
+    fn slot(&self, uid: &str) -> Result<Slot, SessionError> {
+        let pods = self.0.pods.borrow();
+        let entry = pods.get(uid).ok_or(SessionError::NoPod)?;
+        entry.streams.another().ok_or(SessionError::TooMany)
+    }
+
     /// The newest instance of a container, while it has not ended.
     fn running(&self, uid: &str, container: &str) -> Result<Found, SessionError> {
         let context = self.context(uid)?;
@@ -121,10 +153,8 @@ impl Sessions {
 
     fn has_ended(&self, uid: &str, known: &Known) -> bool {
         let pods = self.0.pods.borrow();
-        pods.get(uid).is_none_or(|entry| {
-            entry.ended.contains(known.id.as_str())
-                || (entry.lost && entry.context.newest_sandbox().as_ref() == Some(&known.sandbox))
-        })
+        let ended = |entry: &Entry| entry.ended.contains(known.id.as_str()) || entry.lost.contains(&known.sandbox);
+        pods.get(uid).is_none_or(ended)
     }
 
     /// Returns when the instance has ended or was forgotten.
@@ -136,5 +166,20 @@ impl Sessions {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// D33
+    #[test]
+    fn a_pod_has_room_for_so_many_streams_and_again_when_they_end() {
+        let pod = Slot::default();
+        let mut taken: Vec<Slot> = (0..MAX_STREAMS_PER_POD).map(|_| pod.another().unwrap()).collect();
+        assert!(pod.another().is_none());
+        taken.pop();
+        assert!(pod.another().is_some());
     }
 }

@@ -16,6 +16,8 @@ pub mod fd;
 pub mod port_forward;
 pub mod remote_command;
 pub mod spdy;
+#[cfg(test)]
+mod tests;
 pub mod upgrade;
 pub mod websocket;
 

@@ -46,11 +46,19 @@ pub(crate) struct Options {
     pub(crate) pid: PidNamespace,
     pub(crate) terminal: bool,
     pub(crate) max_bytes: u64,
+    /// Keeps standard input open, or until the first client has left.
+    pub(crate) stdin: Option<Stdin>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    Stays,
+    Once,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pid: PidNamespace::Own, terminal: false, max_bytes: 10 << 20 }
+        Self { pid: PidNamespace::Own, terminal: false, max_bytes: 10 << 20, stdin: None }
     }
 }
 
@@ -160,8 +168,8 @@ impl Pod {
             pid: options.pid,
             host_cgroup_namespace: false,
             log: Some(LogSpec { dir: add(log), name: "0.log".to_owned(), max_bytes: options.max_bytes, max_files: 5 }),
-            stdin: false,
-            stdin_once: false,
+            stdin: options.stdin.is_some(),
+            stdin_once: options.stdin == Some(Stdin::Once),
             terminal: options.terminal,
             record_dir: add(self.directory("records")),
             record_name: format!("{id}.json"),
@@ -186,6 +194,10 @@ impl Pod {
             stderr: None,
             terminal: false,
         }
+    }
+
+    pub(crate) fn plan_of(&self, args: &[&str]) -> OwnedFd {
+        plan_fd(&process(args, false)).unwrap()
     }
 
     /// A process with a terminal.

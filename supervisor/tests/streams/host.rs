@@ -138,8 +138,21 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
+        // Monitors end what they have when their brain has gone.
+        let cgroup = super::server::cgroup(&self.dir);
+        let started = Instant::now();
+        while !remove_cgroup(&cgroup) && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _kept = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// With those below it, when nothing runs in them any more.
+fn remove_cgroup(path: &Path) -> bool {
+    let below = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let below: Vec<_> = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).collect();
+    below.iter().all(|entry| remove_cgroup(&entry.path())) && std::fs::remove_dir(path).is_ok()
 }
 
 fn finish(mut command: Command, input: &[u8]) -> (i32, String, String) {

@@ -98,7 +98,8 @@ async fn open(dir: &Path) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Notice>
     (node, notices, Store::open(dirs.images(), Limits::default()).unwrap())
 }
 
-fn cgroup(dir: &Path) -> PathBuf {
+/// Of everything that a server runs.
+pub(crate) fn cgroup(dir: &Path) -> PathBuf {
     let host = cgroupd::host::Host::detect().unwrap();
     let cgroup = host.mount_point.expect("a cgroup2").join(dir.file_name().unwrap());
     std::fs::create_dir_all(&cgroup).unwrap();

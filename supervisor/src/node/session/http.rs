@@ -94,11 +94,13 @@ impl Sessions {
             return Ok(text(StatusCode::BAD_REQUEST, "you must specify at least one command for the container"));
         }
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if let Err(error) = self.check_container(&uid, &container) {
-            return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
-        }
+        let slot = match self.check_container(&uid, &container).and_then(|()| self.slot(&uid)) {
+            Ok(slot) => slot,
+            Err(error) => return Ok(refused(&error)),
+        };
         let sessions = self.clone();
         Ok(remote(request, &query, query.flag("tty"), move |client, wanted| async move {
+            let _slot = slot;
             match sessions.exec(&uid, &container, &command, wanted).await {
                 Ok(running) => {
                     let (process, end) = running.split();
@@ -118,12 +120,14 @@ impl Sessions {
         let container = streamed_container(pod, &query)?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         // A container has a terminal or has none, whatever the client thinks.
-        let tty = match self.has_terminal(&uid, &container) {
-            Ok(tty) => tty,
-            Err(error) => return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        let tty = self.has_terminal(&uid, &container);
+        let (tty, slot) = match tty.and_then(|tty| Ok((tty, self.slot(&uid)?))) {
+            Ok(ready) => ready,
+            Err(error) => return Ok(refused(&error)),
         };
         let sessions = self.clone();
         Ok(remote(request, &query, tty, move |client, wanted| async move {
+            let _slot = slot;
             match sessions.attach(&uid, &container, wanted).await {
                 Ok((process, end)) => remote_command::run(client, process, end).await,
                 Err(error) => {
@@ -142,9 +146,10 @@ impl Sessions {
             return Err(Refusal::bad_request(format!("pod {name} does not have a host assigned")));
         }
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if let Err(error) = self.check_network(&uid) {
-            return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
-        }
+        let slot = match self.check_network(&uid).and_then(|()| self.slot(&uid)) {
+            Ok(slot) => slot,
+            Err(error) => return Ok(refused(&error)),
+        };
         let agreed = match Offer::of(request.headers()).and_then(port_forward::Agreed::on) {
             Ok(agreed) => agreed,
             Err(error) => return Ok(error.response()),
@@ -163,6 +168,7 @@ impl Sessions {
         let response = agreed.response();
         let upgrade = hyper::upgrade::on(request);
         tokio::task::spawn_local(async move {
+            let _slot = slot;
             match upgrade.await {
                 Ok(io) => agreed.serve(TokioIo::new(io), &ports, dial).await,
                 Err(error) => tracing::debug!("port-forward: {error}"),
@@ -201,6 +207,17 @@ where
         }
     });
     response
+}
+
+/// As a kubelet says it.
+fn refused(error: &SessionError) -> Response<Body> {
+    let code = match error {
+        SessionError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        SessionError::NoPod | SessionError::NoContainer(_) | SessionError::Engine(_) | SessionError::Io { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    text(code, error.to_string())
 }
 
 fn text(code: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
