@@ -33,7 +33,8 @@ const ZSTD_LEVEL: i32 = 22;
 fn openapi() -> Result<()> {
     let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
     let resources = read(&format!("{OPENAPI}/resources.txt"))?;
-    let merge = definitions::MergeTable::read(&read(MERGE_TABLE)?);
+    let enums = read(&format!("{OPENAPI}/enums.txt"))?;
+    let merge = definitions::MergeTable::read(&read(MERGE_TABLE)?).with_enums(&enums);
     let lines = definitions::all(&sources()?, &resources, &merge)?;
     let packed = zstd::encode_all(lines.as_bytes(), ZSTD_LEVEL).context("compress the definitions")?;
     let path = format!("{OPENAPI}/definitions.zst");

@@ -41,6 +41,18 @@ impl MergeTable {
         }
         table
     }
+
+    /// Adds the values that fields take.
+    pub(super) fn with_enums(mut self, text: &str) -> Self {
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let [of, field, values @ ..] = words.as_slice() {
+                let entry = self.fields.entry(((*of).to_owned(), (*field).to_owned())).or_default();
+                entry.insert("enum".to_owned(), json!(values));
+            }
+        }
+        self
+    }
 }
 
 /// The vendor extensions of one field.

@@ -258,10 +258,7 @@ pub(super) fn unset(resource: &str) -> Value {
 
 /// An object without its list of managers.
 pub(super) fn bare(object: &Value) -> Value {
-    let mut bare = match object {
-        Value::Object(fields) => Value::Object(fields.clone()),
-        _ => Value::Object(Map::new()),
-    };
+    let mut bare = if object.is_object() { object.clone() } else { Value::Object(Map::new()) };
     clear(&mut bare);
     bare
 }

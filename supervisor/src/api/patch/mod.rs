@@ -14,7 +14,7 @@ mod typed;
 
 pub use apply::{apply, managed_update};
 pub use error::{Conflict, PatchError};
-pub use json::{DEPTH_MAX, OPERATIONS_MAX, RESULT_MAX, json_patch, merge_patch};
+pub use json::{MOVES_MAX, OPERATIONS_MAX, RESULT_MAX, json_patch, merge_patch};
 pub use managed::{ANCIENT, BEFORE_FIRST_APPLY, Manager, UPDATE_MANAGERS_MAX};
 pub use strategic::strategic;
 

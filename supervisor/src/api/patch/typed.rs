@@ -33,8 +33,11 @@ impl Node {
     }
 }
 
+/// A part of a value: how it is named, where it stands, what it is.
+type Part<'v> = (Element, Node, &'v Value);
+
 /// The value's parts that have owners of their own; none if it has no such parts.
-fn parts(node: Node, value: &Value) -> Option<Vec<(Element, Node, &Value)>> {
+fn parts(node: Node, value: &Value) -> Option<Vec<Part<'_>>> {
     match (node, value) {
         (_, Value::Object(fields)) => {
             let place = node.object()?;
@@ -139,28 +142,27 @@ impl Changes {
     }
 
     fn compare(&mut self, node: Node, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Element>) {
-        let inner = |value: Option<&Value>| value.and_then(|value| parts(node, value).map(owned_parts));
-        match (old, new, inner(old), inner(new)) {
+        match (old, new, inner(node, old), inner(node, new)) {
             (Some(_), Some(_), Some(mut left), Some(right)) => {
                 for (element, (node, value)) in right {
                     let was = left.remove(&element);
-                    self.step(element, node, was.as_ref().map(|(_, value)| value), Some(&value), path);
+                    self.step(element, node, was.map(|(_, value)| value), Some(value), path);
                 }
                 for (element, (node, value)) in left {
-                    self.step(element, node, Some(&value), None, path);
+                    self.step(element, node, Some(value), None, path);
                 }
             }
             (Some(old), Some(new), _, _) if old == new => {}
             (Some(_), Some(_), _, _) => self.modified.insert(path),
             (None, Some(_), _, parts) => {
                 for (element, (node, value)) in parts.into_iter().flatten() {
-                    self.step(element, node, None, Some(&value), path);
+                    self.step(element, node, None, Some(value), path);
                 }
                 self.added.insert(path);
             }
             (Some(_), None, parts, _) => {
                 for (element, (node, value)) in parts.into_iter().flatten() {
-                    self.step(element, node, Some(&value), None, path);
+                    self.step(element, node, Some(value), None, path);
                 }
                 self.removed.insert(path);
             }
@@ -182,8 +184,10 @@ impl Changes {
     }
 }
 
-fn owned_parts(parts: Vec<(Element, Node, &Value)>) -> BTreeMap<Element, (Node, Value)> {
-    parts.into_iter().map(|(element, node, value)| (element, (node, value.clone()))).collect()
+/// The parts of a value, by element.
+fn inner(node: Node, value: Option<&Value>) -> Option<BTreeMap<Element, (Node, &Value)>> {
+    let parts = parts(node, value?)?;
+    Some(parts.into_iter().map(|(element, node, value)| (element, (node, value))).collect())
 }
 
 /// Merges what is applied into an object.
@@ -203,33 +207,29 @@ pub(super) fn merge(node: Node, live: &Value, applied: &Value) -> Value {
     }
 }
 
-type Part<'v> = (Element, Node, &'v Value);
-
 /// Elements that both lists have stand as the applied one has them, the others where they stood.
 fn merge_lists(live: &[Part<'_>], applied: &[Part<'_>]) -> Vec<Value> {
-    let find = |list: &[Part<'_>], element: &Element| list.iter().position(|(other, _, _)| other == element);
+    let index = |list: &[Part<'_>]| -> BTreeMap<Element, usize> {
+        list.iter().enumerate().map(|(place, (element, _, _))| (element.clone(), place)).collect()
+    };
+    let (here, wanted) = (index(live), index(applied));
     let mut out = Vec::new();
-    let mut left = live.iter().peekable();
+    let mut left = live.iter().enumerate().peekable();
     for (element, node, value) in applied {
-        let Some(place) = find(live, element) else {
+        let Some(place) = here.get(element) else {
             out.push((*value).clone());
             continue;
         };
         // What only the server has and stood before this one stays before it.
-        while let Some((other, _, only)) = left.peek() {
-            let is_passed = find(live, other).is_some_and(|at| at < place);
-            if !is_passed {
-                break;
-            }
-            if find(applied, other).is_none() {
+        while let Some((_, (other, _, only))) = left.next_if(|(at, _)| at < place) {
+            if !wanted.contains_key(other) {
                 out.push((*only).clone());
             }
-            left.next();
         }
-        let old = live.get(place).map_or(&Value::Null, |(_, _, old)| *old);
+        let old = live.get(*place).map_or(&Value::Null, |(_, _, old)| *old);
         out.push(merge(*node, old, value));
     }
-    out.extend(left.filter(|(other, _, _)| find(applied, other).is_none()).map(|(_, _, only)| (*only).clone()));
+    out.extend(left.filter(|(_, (other, _, _))| !wanted.contains_key(other)).map(|(_, (_, _, only))| (*only).clone()));
     out
 }
 
@@ -247,12 +247,10 @@ pub(super) fn remove(node: Node, value: &Value, gone: &Set) -> Option<Value> {
     if kept.is_empty() {
         return None;
     }
-    Some(match value {
-        Value::Object(fields) => {
-            let is_kept = |name: &str| kept.iter().find(|(element, _)| *element == Element::field(name));
-            let rest = fields.keys().filter_map(|name| is_kept(name).map(|(_, value)| (name.clone(), value.clone())));
-            Value::Object(rest.collect())
-        }
-        _ => Value::Array(kept.into_iter().map(|(_, value)| value).collect()),
-    })
+    let Value::Object(fields) = value else {
+        return Some(Value::Array(kept.into_iter().map(|(_, value)| value).collect()));
+    };
+    let mut kept: BTreeMap<Element, Value> = kept.into_iter().collect();
+    let rest = fields.keys().filter_map(|name| kept.remove(&Element::field(name)).map(|value| (name.clone(), value)));
+    Some(Value::Object(rest.collect()))
 }

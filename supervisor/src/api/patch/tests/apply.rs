@@ -231,7 +231,46 @@ fn contains(object: &Value, config: &Value) -> bool {
     }
 }
 
+/// Every path of a `fieldsV1`.
+fn paths(fields: &Value, at: &str, out: &mut Vec<String>) {
+    for (key, below) in fields.as_object().into_iter().flatten() {
+        let path = if key == "." { at.to_owned() } else { format!("{at}/{key}") };
+        if below.as_object().is_some_and(serde_json::Map::is_empty) {
+            out.push(path);
+        } else {
+            paths(below, &path, out);
+        }
+    }
+}
+
+fn owned_by(object: &Value, manager: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    owners(object).iter().filter(|(name, _)| name == manager).for_each(|(_, fields)| paths(fields, "", &mut out));
+    out
+}
+
 proptest! {
+    /// Who updates a field is its only owner; who applies one has it as it is stored.
+    #[test]
+    fn owners_share_only_what_they_agree_on(
+        first in some_config(), second in some_config(), update in some_config(),
+    ) {
+        let one = apply("pods", None, &first, &by("a", 0), true).unwrap();
+        let mut changed = update;
+        changed["metadata"]["managedFields"] = one["metadata"]["managedFields"].clone();
+        let two = managed_update("pods", Some(&one), changed, &by("c", 1));
+        let updated = owned_by(&two, "c/Update");
+        prop_assert!(owned_by(&two, "a/Apply").iter().all(|path| !updated.contains(path)));
+        // Without force, two that apply share fields only if nothing of the first is changed.
+        if let Ok(three) = apply("pods", Some(&two), &second, &by("b", 2), false) {
+            prop_assert!(contains(&three, &second));
+            for (name, config) in [("a/Apply", owned_by(&two, "a/Apply")), ("c/Update", updated)] {
+                let left = owned_by(&three, name);
+                prop_assert!(config.iter().all(|path| left.contains(path)), "{name} lost a field");
+            }
+        }
+    }
+
     #[test]
     fn any_configuration_is_applied_once_and_for_all(
         first in some_config(), second in some_config(), third in some_config(), update in some_config(),
