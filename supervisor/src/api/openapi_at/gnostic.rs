@@ -54,7 +54,11 @@ fn truth(out: &mut Vec<u8>, number: u64, value: &Value) {
 }
 
 fn texts(out: &mut Vec<u8>, number: u64, value: &Value) {
-    value.as_array().into_iter().flatten().for_each(|item| bytes(out, number, item.as_str().unwrap_or_default().as_bytes()));
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .for_each(|item| bytes(out, number, item.as_str().unwrap_or_default().as_bytes()));
 }
 
 fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
