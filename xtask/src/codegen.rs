@@ -31,11 +31,7 @@ const MERGE_TABLE: &str = "supervisor/src/api/patch/schema.txt";
 const ZSTD_LEVEL: i32 = 22;
 
 fn openapi() -> Result<()> {
-    let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
-    let resources = read(&format!("{OPENAPI}/resources.txt"))?;
-    let enums = read(&format!("{OPENAPI}/enums.txt"))?;
-    let merge = definitions::MergeTable::read(&read(MERGE_TABLE)?).with_enums(&enums);
-    let lines = definitions::all(&sources()?, &resources, &merge)?;
+    let lines = definitions(Path::new("."))?;
     let packed = zstd::encode_all(lines.as_bytes(), ZSTD_LEVEL).context("compress the definitions")?;
     let path = format!("{OPENAPI}/definitions.zst");
     std::fs::write(&path, &packed).with_context(|| format!("write {path}"))?;
@@ -43,16 +39,43 @@ fn openapi() -> Result<()> {
     Ok(())
 }
 
+/// The definitions, from the tree at a path.
+fn definitions(root: &Path) -> Result<String> {
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"));
+    let resources = read(&format!("{OPENAPI}/resources.txt"))?;
+    let enums = read(&format!("{OPENAPI}/enums.txt"))?;
+    let merge = definitions::MergeTable::read(&read(MERGE_TABLE)?).with_enums(&enums);
+    definitions::all(&sources(root)?, &resources, &merge)
+}
+
 /// The sources of the API version that the workspace uses.
-fn sources() -> Result<PathBuf> {
+fn sources(root: &Path) -> Result<PathBuf> {
     let sh = Shell::new()?;
+    sh.change_dir(root);
     let metadata =
         cmd!(sh, "cargo metadata --format-version 1 --filter-platform x86_64-unknown-linux-gnu").quiet().read()?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).context("read cargo metadata")?;
     let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
     let package = packages.iter().find(|package| package["name"] == "k8s-openapi").context("no k8s-openapi")?;
     let manifest = package["manifest_path"].as_str().context("k8s-openapi lies nowhere")?;
-    let feature = std::fs::read_to_string("Cargo.toml")?;
+    let feature = std::fs::read_to_string(root.join("Cargo.toml"))?;
     let version = feature.split("\"v1_").nth(1).and_then(|rest| rest.split('"').next()).context("no API version")?;
     Ok(Path::new(manifest).with_file_name("src").join(format!("v1_{version}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever changes a table or the crate's version runs the generator.
+    #[test]
+    fn the_tree_has_what_the_generator_makes() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let packed = std::fs::read(root.join(OPENAPI).join("definitions.zst")).unwrap();
+        let kept = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap();
+        let made = definitions(&root).unwrap();
+        let differs = kept.lines().zip(made.lines()).find(|(kept, made)| kept != made);
+        assert_eq!(differs, None, "run `cargo xtask codegen openapi`");
+        assert_eq!(kept.len(), made.len());
+    }
 }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
 use std::sync::OnceLock;
 
+use aws_lc_rs::digest::{self, Digest};
 use serde_json::{Map, Value, json};
 
 use paths::Dialect;
@@ -102,14 +103,16 @@ pub fn v3(path: &str) -> io::Result<Option<Vec<u8>>> {
 
 /// The hash of the document at a path: that of everything it is made from.
 pub fn hash(path: &str) -> String {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA512_256);
-    for part in [DEFINITIONS, resources::TABLE.as_bytes(), version().as_bytes(), path.as_bytes()] {
-        context.update(part);
-    }
-    context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
-        hex += &format!("{byte:02X}");
-        hex
-    })
+    static COMMON: OnceLock<Digest> = OnceLock::new();
+    let common = COMMON.get_or_init(|| digest_of(&[DEFINITIONS, resources::TABLE.as_bytes(), version().as_bytes()]));
+    let digest = digest_of(&[common.as_ref(), path.as_bytes()]);
+    digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn digest_of(parts: &[&[u8]]) -> Digest {
+    let mut context = digest::Context::new(&digest::SHA512_256);
+    parts.iter().for_each(|part| context.update(part));
+    context.finish()
 }
 
 fn version() -> &'static str {

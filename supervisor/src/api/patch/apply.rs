@@ -27,6 +27,7 @@ pub fn apply(
 ) -> Result<Value, PatchError> {
     let node = Node::root(resource);
     check(node, config, manager)?;
+    let config = &managed::without_nulls(config);
     let old = live.map_or_else(|| managed::unset(resource), managed::bare);
     let mut managers = live.map(|live| tracked(resource, live, manager)).unwrap_or_default();
     let before = managers.clone();

@@ -256,6 +256,15 @@ pub(super) fn unset(resource: &str) -> Value {
     born
 }
 
+/// A configuration without nulls for what only the server sets: clients that print objects write `creationTimestamp: null`.
+pub(super) fn without_nulls(config: &Value) -> Value {
+    let mut config = config.clone();
+    if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|name, value| !(value.is_null() && SERVER_METADATA.contains(&name.as_str())));
+    }
+    config
+}
+
 /// An object without its list of managers.
 pub(super) fn bare(object: &Value) -> Value {
     let mut bare = if object.is_object() { object.clone() } else { Value::Object(Map::new()) };

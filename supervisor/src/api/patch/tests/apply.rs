@@ -90,6 +90,17 @@ fn the_same_configuration_again_changes_nothing() {
     assert_eq!(applied(Some(&one), &map(json!({"k": "v"})), "a", 100), one);
 }
 
+#[test]
+fn null_removes_a_field_but_nothing_of_the_servers() {
+    let mut one = applied(None, &map(json!({"k": "v", "l": "v"})), "a", 0);
+    one["metadata"]["creationTimestamp"] = "2026-11-21T10:00:00Z".into();
+    let mut config = map(json!({"k": "v", "l": null}));
+    config["metadata"]["creationTimestamp"] = Value::Null;
+    let two = applied(Some(&one), &config, "a", 1);
+    assert_eq!(two["data"], json!({"k": "v"}));
+    assert_eq!(two["metadata"]["creationTimestamp"], "2026-11-21T10:00:00Z");
+}
+
 fn pod(spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
 }
