@@ -67,7 +67,7 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> R
         if !auth::allows(&user, &ask) {
             return Err(auth::denied(&user, &ask, None));
         }
-        if request.method() != Method::GET {
+        if request.method() != Method::GET && !matches!(route, Route::Unknown) {
             return Err(Status::method_not_allowed());
         }
         return document(state, &route, &query, request.headers());

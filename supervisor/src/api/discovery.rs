@@ -149,8 +149,7 @@ pub(crate) fn aggregated(is_core: bool, version: &str) -> Value {
 
 fn aggregated_group(group: &Group) -> Value {
     let version = |version: &&str| {
-        let resources: Vec<Value> =
-            registry::of_version(group.name, version).map(|resource| aggregated_resource(resource)).collect();
+        let resources: Vec<Value> = registry::of_version(group.name, version).map(aggregated_resource).collect();
         json!({"version": version, "freshness": "Current", "resources": resources})
     };
     let versions: Vec<Value> = group.versions.iter().map(version).collect();

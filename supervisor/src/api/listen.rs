@@ -24,7 +24,7 @@ use super::call;
 use super::pki;
 use super::server::{Config, ServerError, State};
 
-/// Connections at a time. Each costs little until it asks for something.
+/// Connections at a time, over TLS and over the socket each. One costs little until it asks for something.
 const CONNECTIONS_MAX: usize = 1024;
 /// D33: a request's headers, and a TLS handshake, take no longer.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ async fn accept_tcp(listener: &TcpListener, state: &Rc<State>, acceptor: &TlsAcc
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (state, acceptor) = (Rc::clone(state), acceptor.clone());
-                if let Some(place) = Place::take(&state) {
+                if let Some(place) = Place::take(&state.remote) {
                     tokio::task::spawn_local(serve_tls(stream, acceptor, state, place));
                 }
             }
@@ -128,7 +128,7 @@ async fn accept_unix(listener: &UnixListener, state: &Rc<State>) {
             Ok((stream, _)) => {
                 let state = Rc::clone(state);
                 // Nobody without rights gets as far as a request.
-                if let Some((user, place)) = local_user(&stream, &state).zip(Place::take(&state)) {
+                if let Some((user, place)) = local_user(&stream, &state).zip(Place::take(&state.local)) {
                     tokio::task::spawn_local(serve(stream, Peer::Local(user), state, place));
                 }
             }
@@ -148,22 +148,21 @@ fn local_user(stream: &UnixStream, state: &State) -> Option<User> {
 }
 
 /// A place among the connections; given back when it is dropped.
-struct Place(Rc<State>);
+struct Place(Rc<Cell<usize>>);
 
 impl Place {
-    fn take(state: &Rc<State>) -> Option<Self> {
-        let count = state.connections.get();
-        if count >= CONNECTIONS_MAX {
+    fn take(taken: &Rc<Cell<usize>>) -> Option<Self> {
+        if taken.get() >= CONNECTIONS_MAX {
             return None;
         }
-        state.connections.set(count + 1);
-        Some(Self(Rc::clone(state)))
+        taken.set(taken.get() + 1);
+        Some(Self(Rc::clone(taken)))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -195,13 +194,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     place: Place,
 ) {
     let peer = Rc::new(peer);
-    let requests = Rc::new(Cell::new(0_u32));
     let service = service_fn(|request: Request<Incoming>| {
-        let (state, peer, requests) = (Rc::clone(&state), Rc::clone(&peer), Rc::clone(&requests));
-        async move {
-            requests.set(requests.get().wrapping_add(1));
-            Ok::<_, Infallible>(call::answer(&state, &peer, request).await)
-        }
+        let (state, peer) = (Rc::clone(&state), Rc::clone(&peer));
+        async move { Ok::<_, Infallible>(call::answer(&state, &peer, request).await) }
     });
     let builder = protocols();
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

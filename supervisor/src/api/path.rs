@@ -171,17 +171,16 @@ mod tests {
     use super::*;
 
     fn shown(path: &str) -> String {
-        match route(path).unwrap() {
-            Route::Object(target) => format!(
-                "{} {} {} {}{}",
-                target.resource.qualified(),
-                target.namespace.as_deref().unwrap_or("-"),
-                target.name.as_deref().unwrap_or("-"),
-                target.subresource.as_deref().unwrap_or("-"),
-                target.rest,
-            ),
-            other => format!("{other:?}"),
-        }
+        let route = route(path).unwrap();
+        let Route::Object(target) = &route else { return format!("{route:?}") };
+        format!(
+            "{} {} {} {}{}",
+            target.resource.qualified(),
+            target.namespace.as_deref().unwrap_or("-"),
+            target.name.as_deref().unwrap_or("-"),
+            target.subresource.as_deref().unwrap_or("-"),
+            target.rest,
+        )
     }
 
     #[test]

@@ -101,8 +101,9 @@ pub(crate) struct State {
     pub(super) address: String,
     /// Addresses and ports that services are about to be stored with.
     pub(super) reserved: RefCell<BTreeSet<String>>,
-    /// Namespaces that are being emptied.
-    pub(super) connections: Cell<usize>,
+    /// Connections over TLS, and over the socket. Counted apart: who fills the one does not lock root out of the other.
+    pub(super) remote: Rc<Cell<usize>>,
+    pub(super) local: Rc<Cell<usize>>,
     pub(super) closing: watch::Receiver<bool>,
 }
 
@@ -133,7 +134,8 @@ impl Server {
             pki,
             address: address.to_string(),
             reserved: RefCell::default(),
-            connections: Cell::new(0),
+            remote: Rc::default(),
+            local: Rc::default(),
             closing,
         };
         Ok(Self { state: Rc::new(state), listeners, close })
@@ -169,7 +171,7 @@ impl Server {
         }
         close.send_replace(true);
         let quiet = async {
-            while state.connections.get() > 0 {
+            while state.remote.get() + state.local.get() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

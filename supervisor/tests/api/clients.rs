@@ -53,7 +53,7 @@ fn every_kubectl_finds_a_cluster() {
             ("get pod web -o jsonpath={.spec.containers[0].image}".to_owned(), "busybox:1"),
             ("describe pod web".to_owned(), "Service Account:  default"),
             ("label pod web tier=front".to_owned(), "pod/web labeled"),
-            ("annotate pod web note=1".to_owned(), "pod/web annotated"),
+            ("annotate pod web note=1".to_owned(), "pod/web annotate"),
             ("get pods -l tier=front -o name".to_owned(), "pod/web"),
             ("set image pod/web c=busybox:2".to_owned(), "pod/web image updated"),
             ("expose pod web --port=80 --name=web-svc --selector=tier=front".to_owned(), "service/web-svc exposed"),

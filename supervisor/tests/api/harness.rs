@@ -92,15 +92,15 @@ impl Api {
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send("POST", path, &[("Content-Type", "application/json")], &body.to_string())
+        self.send("POST", path, &[("Content-Type", "application/json")], body.to_string())
     }
 
     pub(crate) fn put(&self, path: &str, body: &Value) -> Answer {
-        self.send("PUT", path, &[("Content-Type", "application/json")], &body.to_string())
+        self.send("PUT", path, &[("Content-Type", "application/json")], body.to_string())
     }
 
     pub(crate) fn merge(&self, path: &str, body: &Value) -> Answer {
-        self.send("PATCH", path, &[("Content-Type", "application/merge-patch+json")], &body.to_string())
+        self.send("PATCH", path, &[("Content-Type", "application/merge-patch+json")], body.to_string())
     }
 
     pub(crate) fn delete(&self, path: &str) -> Answer {

@@ -20,6 +20,7 @@ fn errors_are_told_as_the_api_server_tells_them() {
     for (answer, code, message) in [
         (get(&format!("{MAPS}/nope")), 404, "configmaps \"nope\" not found"),
         (get("/api/v1/namespaces/default/poods"), 404, "the server could not find the requested resource"),
+        (api.post("/apis/nope/v1/x", &json!({})), 404, "the server could not find the requested resource"),
         (get("/apis/nope/v1"), 404, "the server could not find the requested resource"),
         (post(map("h")), 409, "configmaps \"h\" already exists"),
         (

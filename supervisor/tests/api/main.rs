@@ -1,6 +1,6 @@
 //! The API server in this process, spoken to over its socket and over TLS, by hand and by real kubectls.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod access;
 mod clients;

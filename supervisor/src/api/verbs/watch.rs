@@ -1,8 +1,10 @@
 //! `watch`: the feed of changes as clients see it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -25,6 +27,18 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 const LIFE: Duration = Duration::from_secs(1800);
 /// The longest that a client may ask for.
 const LIFE_MAX: i64 = 24 * 3600;
+
+/// Bytes of an object from which its text is shared; a smaller one is copied, and goes out in one piece.
+const SHARED_FROM: usize = 4 * 1024;
+
+/// The text of a stored object, as bytes.
+struct Shared(Arc<str>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
 
 /// What is sent at the start.
 struct Start {
@@ -190,11 +204,21 @@ impl Feeder {
 
     async fn send(&mut self, kind: &str, object: &Object) -> Result<(), Gone> {
         let shown = match self.call.accept.form {
-            Form::Plain => show_text(&self.call, object).to_string(),
+            Form::Plain => return self.send_text(kind, show_text(&self.call, object)).await,
             Form::Partial => shape::partial(&object.value()).to_string(),
             Form::Table => self.row(&viewed(&self.call, &object.value())).to_string(),
         };
         self.writer.write(format!("{{\"type\":\"{kind}\",\"object\":{shown}}}\n")).await
+    }
+
+    /// Thousands of watches of one large object share its text: who does not read holds a reference and no copy.
+    async fn send_text(&self, kind: &str, text: Arc<str>) -> Result<(), Gone> {
+        if text.len() < SHARED_FROM {
+            return self.writer.write(format!("{{\"type\":\"{kind}\",\"object\":{text}}}\n")).await;
+        }
+        self.writer.write(format!("{{\"type\":\"{kind}\",\"object\":")).await?;
+        self.writer.write(Bytes::from_owner(Shared(text))).await?;
+        self.writer.write(Bytes::from_static(b"}\n")).await
     }
 
     fn row(&mut self, value: &Value) -> Value {
