@@ -1,6 +1,7 @@
 //! From Kubernetes objects to what the rest of the program understands. Pure: everything that must be known is an argument.
 
 pub mod env;
+pub mod ephemeral;
 pub mod event;
 pub mod expand;
 pub mod facts;
@@ -9,6 +10,7 @@ pub mod launch;
 pub mod machine;
 pub mod mounts;
 pub mod resources;
+pub mod sandbox;
 pub mod security;
 pub mod slots;
 pub mod status;

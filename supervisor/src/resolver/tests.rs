@@ -36,7 +36,8 @@ fn server(name: &'static str) -> SocketAddr {
 }
 
 fn answer(question: &[u8], name: &str) -> Vec<u8> {
-    let encoded: Vec<u8> = name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()).collect();
+    let encoded: Vec<u8> =
+        name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()).collect();
     let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
     let asked = question[12..end].to_ascii_lowercase();
     let ours = asked.starts_with(&encoded) && asked[encoded.len()] == 0;
@@ -81,4 +82,17 @@ fn search_domains_complete_short_names() {
         let found = names.lookup("db", 80).await.unwrap();
         assert_eq!(found, [SocketAddr::from(([192, 0, 2, 7], 80))]);
     });
+}
+
+#[test]
+fn names_come_from_the_hosts_file_first() {
+    let hosts = "# db\n::1 localhost ip6\n127.0.0.1\tLocalhost # loop\n10.1.2.3 db.example.com db\nbad db\n";
+    let v4 = IpAddr::from([127, 0, 0, 1]);
+    for (name, found) in [
+        ("localhost", vec![v4, Ipv6Addr::LOCALHOST.into()]),
+        ("DB.example.com.", vec![IpAddr::from([10, 1, 2, 3])]),
+        ("loop", vec![]),
+    ] {
+        assert_eq!(in_hosts(hosts, name), found, "{name}");
+    }
 }
