@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Test, serving, tests, transcript};
+use crate::serve::{Daemon, wait_until, with_busybox};
+use crate::{Test, tests, transcript};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: every_kubectl_prints_what_a_cluster_would, transcripts_are_matched_line_by_line]
 }
+
+/// Where the daemon puts certificates and kubeconfig.
+const ACCESS: &str = "/run/access";
 
 /// What the transcript's commands read.
 const FILES: &[(&str, &str)] = &[
@@ -54,7 +58,10 @@ fn every_kubectl_prints_what_a_cluster_would() -> Result<()> {
 }
 
 fn with(client: &Path, steps: &[transcript::Step]) -> Result<()> {
-    serving::with_daemon(&["busybox"], |daemon| {
+    with_busybox(|| {
+        let _daemon = Daemon::configured(&format!("nodeName: node1\napi: {{dir: {ACCESS}}}\n"))?;
+        let kubeconfig = Path::new(ACCESS).join("kubeconfig");
+        wait_until("a kubeconfig", || kubeconfig.exists().then_some(()))?;
         let dir = tempfile::tempdir()?;
         std::os::unix::fs::symlink(client, dir.path().join("kubectl"))?;
         for (name, text) in FILES {
@@ -63,7 +70,7 @@ fn with(client: &Path, steps: &[transcript::Step]) -> Result<()> {
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}", dir.path().display());
         transcript::run(steps, dir.path(), |command| {
-            command.env("PATH", &path).env("KUBECONFIG", &daemon.kubeconfig).env("HOME", dir.path());
+            command.env("PATH", &path).env("KUBECONFIG", &kubeconfig).env("HOME", dir.path());
         })
     })
 }
@@ -72,8 +79,10 @@ fn with(client: &Path, steps: &[transcript::Step]) -> Result<()> {
 fn clients() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let real: Vec<PathBuf> =
-        dirs.iter().filter_map(|dir| dir.join("kubectl").canonicalize().ok()?.parent().map(Path::to_path_buf)).collect();
+    let real: Vec<PathBuf> = dirs
+        .iter()
+        .filter_map(|dir| dir.join("kubectl").canonicalize().ok()?.parent().map(Path::to_path_buf))
+        .collect();
     dirs.extend(real);
     let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
     let named = |path: &PathBuf| {

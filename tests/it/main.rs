@@ -8,6 +8,7 @@
 
 mod cri;
 mod host;
+mod kubectl;
 mod leaks;
 mod life;
 mod life_hostile;
@@ -20,6 +21,7 @@ mod pause_tools;
 mod run;
 mod serve;
 mod tidy;
+mod transcript;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
@@ -27,6 +29,7 @@ mod vm_planted;
 mod vm_root;
 mod vm_runner;
 mod vm_systemd;
+mod volumes;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -60,7 +63,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl" | "volumes") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -112,11 +115,13 @@ fn all() -> Vec<Test> {
     [
         tidy::tests(),
         run::tests(),
+        volumes::tests(),
         life::tests(),
         life_hostile::tests(),
         life_manifests::tests(),
         life_vm::tests(),
         serve::tests(),
+        kubectl::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),

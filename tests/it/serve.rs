@@ -26,13 +26,17 @@ const LOGS: &str = "/var/log/pods";
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A running daemon; it dies with the value.
-struct Daemon(Child);
+pub struct Daemon(Child);
 
 impl Daemon {
     fn start() -> Result<Self> {
+        Self::configured("nodeName: n1\n")
+    }
+
+    /// With further options.
+    pub fn configured(options: &str) -> Result<Self> {
         std::fs::create_dir_all(MANIFESTS)?;
-        let text = format!("staticPodPath: {MANIFESTS}\nnodeName: n1\nallowUnenforcedLimits: true\n");
-        std::fs::write(CONFIG, text)?;
+        std::fs::write(CONFIG, format!("staticPodPath: {MANIFESTS}\nallowUnenforcedLimits: true\n{options}"))?;
         let log = std::fs::File::options().create(true).append(true).open("/run/serve.log")?;
         let mut command = host::binary("monopod")?;
         command.args(["-v", "serve", "--config", CONFIG]).stdin(Stdio::null()).stderr(log);
@@ -54,7 +58,7 @@ impl Drop for Daemon {
     }
 }
 
-fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let archive = image("busybox")?;
     private_host(move || {
         let output = host::binary("monopod")?.args(["image", "load"]).arg(&archive).output()?;
@@ -108,7 +112,7 @@ fn processes() -> BTreeSet<String> {
     cgroups().into_iter().flat_map(|dir| of(dir).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

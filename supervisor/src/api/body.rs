@@ -31,6 +31,11 @@ impl Body {
         Self(Inner::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty())))
     }
 
+    /// What somebody else writes piece by piece.
+    pub fn received(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self(Inner::Pieces(pieces))
+    }
+
     /// A body that is written piece by piece. It ends when the writer is dropped.
     pub fn pieces() -> (Writer, Self) {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);

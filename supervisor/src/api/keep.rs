@@ -14,7 +14,7 @@ use super::server::State;
 use crate::store::{Change, Durability, Key, StoreError};
 
 pub(crate) use events::events;
-pub(crate) use namespaces::{accounts, namespaces};
+pub(crate) use namespaces::{accounts, furnish, namespaces};
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
@@ -33,6 +33,7 @@ pub(crate) async fn bootstrap(state: &Rc<State>) -> Result<(), StoreError> {
             "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
         });
         ensure(state, &Key::new("namespaces", "", name), value).await?;
+        furnish(state, name).await?;
     }
     for (name, value) in CLASSES {
         let value = json!({

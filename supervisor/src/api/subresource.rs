@@ -10,7 +10,7 @@ use super::call::{Call, Verb};
 use super::respond::Content;
 use super::status::{Reason, Status};
 use super::streams::TokenOrder;
-use super::verbs::{self, DeleteOptions, Part};
+use super::verbs::{self, DeleteOptions, Origin, Part};
 use super::{fields, receive};
 use crate::store::{Key, Object};
 
@@ -73,7 +73,7 @@ pub(crate) async fn bind(call: &Call, name: &str, binding: &Value) -> Result<Res
         Ok(pod)
     };
     let inner = as_pod(call, resource, name);
-    verbs::change(&inner, name, Part::Binding, make).await?;
+    verbs::change(&inner, name, Part::Binding, Origin::Update, make).await?;
     Ok(call.reply(StatusCode::CREATED, Content::Value(done())))
 }
 

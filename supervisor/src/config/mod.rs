@@ -80,6 +80,8 @@ pub struct Api {
     pub listen: Option<std::net::SocketAddr>,
     /// The local socket; by default `monopod.sock` in `runDir`.
     pub socket: Option<PathBuf>,
+    /// Certificates and kubeconfig.
+    pub dir: PathBuf,
 }
 
 /// A taint as `kubectl taint` takes it.
@@ -119,7 +121,11 @@ impl Default for Config {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 6443))), socket: None }
+        Self {
+            listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 6443))),
+            socket: None,
+            dir: "/etc/monopod".into(),
+        }
     }
 }
 
@@ -192,6 +198,7 @@ impl Config {
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
             ("nodeName", self.node_name != new.node_name),
+            ("staticPodPath", self.static_pod_path != new.static_pod_path),
             ("dataDir", self.data_dir != new.data_dir),
             ("runDir", self.run_dir != new.run_dir),
             ("logDir", self.log_dir != new.log_dir),
@@ -240,6 +247,31 @@ mod tests {
     fn an_empty_file_is_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         assert_eq!(Config::parse("# nothing\n").unwrap(), Config::default());
+    }
+
+    /// The default configuration shows every option with its default.
+    #[test]
+    fn every_option_is_documented() {
+        let text = include_str!("../../../packaging/config.yaml");
+        let options: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix('#')).collect();
+        let options: Vec<&str> =
+            options.into_iter().filter(|line| !line.starts_with(' ') || line.starts_with("  ")).collect();
+        let all = options.join("\n");
+        let config = Config::parse(&all).unwrap();
+        let example = Config {
+            node_name: Some("node1".into()),
+            pod_cidr: "10.187.0.0/16".parse().ok(),
+            pod_cidr6: "fd4f:4158:1023::/64".parse().ok(),
+            cgroup_parent: Some("/sys/fs/cgroup/monopod".into()),
+            api: Api { socket: Some("/run/monopod/monopod.sock".into()), ..Api::default() },
+            ..Config::default()
+        };
+        assert_eq!(config, example);
+        // A made-up option makes the parser name those that there are.
+        let known = Config::parse("x: 1").unwrap_err();
+        let names = known.split('`').filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric()) && *name != "x");
+        let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+        assert!(names.is_empty() || names.iter().all(|name| all.contains(&format!("{name}:"))), "{known}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::record::{self, ContainerRecord};
 use super::sandbox::add;
 use super::{ContainerSummary, Engine, program};
 use crate::monitor::client::{ClientError, Descriptors};
-use crate::monitor::protocol::{ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
+use crate::monitor::protocol::{AttachSpec, ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
 use crate::runtime::launch::{Identity, Launch, Process};
 
 /// Name of the owner record in a container's directory.
@@ -179,6 +179,27 @@ impl Engine {
         };
         let started = self.client(sandbox)?.exec(spec, all).await?;
         Ok(started.terminal)
+    }
+
+    /// Copies a container's output into pipes from now on; a writer of its standard input, or its terminal.
+    pub async fn attach_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        stdin: bool,
+        outputs: (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<Option<OwnedFd>, EngineError> {
+        let mut all = Descriptors::default();
+        let stdout = outputs.0.map(|fd| add(&mut all, fd)).transpose()?;
+        let stderr = outputs.1.map(|fd| add(&mut all, fd)).transpose()?;
+        let spec = AttachSpec { container: container.to_string(), stdin, stdout, stderr };
+        Ok(self.client(sandbox)?.attach(spec, all).await?)
+    }
+
+    /// One file of a container's cgroup.
+    pub fn read_cgroup(&self, sandbox: &SandboxId, id: &ContainerId, file: &str) -> Result<String, EngineError> {
+        let leaf = leaf(&self.sandbox(sandbox)?.record, id)?;
+        Ok(self.shared.tree.read(&leaf.path(), file)?)
     }
 
     pub async fn kill_exec(&self, sandbox: &SandboxId, id: &str) -> Result<(), EngineError> {

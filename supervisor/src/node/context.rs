@@ -13,7 +13,7 @@ use netsetup::hostname::{self, HostnameError, Names};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::snapshots::Snapshots;
-use super::{Notice, clock};
+use super::{Notice, clock, volumes};
 use crate::convert::env::Sources;
 use crate::convert::ephemeral;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
@@ -28,7 +28,6 @@ use crate::pod::event::{Event, Exit};
 use crate::pod::spec::{Index, PodSpec};
 use crate::pod::status::{TERMINATION_MESSAGE_BYTES, termination_message};
 use crate::runtime::launch::Process;
-use crate::volume::ReadyVolume;
 
 /// What is the same for all pods of a node.
 pub struct Settings {
@@ -45,6 +44,8 @@ pub struct Settings {
     pub resources: cgroupd::Policy,
     /// Where the machines' memory is kept; none when nobody comes back for it.
     pub snapshots: Option<Snapshots>,
+    /// `status.reason` of static pods that start anew with the daemon.
+    pub comes_back: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -88,7 +89,9 @@ pub(super) struct Context {
     notices: mpsc::UnboundedSender<Notice>,
     sandboxes: Rc<RefCell<BTreeMap<u32, SandboxId>>>,
     addresses: Rc<RefCell<Vec<IpAddr>>>,
-    pub volumes: Rc<RefCell<Vec<ReadyVolume>>>,
+    pub volumes: Rc<volumes::State>,
+    /// With what changed since: labels, annotations.
+    newest: Rc<RefCell<Rc<Pod>>>,
     instances: Rc<RefCell<BTreeMap<Instance, Known>>>,
     execs: Rc<RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>>,
     turns: Rc<RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>>,
@@ -111,6 +114,7 @@ impl Context {
     ) -> Self {
         let reference =
             PodReference { namespace: spec.namespace.clone(), name: spec.name.clone(), uid: spec.uid.clone() };
+        let newest = RefCell::new(Rc::new(pod.clone()));
         Self {
             engine,
             settings,
@@ -121,6 +125,7 @@ impl Context {
             sandboxes: Rc::default(),
             addresses: Rc::default(),
             volumes: Rc::default(),
+            newest: Rc::new(newest),
             instances: Rc::default(),
             execs: Rc::default(),
             turns: Rc::default(),
@@ -129,6 +134,7 @@ impl Context {
 
     /// The same pod after a change of its spec; what runs is shared.
     pub(super) fn changed(&self, pod: Pod, spec: &PodSpec) -> Self {
+        self.set_newest_pod(pod.clone());
         Self {
             engine: self.engine.clone(),
             settings: self.settings.clone(),
@@ -139,6 +145,7 @@ impl Context {
             sandboxes: self.sandboxes.clone(),
             addresses: self.addresses.clone(),
             volumes: self.volumes.clone(),
+            newest: self.newest.clone(),
             instances: self.instances.clone(),
             execs: self.execs.clone(),
             turns: self.turns.clone(),
@@ -151,6 +158,15 @@ impl Context {
 
     pub(super) fn turn(&self, turn: Turn) -> Rc<Mutex<()>> {
         self.turns.borrow_mut().entry(turn).or_default().clone()
+    }
+
+    /// The pod with what changed since it was taken in: labels, annotations.
+    pub(super) fn newest_pod(&self) -> Rc<Pod> {
+        self.newest.borrow().clone()
+    }
+
+    pub(super) fn set_newest_pod(&self, pod: Pod) {
+        *self.newest.borrow_mut() = Rc::new(pod);
     }
 
     pub(super) fn api_spec(&self) -> Option<&ApiSpec> {
@@ -176,7 +192,13 @@ impl Context {
     }
 
     pub(super) fn sources<'a>(&'a self, facts: &'a PodFacts) -> Sources<'a> {
-        Sources { pod: &self.pod, pod_facts: facts, node: &self.settings.node, objects: &*self.settings.objects }
+        Sources {
+            pod: &self.pod,
+            pod_facts: facts,
+            node: &self.settings.node,
+            objects: &*self.settings.objects,
+            files: self,
+        }
     }
 
     /// `<name>_<namespace>(<uid>)`
@@ -261,6 +283,18 @@ impl Context {
         self.instances.borrow().get(&instance).cloned()
     }
 
+    pub(super) fn container_names(&self) -> Vec<String> {
+        self.spec.containers.iter().map(|container| container.name.clone()).collect()
+    }
+
+    /// The newest instance of a container.
+    pub(super) fn newest(&self, container: &str) -> Option<(Instance, Known)> {
+        let index = self.spec.find(container)?;
+        let instances = self.instances.borrow();
+        let own = instances.iter().filter(|(instance, _)| instance.container == index);
+        own.max_by_key(|(instance, _)| instance.serial).map(|(instance, known)| (*instance, known.clone()))
+    }
+
     pub(super) fn forget(&self, instance: Instance) {
         self.instances.borrow_mut().remove(&instance);
         self.turns.borrow_mut().remove(&Turn::Instance(instance));
@@ -270,6 +304,11 @@ impl Context {
         let (sender, receiver) = oneshot::channel();
         self.execs.borrow_mut().insert(id.to_owned(), sender);
         receiver
+    }
+
+    /// It never began.
+    pub(super) fn give_up_exec(&self, id: &str) {
+        self.execs.borrow_mut().remove(id);
     }
 
     pub(super) fn exec_exited(&self, id: &str, exit: MonitorExit) {

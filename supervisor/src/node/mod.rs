@@ -12,8 +12,11 @@ mod execute;
 mod facts;
 mod images;
 mod launch;
+mod objects;
 mod probes;
+pub mod session;
 mod snapshots;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,6 +25,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
+use crate::convert::references;
 use crate::engine::{Engine, EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
 use crate::pod::action::{Action, ActionId, Todo};
@@ -30,11 +34,15 @@ use crate::pod::machine::Machine;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::pod::timer::Now;
+use crate::store::Key;
+use crate::volume::payload::Kind;
 
 pub use adopt::Adoption;
 pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
 pub use facts::{host_addresses, node_facts};
+pub use objects::StoreObjects;
+pub use session::Sessions;
 pub use snapshots::Snapshots;
 
 /// What reaches the driver from its own tasks.
@@ -76,6 +84,7 @@ pub struct Node {
     inbox: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
     notices: mpsc::UnboundedSender<Notice>,
+    sessions: Sessions,
 }
 
 impl Node {
@@ -88,7 +97,16 @@ impl Node {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (notices, receiver) = mpsc::unbounded_channel();
         let settings = Rc::new(settings);
-        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
+        let node = Self {
+            engine,
+            settings,
+            pods: BTreeMap::new(),
+            engine_events,
+            inbox,
+            sender,
+            notices,
+            sessions: Sessions::default(),
+        };
         (node, receiver)
     }
 
@@ -114,6 +132,7 @@ impl Node {
     }
 
     fn insert(&mut self, uid: String, machine: Machine, context: Rc<context::Context>) {
+        self.sessions.insert(&uid, context.clone());
         let entry = Entry { machine, context, tasks: BTreeMap::new(), shown: None };
         self.pods.insert(uid.clone(), entry);
         self.settle(&uid);
@@ -153,7 +172,15 @@ impl Node {
             machine.set_deadline(deadline, new.generation, now);
         }
         entry.context = Rc::new(entry.context.changed(pod, machine.spec()));
+        self.sessions.insert(&new.uid, entry.context.clone());
+        // It spoke through the old one.
+        volumes::refresh_tokens(&entry.context);
         self.settle(&new.uid);
+    }
+
+    /// Whether everything of a pod has ended.
+    pub fn is_finished(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_none_or(|entry| entry.machine.is_finished())
     }
 
     /// The machine's status of a pod.
@@ -181,9 +208,57 @@ impl Node {
         self.settle(uid);
     }
 
+    /// An object was added, changed or deleted: files that come from it change, and what waited for it is tried at once.
+    pub fn object_changed(&mut self, key: &Key) {
+        for uid in self.uids() {
+            let Some(entry) = self.pods.get_mut(&uid) else { continue };
+            let own = key.namespace.is_empty() || *entry.context.reference.namespace == *key.namespace;
+            if !own || !references::refers_to(&entry.context.newest_pod(), &key.resource, &key.name) {
+                continue;
+            }
+            let kind = match &*key.resource {
+                "configmaps" => Some(Kind::ConfigMap),
+                "secrets" => Some(Kind::Secret),
+                _ => None,
+            };
+            if let Some(kind) = kind {
+                volumes::object_changed(&entry.context, kind, &key.name);
+            }
+            entry.machine.objects_changed(clock::now());
+            self.settle(&uid);
+        }
+    }
+
+    /// The pod itself changed (labels, annotations): files that tell of it change.
+    pub fn pod_changed(&mut self, pod: Pod) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(entry) = self.pods.get(&uid) {
+            entry.context.set_newest_pod(pod);
+            volumes::object_changed(&entry.context, Kind::Pod, "");
+        }
+    }
+
+    /// Counts what the pods' disk volumes take, off the loop, and evicts those with one beyond its `sizeLimit` (EV2). To
+    /// be called every so often; counting many files takes long.
+    pub async fn check_storage(&mut self) {
+        for uid in self.uids() {
+            let Some(entry) = self.pods.get(&uid) else { continue };
+            let exceeded = volumes::exceeded(&entry.context).await;
+            if let (Some(exceeded), Some(entry)) = (exceeded, self.pods.get_mut(&uid)) {
+                entry.machine.fail("Evicted", &exceeded.to_string(), Some(Duration::ZERO), clock::now());
+                self.settle(&uid);
+            }
+        }
+    }
+
     /// The layer below, for who ends it.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Streams into the pods.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
     }
 
     /// Whether pods are left.
@@ -214,6 +289,7 @@ impl Node {
                     if let Some(snapshots) = &self.settings.snapshots {
                         snapshots.remove(&uid);
                     }
+                    self.sessions.remove(&uid);
                     self.notify(Notice::Removed { uid });
                     return;
                 }
@@ -232,6 +308,7 @@ impl Node {
             Some(entry) => entry.context.clone(),
             None => return,
         };
+        self.sessions.happened(&uid, &event.what);
         match &event.what {
             What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
             What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::Resolver;
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::Name;
 
@@ -141,6 +141,7 @@ fn set_options(options: &mut ResolverOpts, given: &[netsetup::resolv::DnsOption]
         let option = given.iter().find(|option| option.name == name)?;
         option.value.as_deref()?.parse::<u64>().ok()
     };
+    options.use_hosts_file = ResolveHosts::Never;
     options.timeout = number("timeout").map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.clamp(1, 30)));
     options.attempts = number("attempts").and_then(|n| usize::try_from(n.clamp(1, 5)).ok()).unwrap_or(ATTEMPTS);
     options.ndots = number("ndots").and_then(|n| usize::try_from(n.min(15)).ok()).unwrap_or(1);

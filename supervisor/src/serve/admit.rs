@@ -12,6 +12,13 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Refusal {
+    /// For every pod while the node drains.
+    pub fn shutdown() -> Self {
+        Self { reason: "NodeShutdown", message: "Pod was rejected as the node is shutting down.".to_owned() }
+    }
+}
+
 /// None for a pod that may run.
 pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     let own = Usage::of(pod);

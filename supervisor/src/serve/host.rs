@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::{Pod, Taint};
 use crate::admission::quantity::Amount;
 use crate::config::Config;
 use crate::convert::facts::NodeFacts;
-use crate::convert::resources;
 use crate::convert::status::Surroundings;
 use crate::pod::spec::PodSpec;
 
@@ -74,12 +73,7 @@ impl Host {
 
     /// What a status needs besides the machine.
     pub fn surroundings(&self, pod: &Pod) -> Surroundings {
-        let qos = pod.spec.as_ref().and_then(|spec| resources::pod(spec).ok());
-        Surroundings {
-            host_ips: self.ips.clone(),
-            qos_class: qos.map(|all| cgroupd::qos::qos_class(&all).to_string()),
-            templates: BTreeMap::new(),
-        }
+        Surroundings::of(pod, self.ips.clone())
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
 use super::ServeError;
 
+/// How long a daemon that was killed may take to be gone: the kernel frees its memory first.
+const DYING: Duration = Duration::from_secs(1);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(10);
 /// Name of the locked file.
 const NAME: &str = "serve.lock";
 
@@ -23,10 +28,14 @@ impl Lock {
         let path: PathBuf = dir.join(NAME);
         let open = File::options().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(ServeError::io("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Second(path)),
-            Err(errno) => Err(ServeError::io("flock", &path)(errno.into())),
+        let until = Instant::now() + DYING;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(AGAIN),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(ServeError::Second(path)),
+                Err(errno) => return Err(ServeError::io("flock", &path)(errno.into())),
+            }
         }
     }
 }

@@ -12,12 +12,18 @@
 //! the store and in the machines' snapshots, what runs belongs to the monitors (D43).
 
 pub mod admit;
+pub mod api;
+mod backends;
 mod clock;
+pub mod control;
+pub mod drain;
 pub mod events;
 pub mod host;
+pub mod journal;
 pub mod lock;
 pub mod node_object;
 pub mod pods;
+pub mod reset;
 pub mod schedule;
 pub mod source;
 pub mod systemd;
@@ -30,22 +36,28 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::api::Backends;
 use crate::config::Config;
-use crate::convert::facts::NoObjects;
 use crate::engine::dirs::Dirs;
 use crate::engine::record::Owner;
 use crate::engine::{self, Engine};
+use crate::identity::{IdentityError, Issuer};
 use crate::image;
 use crate::monitor::protocol::WhenBrainDies;
-use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, host_addresses, node_facts};
+use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, StoreObjects, host_addresses, node_facts};
 use crate::pod::event::Severity;
-use crate::store::{Change, Durability, Key, Store, StoreError, Watch};
+use crate::store::{Key, Store, StoreError, Watch, WatchEvent};
 
+pub use reset::reset;
+
+use api::Api;
+use backends::{NodeMetrics, NodeStreams, NodeTokens};
+use control::{Control, Order};
+use drain::{Drain, Periods};
 use events::{Recorder, Said};
 use host::Host;
 use lock::Lock;
@@ -55,8 +67,6 @@ use systemd::Notifier;
 
 /// Directory of cgroups where no service manager gives one.
 const CGROUP: &str = "monopod";
-/// Namespaces that every cluster has.
-const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// Why the service does not start, or can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +80,15 @@ pub enum ServeError {
     #[error(transparent)]
     Images(#[from] image::store::StoreError),
     #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     CgroupHost(#[from] cgroupd::host::HostError),
     #[error(transparent)]
     CgroupTree(#[from] cgroupd::tree::TreeError),
+    #[error(transparent)]
+    Api(#[from] crate::api::ServerError),
     #[error("podCIDR: {0}")]
     Range(String),
     #[error("this host has no cgroup2 file system: mount one (mount -t cgroup2 none /sys/fs/cgroup)")]
@@ -118,8 +132,16 @@ struct Daemon {
     source: Source,
     feed: Watch,
     nodes: Watch,
+    objects: Vec<Watch>,
+    issuer: Rc<Issuer>,
     notifier: Notifier,
     shown: String,
+    api: Option<Api>,
+    control: Control,
+    orders: (mpsc::UnboundedSender<Order>, mpsc::UnboundedReceiver<Order>),
+    drain: Option<Drain>,
+    /// Who waits for the end of the drain, and what was said last.
+    waiting: (Vec<mpsc::UnboundedSender<String>>, Option<usize>),
 }
 
 impl Daemon {
@@ -128,7 +150,7 @@ impl Daemon {
             return Err(ServeError::NotRoot);
         }
         let notifier = Notifier::from_environment();
-        let dirs = Dirs { data: config.data_dir.clone(), run: config.run_dir.clone(), log: config.log_dir.clone() };
+        let dirs = dirs(&config);
         engine::dirs::create_private(&dirs.data).map_err(ServeError::io("make", &dirs.data))?;
         let lock = Lock::take(&dirs.data)?;
         let (store, damaged) = Store::open(&dirs.data.join("objects"))?;
@@ -140,10 +162,11 @@ impl Daemon {
             let said = Said::of_node(&host.name, Severity::Warning, "CorruptState", &text);
             events.borrow_mut().say(&said);
         }
+        let issuer = backends::issuer(&dirs.data)?;
+        let objects = StoreObjects::new(store.clone(), issuer.clone(), &host.name);
         let (engine, engine_events) = Engine::open(engine_config(&config, &dirs)?).await?;
-        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs)?);
+        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs, objects)?);
         let images = image::Store::open(dirs.images(), image::Limits::default())?;
-        furnish(&store).await?;
         node_object::publish(&store, &host, &images).await?;
         take_node(&store, &mut host);
         let host = Rc::new(host);
@@ -151,7 +174,9 @@ impl Daemon {
         let pods = Pods::new(store.clone(), events.clone(), host.clone(), source.claimed());
         let feed = store.watch(PODS, None, store.version())?;
         let nodes = store.watch(node_object::NODES, None, store.version())?;
+        let objects = watch_objects(&store)?;
         let shown = String::new();
+        let control = Control::listen(&dirs.run)?;
         Ok(Self {
             config,
             config_path,
@@ -166,8 +191,15 @@ impl Daemon {
             source,
             feed,
             nodes,
+            objects,
+            issuer,
             notifier,
             shown,
+            api: None,
+            control,
+            orders: mpsc::unbounded_channel(),
+            drain: None,
+            waiting: (Vec::new(), None),
         })
     }
 
@@ -177,6 +209,7 @@ impl Daemon {
         self.pods.begin(&mut self.node).await;
         self.publish_all();
         let mut signals = Signals::new()?;
+        self.api = Some(Api::start(&self.config, &self.host, &self.store, self.backends())?);
         self.notifier.ready(&self.status());
         let mut alive = self.notifier.pace().map(tokio::time::interval);
         let mut expiry = self.events.borrow_mut().expire();
@@ -196,27 +229,68 @@ impl Daemon {
                     }
                     self.node_changed();
                 }
+                changed = next_of(&mut self.objects) => match changed {
+                    Some(event) => self.node.object_changed(&event.object.key),
+                    None => {
+                        self.objects = watch_objects(&self.store)?;
+                        self.all_objects_changed();
+                    }
+                },
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {
                     Wanted::Stop => break,
                     Wanted::Reload => self.reload().await,
                 },
+                () = self.control.accept(&self.orders.0) => {}
+                Some(Order::Drain(lines)) = self.orders.1.recv() => self.drain(lines),
+                () = until(self.drain.as_ref().and_then(Drain::until)) => {}
                 () = tick(&mut alive) => self.notifier.alive(),
                 () = after(expiry) => {}
             }
             self.publish_all();
+            self.drain_on();
             expiry = self.events.borrow_mut().expire();
             self.show_status();
         }
         self.notifier.stopping("stopping; pods go on");
+        if let Some(api) = self.api.take() {
+            api.stop().await;
+        }
         Ok(())
+    }
+
+    /// After a feed that was cut off: anything may have changed.
+    fn all_objects_changed(&mut self) {
+        for object in REFERRED.iter().flat_map(|resource| self.store.list(resource, None).0) {
+            self.node.object_changed(&object.key);
+        }
+    }
+
+    fn backends(&self) -> Backends {
+        let (sessions, store) = (self.node.sessions(), self.store.clone());
+        Backends {
+            streams: Some(Rc::new(NodeStreams(sessions.clone()))),
+            metrics: Some(Rc::new(NodeMetrics { sessions, store: store.clone() })),
+            tokens: Some(Rc::new(NodeTokens { issuer: self.issuer.clone(), store })),
+        }
     }
 
     async fn pod_changed(&mut self, event: &crate::store::WatchEvent) {
         self.pods.changed(event, &mut self.node);
+        if event.kind == crate::store::WatchEventKind::Modified
+            && is_told_otherwise(event)
+            && let Ok(pod) = event.object.read()
+        {
+            self.node.pod_changed(pod);
+        }
         let deleting =
             event.kind == crate::store::WatchEventKind::Deleted || event.object.text.contains("\"deletionTimestamp\"");
         if deleting && event.object.text.contains(source::MANIFEST) {
+            if event.kind == crate::store::WatchEventKind::Deleted
+                && let Some(uid) = pods::uid_of(&event.object)
+            {
+                self.source.deleted(&event.object.key, &uid);
+            }
             self.source.look().await;
         }
     }
@@ -237,6 +311,34 @@ impl Daemon {
                 Notice::Event { uid, event } => self.pods.said(&uid, &event, &self.node),
                 Notice::Warning { uid, text } => tracing::warn!(pod = uid, "{text}"),
                 Notice::Removed { uid } => self.pods.removed(&uid, &mut self.node),
+            }
+        }
+    }
+
+    /// Ends all pods; a second order only listens.
+    fn drain(&mut self, lines: mpsc::UnboundedSender<String>) {
+        self.waiting.0.push(lines);
+        self.waiting.1 = None;
+        if self.drain.is_none() {
+            let critical = self.config.shutdown_grace_period_critical_pods;
+            let ordinary = self.config.shutdown_grace_period.saturating_sub(critical);
+            let periods = Periods { ordinary, critical };
+            self.drain = Some(Drain::begin(periods, &mut self.pods, &mut self.node));
+        }
+    }
+
+    fn drain_on(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        drain.advance(&mut self.pods, &mut self.node);
+        let left = drain.left(&self.pods, &self.node);
+        if self.waiting.1 != Some(left) {
+            self.waiting.1 = Some(left);
+            // Whoever has gone does not listen.
+            self.waiting.0.retain(|lines| lines.send(format!("{left} pods left")).is_ok());
+        }
+        if drain.is_done() {
+            for lines in self.waiting.0.drain(..) {
+                let _gone = lines.send("done".to_owned());
             }
         }
     }
@@ -286,32 +388,16 @@ impl Daemon {
     }
 }
 
-/// Namespaces that exist in every cluster.
-async fn furnish(store: &Store) -> Result<(), StoreError> {
-    for name in NAMESPACES {
-        let key = Key::new("namespaces", "", name);
-        let value = json!({
-            "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {
-                "name": name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now(),
-                "labels": {"kubernetes.io/metadata.name": name},
-            },
-            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
-        });
-        match store.commit(Change::Create { key, value }, Durability::Kernel).await {
-            Ok(_) | Err(StoreError::Exists(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// What users wrote of the node.
 fn take_node(store: &Store, host: &mut Host) {
     let stored = store.get(&Key::new(node_object::NODES, "", &host.name));
     if let Some(node) = stored.and_then(|object| object.read::<NodeObject>().ok()) {
         node_object::adopt_spec(host, &node);
     }
+}
+
+fn dirs(config: &Config) -> Dirs {
+    Dirs { data: config.data_dir.clone(), run: config.run_dir.clone(), log: config.log_dir.clone() }
 }
 
 fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeError> {
@@ -326,39 +412,75 @@ fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeEr
         dirs: dirs.clone(),
         owner: Owner::Service,
         cgroup_parent: cgroup_parent(config)?,
-        network: netsetup::Config { ranges, ..netsetup::Config::new(dirs.leases()) },
+        network: netsetup::Config {
+            ranges,
+            // Pods reach the API by its cluster address, if at all (D24).
+            closed_ports: config.api.listen.iter().map(|own| (netsetup::Protocol::Tcp, own.port())).collect(),
+            ..netsetup::Config::new(dirs.leases())
+        },
     })
 }
 
-/// The unit's own cgroup where the service manager delegated it, else one of ours.
+/// The unit's own cgroup where the service manager put the daemon into a leaf of it (`DelegateSubgroup=`, systemd 254). An
+/// older one could not start the daemon again in a cgroup that has children, so there pods lie in a tree of their own.
 fn cgroup_parent(config: &Config) -> Result<PathBuf, ServeError> {
     let detected = cgroupd::host::Host::detect()?;
     let mount = detected.mount_point.ok_or(ServeError::NoCgroup)?;
-    let unit = cgroupd::host::own_cgroup_dir()?.filter(|_| std::env::var_os("NOTIFY_SOCKET").is_some());
-    let unit = unit.map(|dir| if dir.ends_with(cgroupd::tree::DAEMON_LEAF) { dir.join("..") } else { dir });
-    let delegated = unit.is_some();
+    let leaf = cgroupd::host::own_cgroup_dir()?.filter(|dir| dir.ends_with(cgroupd::tree::DAEMON_LEAF));
+    let unit = leaf.as_deref().and_then(Path::parent).map(Path::to_owned);
     let parent = config.cgroup_parent.clone().or(unit).unwrap_or_else(|| mount.join(CGROUP));
     std::fs::create_dir_all(&parent).map_err(ServeError::io("make", &parent))?;
-    let parent = parent.canonicalize().map_err(ServeError::io("resolve", &parent))?;
+    if parent.parent() == Some(&mount) {
+        pass_controllers_on(&mount);
+    }
     let tree = cgroupd::Tree::open(&parent)?;
     let missing = cgroupd::host::missing_controllers(tree.usable());
     if !missing.is_empty() && !config.allow_unenforced_limits {
         let names: Vec<_> = missing.iter().map(|controller| controller.name()).collect();
         return Err(ServeError::Controllers(names.join(", ")));
     }
-    if delegated {
-        tree.enter_daemon_leaf()?;
-    }
     Ok(parent)
 }
 
-fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
+/// Whoever made the root's other children enabled what those need; what can't be had is missed later.
+fn pass_controllers_on(mount: &Path) {
+    let text = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    for controller in cgroupd::files::Controller::parse_list(&text) {
+        if let Err(error) = std::fs::write(mount.join("cgroup.subtree_control"), format!("+{}", controller.name())) {
+            tracing::debug!("enable {}: {error}", controller.name());
+        }
+    }
+}
+
+/// Whether what a pod is told of itself, labels and annotations, is not what it was.
+fn is_told_otherwise(event: &WatchEvent) -> bool {
+    let told = |object: &crate::store::Object| {
+        let value = object.value();
+        ["labels", "annotations"].map(|field| value["metadata"][field].clone())
+    };
+    event.previous.as_ref().is_some_and(|previous| told(previous) != told(&event.object))
+}
+
+/// What pods refer to (see [`StoreObjects`]).
+const REFERRED: [&str; 5] = ["configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims", "persistentvolumes"];
+
+fn watch_objects(store: &Store) -> Result<Vec<Watch>, StoreError> {
+    REFERRED.iter().map(|resource| store.watch(resource, None, store.version())).collect()
+}
+
+/// The next change of any of these; none when one was cut off.
+async fn next_of(watches: &mut [Watch]) -> Option<WatchEvent> {
+    let all = watches.iter_mut().map(|watch| Box::pin(watch.next()));
+    futures_util::future::select_all(all).await.0
+}
+
+fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Settings, ServeError> {
     let page_sizes = cgroupd::host::page_sizes()?;
     let machines = dirs.data.join("machines");
     Ok(Settings {
         images: image::Store::open(dirs.images(), image::Limits::default())?,
         node: node_facts(config.node_name.clone(), host_addresses()),
-        objects: Box::new(NoObjects),
+        objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default()),
         hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
         when_brain_dies: WhenBrainDies::Stay,
@@ -368,6 +490,7 @@ fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
         },
         seccomp_dir: dirs.data.join("seccomp"),
         resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
+        comes_back: Some(drain::REASON),
         snapshots: Some(Snapshots::open(machines.clone()).map_err(ServeError::io("make", &machines))?),
     })
 }
@@ -407,6 +530,13 @@ impl Signals {
 async fn tick(alive: &mut Option<tokio::time::Interval>) {
     match alive {
         Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

@@ -37,6 +37,7 @@ struct Known {
     /// What the status needs besides the machine.
     around: Rc<Surroundings>,
     usage: Usage,
+    priority: i32,
     status: Rc<RefCell<Writing>>,
 }
 
@@ -61,11 +62,13 @@ pub struct Pods {
     pending: BTreeSet<Key>,
     /// Pods that only their manifests end.
     claimed: Claimed,
+    /// The node drains: nothing new is taken in.
+    refusing: bool,
 }
 
 impl Pods {
     pub fn new(store: Store, events: Rc<RefCell<Recorder>>, host: Rc<Host>, claimed: Claimed) -> Self {
-        Self { store, events, host, known: BTreeMap::new(), pending: BTreeSet::new(), claimed }
+        Self { store, events, host, known: BTreeMap::new(), pending: BTreeSet::new(), claimed, refusing: false }
     }
 
     /// The node's labels, taints or `unschedulable` have changed.
@@ -111,6 +114,16 @@ impl Pods {
         }
     }
 
+    /// From now on nothing new is taken in.
+    pub fn refuse(&mut self) {
+        self.refusing = true;
+    }
+
+    /// Every pod that is here with its priority.
+    pub fn priorities(&self) -> impl Iterator<Item = (&str, i32)> {
+        self.known.iter().map(|(uid, known)| (uid.as_str(), known.priority))
+    }
+
     /// Everything again, after the feed was cut off.
     pub fn resync(&mut self, node: &mut Node) {
         let (objects, _) = self.store.list(PODS, None);
@@ -154,7 +167,8 @@ impl Pods {
             // What is left of an earlier pod of this name ends first; its removal brings us here again.
             return;
         }
-        let ended = matches!(phase(&pod), Some("Succeeded" | "Failed"));
+        // A static pod that nothing is remembered of starts, whatever it was shown as.
+        let ended = matches!(phase(&pod), Some("Succeeded" | "Failed")) && !self.claimed.borrow().contains(&uid);
         if pod.metadata.deletion_timestamp.is_some() {
             self.remove(&pod);
         } else if !ended {
@@ -172,7 +186,8 @@ impl Pods {
 
     fn know(&mut self, uid: &str, key: Key, pod: &Pod) {
         let around = Rc::new(self.host.surroundings(pod));
-        let known = Known { key, around, usage: Usage::of(pod), status: Rc::default() };
+        let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+        let known = Known { key, around, usage: Usage::of(pod), priority, status: Rc::default() };
         self.known.insert(uid.to_owned(), known);
     }
 
@@ -180,7 +195,10 @@ impl Pods {
         let mut spec = machine::spec(&pod);
         self.host.complete(&mut spec);
         let used = self.used(node, None);
-        let refusal = admit::check(&pod, &self.host, &used);
+        let refusal = match self.refusing {
+            true => Some(Refusal::shutdown()),
+            false => admit::check(&pod, &self.host, &used),
+        };
         self.know(uid, object.key.clone(), &pod);
         match refusal {
             None => node.add(pod, spec),
@@ -297,6 +315,10 @@ impl Pods {
         }
         if pod.metadata.deletion_timestamp.is_some() {
             return self.remove(pod);
+        }
+        if self.refusing {
+            self.pending.insert(object.key.clone());
+            return;
         }
         let used = self.used(node, None);
         let neighbours = || self.neighbours();

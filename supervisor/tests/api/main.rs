@@ -2,4 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod access;
+mod clients;
 mod harness;
+mod machinery;
+mod pods;
+mod watches;

@@ -65,7 +65,7 @@ async fn look(state: &State, namespace: &Object) {
 }
 
 /// The account `default`, and the CA's certificate.
-async fn furnish(state: &State, name: &str) -> Result<(), StoreError> {
+pub(crate) async fn furnish(state: &State, name: &str) -> Result<(), StoreError> {
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
     });

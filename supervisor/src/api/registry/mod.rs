@@ -109,6 +109,7 @@ pub fn of_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
 }
 
 /// A group and its versions, the preferred one first.
+#[derive(Debug)]
 pub struct Group {
     pub name: &'static str,
     pub versions: Vec<&'static str>,

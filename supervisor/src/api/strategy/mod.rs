@@ -33,6 +33,24 @@ fn json(object: &impl Serialize) -> Result<Value, Status> {
     serde_json::to_value(object).map_err(Status::internal)
 }
 
+/// What a client meant that left fields out. The status of a new object is not the client's.
+///
+/// # Errors
+/// It can't be read as its type.
+pub(crate) fn defaulted(call: &Call, mut value: Value) -> Result<Value, Status> {
+    let resource = call.target.resource;
+    if resource.has_status() {
+        fields::entries(&mut value).remove("status");
+    }
+    match known(resource, &value)? {
+        Some(mut object) => {
+            defaults::object(&mut object);
+            back(&object)
+        }
+        None => Ok(value),
+    }
+}
+
 /// Admits an object that is to be created, named and with its uid, and answers it as it is to be stored.
 ///
 /// # Errors

@@ -50,7 +50,7 @@ impl Part {
         }
     }
 
-    /// The name of the subresource; empty for the object itself.
+    /// The name of the subresource, by which changes are remembered; empty for the object itself.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Main => "",
@@ -61,6 +61,15 @@ impl Part {
             Self::Binding => "binding",
         }
     }
+}
+
+/// How the fields that a request sets come to be owned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Who changes a field owns it.
+    Update,
+    /// The owners are settled already.
+    Apply,
 }
 
 fn part(call: &Call) -> Result<Part, Status> {
@@ -81,7 +90,7 @@ pub(crate) async fn update(call: &Call, request: Request<Incoming>) -> Result<Re
         };
         return Err(Status::bad_request(message));
     }
-    let changed = change(call, &name, part, |_| Ok(value.clone())).await?;
+    let changed = change(call, &name, part, Origin::Update, |_| Ok(value.clone())).await?;
     Ok(call.reply(StatusCode::OK, content(call, &changed)))
 }
 
@@ -103,10 +112,10 @@ pub(crate) async fn patch(call: &Call, request: Request<Incoming>) -> Result<Res
             Kind::Merge => patches::merge_patch(live, &patch),
             Kind::Strategic => patches::strategic(&resource, live, &patch),
         };
-        let value = patched.map_err(|error| shape::refused(call, &name, &error))?;
+        let value = patched.map_err(|error| shape::refused(&error))?;
         decoded(call, json::Document { value, duplicates: Vec::new() })
     };
-    let changed = change(call, &name, part, make).await?;
+    let changed = change(call, &name, part, Origin::Update, make).await?;
     Ok(call.reply(StatusCode::OK, content(call, &changed)))
 }
 
@@ -131,7 +140,7 @@ impl Kind {
     }
 }
 
-fn content(call: &Call, text: &Arc<str>) -> Content {
+pub(crate) fn content(call: &Call, text: &Arc<str>) -> Content {
     let is_plain = call.accept.form == Form::Plain && call.target.resource.class == Class::Stored;
     if is_plain {
         return Content::Text(Arc::clone(text));
@@ -148,6 +157,7 @@ pub(crate) async fn change(
     call: &Call,
     name: &str,
     part: Part,
+    origin: Origin,
     make: impl Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Arc<str>, Status> {
     let resource = call.target.resource;
@@ -160,7 +170,7 @@ pub(crate) async fn change(
             new = event_view::inward(&new);
         }
         check_identity(call, name, &live, &old, &new)?;
-        let new = prepare(call, part, &old, new)?;
+        let new = prepare(call, part, origin, &old, new)?;
         if is_same(&old, &new) {
             return Ok(live.text);
         }
@@ -199,7 +209,7 @@ fn check_identity(call: &Call, name: &str, live: &Object, old: &Value, new: &Val
 }
 
 /// The new object with what a client may not change as it was; admitted and valid.
-fn prepare(call: &Call, part: Part, old: &Value, mut new: Value) -> Result<Value, Status> {
+fn prepare(call: &Call, part: Part, origin: Origin, old: &Value, mut new: Value) -> Result<Value, Status> {
     let metadata = fields::metadata(&mut new);
     let before = &old["metadata"];
     for key in [
@@ -214,15 +224,14 @@ fn prepare(call: &Call, part: Part, old: &Value, mut new: Value) -> Result<Value
     ] {
         fields::copy(before, metadata, key);
     }
-    if !metadata.contains_key("managedFields") {
-        fields::copy(before, metadata, "managedFields");
-    }
     check_finalizers(call, old, &new)?;
     keep_other_parts(call, part, old, &mut new);
     let mut new = strategy::update(call, part, old, new)?;
     count_generation(call, old, &mut new);
-    shape::own(call, Some((old, part)), &mut new);
-    Ok(new)
+    match origin {
+        Origin::Update => shape::own(call, part, Some(old), new),
+        Origin::Apply => Ok(new),
+    }
 }
 
 /// UP10: `status` and the rest are changed apart.

@@ -11,7 +11,8 @@ use super::super::receive::{self, FieldValidation};
 use super::super::registry::Class;
 use super::super::respond::Content;
 use super::super::status::Status;
-use super::super::{event_view, fields, json, shape, strategy};
+use super::super::{event_view, fields, json, keep, shape, strategy};
+use super::change::{Origin, Part};
 use super::read::show;
 use crate::store::{self, Durability, Key, StoreError};
 
@@ -28,7 +29,7 @@ pub(super) async fn document(call: &Call, request: Request<Incoming>) -> Result<
 }
 
 /// An object out of a document, as strictly as the client wants.
-pub(super) fn decoded(call: &Call, document: json::Document) -> Result<Value, Status> {
+pub(crate) fn decoded(call: &Call, document: json::Document) -> Result<Value, Status> {
     let validation = FieldValidation::parse(call.query.get("fieldValidation"))?;
     let mut warnings = Vec::new();
     let value = receive::object(call.target.resource, document, validation, &mut warnings);
@@ -42,7 +43,7 @@ pub(crate) async fn create(call: &Call, request: Request<Incoming>) -> Result<Re
         return Err(refused(call, &document.value));
     }
     let value = decoded(call, document)?;
-    let stored = store_new(call, value).await?;
+    let stored = store_new(call, value, Origin::Update).await?;
     Ok(call.reply(StatusCode::CREATED, Content::Value(show(call, &stored))))
 }
 
@@ -54,7 +55,7 @@ fn refused(call: &Call, value: &Value) -> Status {
 }
 
 /// Stores an object that passed its type: fills in what the server decides, admits, validates, writes.
-pub(crate) async fn store_new(call: &Call, mut value: Value) -> Result<Value, Status> {
+pub(crate) async fn store_new(call: &Call, mut value: Value, origin: Origin) -> Result<Value, Status> {
     let resource = call.target.resource;
     identify(call, &mut value)?;
     if resource.class == Class::EventView {
@@ -64,8 +65,13 @@ pub(crate) async fn store_new(call: &Call, mut value: Value) -> Result<Value, St
     let is_generated = fields::text(&value, &["metadata", "name"]).is_empty();
     for attempt in 1.. {
         let named = with_name(value.clone(), is_generated);
-        let mut prepared = strategy::create(call, named)?;
-        shape::own(call, None, &mut prepared);
+        let named = strategy::defaulted(call, named)?;
+        // What admission adds belongs to nobody.
+        let owned = match origin {
+            Origin::Update => shape::own(call, Part::Main, None, named)?,
+            Origin::Apply => named,
+        };
+        let prepared = strategy::create(call, owned)?;
         let name = fields::text(&prepared, &["metadata", "name"]).to_owned();
         let key = Key::new(&resource.storage(), call.target.space(), &name);
         let existing = call.state.store.get(&key);
@@ -79,13 +85,25 @@ pub(crate) async fn store_new(call: &Call, mut value: Value) -> Result<Value, St
         };
         strategy::settled(call);
         match result {
-            Ok(object) => return Ok(object.value()),
+            Ok(object) => {
+                furnish(call, &object).await;
+                return Ok(object.value());
+            }
             Err(StoreError::Exists(_)) if is_generated && attempt < NAMES_MAX => {}
             Err(StoreError::Exists(key)) => return Err(exists(call, &key)),
             Err(error) => return Err(Status::of_store(resource, &name, &error)),
         }
     }
     Err(Status::internal("no name was free"))
+}
+
+/// Whoever was told that there is a namespace can create pods in it.
+async fn furnish(call: &Call, object: &store::Object) {
+    if call.target.resource.plural == "namespaces"
+        && let Err(error) = keep::furnish(&call.state, &object.key.name).await
+    {
+        tracing::warn!("namespace {}: {error}, ignoring: it is tried again", object.key.name);
+    }
 }
 
 /// VA16

@@ -23,6 +23,11 @@ pub(super) fn stored(call: &Call, name: &str) -> Result<Object, Status> {
     call.state.store.get(&key(call, name)).ok_or_else(|| Status::not_found(call.target.resource, name))
 }
 
+/// Whether there is such an object.
+pub(crate) fn is_stored(call: &Call, name: &str) -> bool {
+    call.state.store.get(&key(call, name)).is_some()
+}
+
 pub(crate) fn get(call: &Call) -> Result<Response<Body>, Status> {
     let name = call.target.object()?;
     let object = stored(call, name)?;

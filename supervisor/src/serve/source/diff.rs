@@ -28,10 +28,9 @@ pub enum Step {
     End {
         key: Key,
     },
-    /// Somebody deletes a pod that its file still wants: only its object is replaced (ST3).
+    /// Somebody deletes a pod that its file still wants: only its object goes, and comes again (ST3).
     Again {
         key: Key,
-        wanted: Wanted,
     },
     Delete {
         key: Key,
@@ -47,7 +46,7 @@ impl Step {
     pub fn key(&self) -> &Key {
         match self {
             Self::Create(wanted) | Self::Update(wanted) => &wanted.key,
-            Self::End { key } | Self::Again { key, .. } | Self::Delete { key } | Self::Refuse { key, .. } => key,
+            Self::End { key } | Self::Again { key } | Self::Delete { key } | Self::Refuse { key, .. } => key,
         }
     }
 }
@@ -87,7 +86,7 @@ fn one(wanted: Wanted, known: &BTreeMap<&Key, &Stored>, broken: &BTreeSet<String
         return Some(Step::Refuse { key: wanted.key, file: wanted.file, why });
     }
     match &wanted.uid {
-        Some(uid) if *uid == old.uid && old.ending => Some(Step::Again { key: wanted.key.clone(), wanted }),
+        Some(uid) if *uid == old.uid && old.ending => Some(Step::Again { key: wanted.key }),
         Some(uid) if *uid == old.uid => None,
         Some(_) if old.ending => None,
         Some(_) => Some(Step::End { key: wanted.key }),
@@ -180,7 +179,7 @@ mod tests {
     fn a_pod_that_somebody_deletes_is_shown_again() {
         let pod = wanted(PODS, "p", "a", "1");
         let ending = Stored { ending: true, ..stored(&pod) };
-        assert_eq!(diff(vec![pod.clone()], &[ending], &none()), [Step::Again { key: pod.key.clone(), wanted: pod }]);
+        assert_eq!(diff(vec![pod.clone()], &[ending], &none()), [Step::Again { key: pod.key }]);
     }
 
     #[test]

@@ -13,10 +13,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::fs::inotify;
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 use super::events::{Recorder, Said};
 use super::host::Host;
@@ -32,6 +34,8 @@ use manifest::Wanted;
 pub const MANIFEST: &str = "monopod.io/manifest";
 /// What the file said of it, so that a change is seen.
 const MANIFEST_HASH: &str = "monopod.io/manifest-hash";
+/// Whoever deletes a static pod's object sees it gone for so long: it comes back with the same uid.
+const SHOWN_AGAIN: Duration = Duration::from_secs(1);
 /// Endings of manifests.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 /// Every resource that a file may hold, pods last: they need the others.
@@ -62,6 +66,8 @@ pub struct Source {
     /// What is wrong, by file; told once.
     wrong: BTreeMap<String, String>,
     watch: AsyncFd<OwnedFd>,
+    /// Pods that somebody deleted, and when they are shown again.
+    held: BTreeMap<Key, Instant>,
 }
 
 impl Source {
@@ -81,19 +87,47 @@ impl Source {
         }
         let watch = super::registered(watch).map_err(ServeError::io("watch", dir))?;
         let claimed = Claimed::default();
-        Ok(Self { dir: dir.to_owned(), store, host, events, claimed, wrong: BTreeMap::new(), watch })
+        Ok(Self {
+            dir: dir.to_owned(),
+            store,
+            host,
+            events,
+            claimed,
+            wrong: BTreeMap::new(),
+            watch,
+            held: BTreeMap::new(),
+        })
     }
 
     pub fn claimed(&self) -> Claimed {
         self.claimed.clone()
     }
 
-    /// Until something in the directory has changed.
+    /// Until something in the directory has changed, or a pod has to be shown again.
     pub async fn changed(&self) {
-        if let Ok(mut ready) = self.watch.readable().await {
-            let mut buffer = [0; 4096];
-            while rustix::io::read(self.watch.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
-            ready.clear_ready();
+        let held = self.held.values().min().copied();
+        let due = async {
+            match held {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.watch.readable() => {
+                if let Ok(mut ready) = ready {
+                    let mut buffer = [0; 4096];
+                    while rustix::io::read(self.watch.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
+                    ready.clear_ready();
+                }
+            }
+            () = due => {}
+        }
+    }
+
+    /// Somebody deleted this pod's object, which its file still wants (ST3).
+    pub fn deleted(&mut self, key: &Key, uid: &str) {
+        if self.claimed.borrow().contains(uid) {
+            self.held.insert(key.clone(), Instant::now() + SHOWN_AGAIN);
         }
     }
 
@@ -108,9 +142,14 @@ impl Source {
         let stored = self.stored();
         let broken: BTreeSet<String> = wrong.keys().cloned().collect();
         *self.claimed.borrow_mut() = claimed(&wanted, &stored, &broken);
+        let now = Instant::now();
+        self.held.retain(|_, until| *until > now);
         for step in diff::diff(wanted, &stored, &broken) {
             if let Step::Refuse { file, why, .. } = &step {
                 wrong.insert(file.clone(), why.clone());
+                continue;
+            }
+            if matches!(step, Step::Create(_)) && self.held.contains_key(step.key()) {
                 continue;
             }
             let what = step.key().to_string();
@@ -172,10 +211,8 @@ impl Source {
                 commit(Change::Update { key, expected: None, value }).await.map(drop)
             }
             Step::End { key } => self.end(&key).await,
-            Step::Again { key, wanted } => {
-                commit(Change::Delete { key: key.clone(), expected: None }).await?;
-                commit(Change::Create { key, value: stamped(wanted) }).await.map(drop)
-            }
+            // Its deletion in the feed holds it back for a moment.
+            Step::Again { key } => commit(Change::Delete { key, expected: None }).await.map(drop),
             Step::Delete { key } => {
                 tracing::info!("deleting {key}: its manifest is gone");
                 commit(Change::Delete { key, expected: None }).await.map(drop)
