@@ -1,7 +1,7 @@
 //! Probes and hooks against who means them harm: the pod goes on as specified, and nothing is left behind.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub fn tests() -> Vec<Test> {
     tests![Host: a_target_that_never_answers_fails_in_time, a_flooding_body_is_cut_off, a_flooding_head_is_a_failure,
         a_redirect_to_another_host_is_a_warning, a_body_that_breaks_off_says_nothing, a_head_that_breaks_off_is_a_failure,
         a_hanging_exec_probe_is_killed_with_its_children, a_hook_that_outlives_the_grace_is_left_to_the_kill,
-        a_hook_that_asks_a_silent_server_outlives_nothing, a_hook_without_end_ends_with_its_pod]
+        a_hook_that_asks_a_silent_server_outlives_nothing, a_hook_without_end_ends_with_its_pod, a_probe_s_host_may_be_a_name]
 }
 
 /// The host's own address in [`crate::host::private_host`].
@@ -70,6 +70,11 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// So that the end of the connection takes nothing of the answer with it.
+fn read_request(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.read(&mut [0; 4096]).map(drop)
 }
 
 fn until_gone(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -162,7 +167,10 @@ fn a_redirect_to_another_host_is_a_warning() -> Result<()> {
 /// PR6: an error is no failure, so a container that is alive stays so.
 fn a_body_that_breaks_off_says_nothing() -> Result<()> {
     with_images(&["busybox"], || {
-        let server = Server::start(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"))?;
+        let server = Server::start(|stream| {
+            read_request(stream)?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        })?;
         let mut watch = Watch::start(&[probed("livenessProbe", &server)])?;
         let up = watch.until("the start", |line| line.is_running("c"))?;
         for _ in 0..2 {
@@ -178,7 +186,10 @@ fn a_body_that_breaks_off_says_nothing() -> Result<()> {
 /// HG6
 fn a_head_that_breaks_off_is_a_failure() -> Result<()> {
     with_images(&["busybox"], || {
-        let server = Server::start(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nConte"))?;
+        let server = Server::start(|stream| {
+            read_request(stream)?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConte")
+        })?;
         let mut watch = Watch::start(&[probed("livenessProbe", &server)])?;
         let up = watch.until("the start", |line| line.is_running("c"))?;
         let failed = watch.until("the failure", |line| line.is_event("Unhealthy"))?;
@@ -261,4 +272,68 @@ fn a_hook_without_end_ends_with_its_pod() -> Result<()> {
         let uid = json!({"metadata": {"uid": up.object["involvedObject"]["uid"]}});
         end(watch, None, &Line { object: uid, ..up })
     })
+}
+
+const UNKNOWN: &str = "dial tcp: lookup nobody: no such host";
+
+/// HG1: the host's name server says where the name leads.
+fn a_probe_s_host_may_be_a_name() -> Result<()> {
+    with_images(&["busybox"], || {
+        std::fs::write("/tmp/resolv.conf", format!("nameserver {HOST}\nsearch example.test\n"))?;
+        rustix::mount::mount_bind("/tmp/resolv.conf", "/etc/resolv.conf")?;
+        name_server(b"\x03web\x07example\x04test\x00")?;
+        let server = Server::start(|stream| {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+            until_gone(stream)
+        })?;
+        let probe = |name: &str| {
+            let get = json!({"host": name, "port": server.port});
+            let probe = json!({"httpGet": get, "periodSeconds": 1, "failureThreshold": 1});
+            with(sh(name, OBEDIENT), json!({"readinessProbe": probe}))
+        };
+        let mut watch = Watch::start(&[pod("named", json!({"containers": [probe("web"), probe("nobody")]}))])?;
+        let is_ready = |line: &Line| line.container("web").is_some_and(|status| status["ready"] == true);
+        let is_unknown = |line: &Line| {
+            line.is_event("Unhealthy") && line.object["message"].as_str().is_some_and(|text| text.ends_with(UNKNOWN))
+        };
+        watch.until("the unknown name", is_unknown)?;
+        let ready = match watch.seen.iter().find(|line| is_ready(line)) {
+            Some(ready) => ready.clone(),
+            None => watch.until("readiness", is_ready)?,
+        };
+        end(watch, Some(&server), &ready)?;
+        rustix::mount::unmount("/etc/resolv.conf", rustix::mount::UnmountFlags::DETACH)?;
+        Ok(())
+    })
+}
+
+/// Says that this name (RFC 1035, section 3.1) has the address [`HOST`], and that there are no others.
+fn name_server(name: &'static [u8]) -> Result<()> {
+    let socket = UdpSocket::bind((HOST, 53)).context("listen for names")?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let answer = buffer.get(..length).and_then(|question| named(question, name));
+            if let Some(answer) = answer {
+                // The client may have gone.
+                let _gone = socket.send_to(&answer, from);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The answer to a question (RFC 1035, section 4).
+fn named(question: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let body = question.get(12..)?;
+    let end = body.iter().position(|byte| *byte == 0)? + 1;
+    let ours = body.get(..end)?.eq_ignore_ascii_case(name);
+    let address = ours && body.get(end..end + 2)? == [0, 1];
+    let mut answer = question.get(..2)?.to_vec();
+    answer.extend([0x81, if ours { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(address), 0, 0, 0, 0]);
+    answer.extend(body.get(..end + 4)?);
+    if address {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 2]);
+    }
+    Some(answer)
 }

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use xshell::{Shell, cmd};
+use xshell::cmd;
+
+use crate::build;
 
 /// What CI runs.
 const SEEDS: u64 = 20_000;
@@ -20,15 +22,21 @@ pub struct Sim {
 }
 
 impl Sim {
+    /// As many lives as every change has to survive.
+    pub fn everyday() -> Self {
+        Self { seeds: None, seed: None }
+    }
+
     pub fn run(self) -> Result<ExitCode> {
-        let sh = Shell::new()?;
+        let sh = build::shell()?;
         let first = self.seed.unwrap_or(0).to_string();
         let seeds = self.seeds.unwrap_or(if self.seed.is_some() { 1 } else { SEEDS });
         let count = seeds.to_string();
-        cmd!(sh, "cargo build --quiet --profile ci --package supervisor --example sim").run()?;
+        cmd!(sh, "cargo build --locked --quiet --profile ci --package supervisor --example sim").run()?;
         let began = Instant::now();
         let done =
-            cmd!(sh, "cargo run --quiet --profile ci --package supervisor --example sim -- {first} {count}").run();
+            cmd!(sh, "cargo run --locked --quiet --profile ci --package supervisor --example sim -- {first} {count}")
+                .run();
         let span = began.elapsed();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = seeds as f64 / span.as_secs_f64();

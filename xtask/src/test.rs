@@ -7,6 +7,7 @@ use xshell::cmd;
 
 use crate::build::{self, Profile};
 use crate::e2e::E2e;
+use crate::sim::Sim;
 use crate::{images, setup};
 
 /// Sets everything up and runs all tests.
@@ -55,6 +56,9 @@ impl Test {
         cmd!(sh, "cargo test --locked --workspace --profile ci --tests -- {filter...}")
             .env("MONOPOD_RING", ring)
             .run()?;
+        if self.filter.is_none() {
+            Sim::everyday().run()?;
+        }
         E2e::tests(self.filter).run()
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod env;
 mod env_file;
+pub mod ephemeral;
 pub mod event;
 pub mod expand;
 pub mod facts;
@@ -11,6 +12,7 @@ pub mod machine;
 pub mod mounts;
 pub mod references;
 pub mod resources;
+pub mod sandbox;
 pub mod security;
 pub mod slots;
 pub mod status;

@@ -35,6 +35,17 @@ pub fn container(container: &Container) -> Result<Requirements, ConfigError> {
     Ok(own)
 }
 
+/// Rule OO2: how readily the kernel takes this container when a node with so much memory has none left. Ephemeral
+/// containers ask for nothing.
+pub fn oom_score_adj(spec: &PodSpec, name: &str, pod: &PodResources, memory_bytes: u64) -> i32 {
+    let init = spec.init_containers.iter().flatten();
+    let position = init.chain(&spec.containers).position(|other| other.name == name);
+    let nothing = ContainerResources { kind: ContainerKind::App, resources: Requirements::default() };
+    let own = position.and_then(|position| pod.containers.get(position)).unwrap_or(&nothing);
+    let critical = spec.priority_class_name.as_deref() == Some("system-node-critical");
+    cgroupd::oom::oom_score_adj(pod, cgroupd::qos::qos_class(pod), critical, own, memory_bytes)
+}
+
 fn requirements(resources: &ResourceRequirements) -> Result<Requirements, ConfigError> {
     Ok(Requirements { requests: list(resources.requests.as_ref())?, limits: list(resources.limits.as_ref())? })
 }
@@ -52,6 +63,16 @@ fn list(amounts: Option<&BTreeMap<String, Quantity>>) -> Result<ResourceList, Co
 mod tests {
     use super::*;
     use cgroupd::QosClass;
+
+    /// OO2
+    #[test]
+    fn what_asks_for_less_is_taken_sooner() {
+        let text = r#"{"containers":[{"name":"c","resources":{"requests":{"memory":"256Mi"}}}]}"#;
+        let spec: PodSpec = serde_json::from_str(text).unwrap();
+        let all = pod(&spec).unwrap();
+        assert_eq!(oom_score_adj(&spec, "c", &all, 16 << 30), 985);
+        assert_eq!(oom_score_adj(&spec, "debugger", &all, 16 << 30), 999);
+    }
 
     #[test]
     fn a_manifest_s_resources_decide_its_class() {

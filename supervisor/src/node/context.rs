@@ -1,5 +1,6 @@
 //! What a pod has on this node: its sandboxes, volumes, instances and the execs that run in them.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::snapshots::Snapshots;
 use super::{Notice, clock, volumes};
 use crate::convert::env::Sources;
+use crate::convert::ephemeral;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
 use crate::convert::mounts::termination_log;
 use crate::engine::Engine;
@@ -172,10 +174,21 @@ impl Context {
     }
 
     /// The container as the manifest has it.
-    pub(super) fn container(&self, index: Index) -> Option<&Container> {
+    pub(super) fn container(&self, index: Index) -> Option<Cow<'_, Container>> {
         let spec = self.api_spec()?;
         let name = &self.spec.get(index)?.name;
-        spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == *name)
+        let written = spec.init_containers.iter().flatten().chain(&spec.containers).find(|own| own.name == *name);
+        let ephemeral = || spec.ephemeral_containers.iter().flatten().find(|own| own.name == *name);
+        written.map(Cow::Borrowed).or_else(|| ephemeral().map(|own| Cow::Owned(ephemeral::container(own))))
+    }
+
+    /// The newest instance of the container that an ephemeral one looks at (EP5).
+    pub(super) fn target_of(&self, instance: Instance) -> Option<Known> {
+        let target = self.spec.get(instance.container)?.target.as_deref()?;
+        let index = self.spec.find(target)?;
+        let instances = self.instances.borrow();
+        let created = |(of, known): &(&Instance, &Known)| of.container == index && known.process.is_some();
+        instances.iter().filter(created).max_by_key(|(of, _)| of.serial).map(|(_, known)| known.clone())
     }
 
     pub(super) fn sources<'a>(&'a self, facts: &'a PodFacts) -> Sources<'a> {

@@ -4,11 +4,10 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec as ApiSpec};
+use k8s_openapi::api::core::v1::PodSpec as ApiSpec;
 use netsetup::hostname::{self, Names};
-use netsetup::hosts::{self, HostAlias};
-use netsetup::resolv::{self, ClusterDns, DnsOption, DnsPolicy, Resolv};
-use netsetup::{HostPort, Protocol};
+use netsetup::hosts;
+use netsetup::resolv::{self, ClusterDns};
 use tokio::sync::mpsc;
 
 use super::adopt::{ContainerMemo, SandboxMemo};
@@ -16,13 +15,13 @@ use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
 use super::{Input, clock, images, launch, probes, volumes};
 use crate::convert::launch::{self as plan};
 use crate::convert::mounts::{PodFile, termination_log};
-use crate::convert::resources;
+use crate::convert::{resources, sandbox};
 use crate::engine::container::{ContainerRequest, LogRequest};
 use crate::engine::error::EngineError;
 use crate::engine::id::ContainerId;
 use crate::engine::sandbox::SandboxRequest;
 use crate::monitor::client::ClientError;
-use crate::monitor::protocol::{HostNamespaces, MonitorError, PidNamespace};
+use crate::monitor::protocol::{MonitorError, PidNamespace};
 use crate::pod::action::{Action, Instance, Todo};
 use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
 use crate::runtime::launch::Process;
@@ -137,11 +136,7 @@ fn report(context: &Context, result: Result<(), EngineError>) {
 async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady, Box<dyn std::error::Error>> {
     let spec = context.api_spec().ok_or("pod has no spec")?;
     let id = context.new_sandbox(attempt);
-    let host = HostNamespaces {
-        network: spec.host_network.unwrap_or(false),
-        pid: spec.host_pid.unwrap_or(false),
-        ipc: spec.host_ipc.unwrap_or(false),
-    };
+    let host = sandbox::host_namespaces(spec);
     let pod_resources = resources::pod(spec)?;
     let qos = cgroupd::qos::qos_class(&pod_resources);
     let names = context.names()?;
@@ -152,10 +147,10 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
             pod: context.reference.clone(),
             hostname: (!host.network).then(|| names.nodename.clone()),
             host,
-            sysctls: sysctls(spec),
+            sysctls: sandbox::sysctls(spec),
             qos,
             settings: cgroupd::files::pod(&pod_resources, qos, &context.settings.resources),
-            ports: host_ports(spec),
+            ports: sandbox::host_ports(spec),
             when_brain_dies: context.settings.when_brain_dies,
             directories: vec![context.dir(), context.log_dir()],
             memo: serde_json::to_value(SandboxMemo { attempt })?,
@@ -171,34 +166,6 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     Ok(SandboxReady { ips: addresses })
 }
 
-fn sysctls(spec: &ApiSpec) -> Vec<(String, String)> {
-    let given = spec.security_context.as_ref().and_then(|security| security.sysctls.as_ref());
-    given.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect()
-}
-
-/// Rule PO2: only those of app containers are mapped.
-fn host_ports(spec: &ApiSpec) -> Vec<HostPort> {
-    if spec.host_network.unwrap_or(false) {
-        return Vec::new();
-    }
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let host_port = u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?;
-            Some(HostPort {
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
-                host_port,
-                container_port: u16::try_from(port.container_port).ok()?,
-                protocol: match port.protocol.as_deref() {
-                    Some("UDP") => Protocol::Udp,
-                    Some("SCTP") => Protocol::Sctp,
-                    _ => Protocol::Tcp,
-                },
-            })
-        })
-        .collect()
-}
-
 fn write_pod_files(
     context: &Context,
     spec: &ApiSpec,
@@ -207,26 +174,21 @@ fn write_pod_files(
     addresses: &[IpAddr],
 ) -> Result<(), EngineError> {
     let Some(sandbox) = context.newest_sandbox() else { return Ok(()) };
-    let aliases: Vec<HostAlias> = spec
-        .host_aliases
-        .iter()
-        .flatten()
-        .map(|alias| HostAlias { ip: alias.ip.clone(), hostnames: alias.hostnames.clone().unwrap_or_default() })
-        .collect();
+    let aliases = sandbox::host_aliases(spec);
     let hosts = if host_network {
         hosts::host_network(&context.settings.hosts, &aliases)
     } else {
         hosts::pod(addresses, &names.hostname, names.domain.as_deref(), &aliases)
     };
     let (resolv, warnings) = resolv::merge(&resolv::Request {
-        policy: dns_policy(spec),
+        policy: sandbox::dns_policy(spec),
         host_network,
         namespace: &context.reference.namespace,
         pod: &context.description(),
         // There is none yet.
         cluster: &ClusterDns { servers: Vec::new(), domain: CLUSTER_DOMAIN.to_owned() },
         node: &context.settings.resolv,
-        config: Some(&dns_config(spec)),
+        config: Some(&sandbox::dns_config(spec)),
     });
     // Everybody's default asks for a resolver that is not there; saying so for every pod would only be noise.
     let spoken = warnings.into_iter().filter(|warning| warning.reason != "MissingClusterDNS");
@@ -239,25 +201,6 @@ fn write_pod_files(
         context.engine.write_pod_file(&sandbox, file.file_name(), content.as_bytes(), 0o644)?;
     }
     Ok(())
-}
-
-fn dns_policy(spec: &ApiSpec) -> DnsPolicy {
-    match spec.dns_policy.as_deref() {
-        Some("None") => DnsPolicy::None,
-        Some("Default") => DnsPolicy::Default,
-        Some("ClusterFirstWithHostNet") => DnsPolicy::ClusterFirstWithHostNet,
-        _ => DnsPolicy::ClusterFirst,
-    }
-}
-
-fn dns_config(spec: &ApiSpec) -> Resolv {
-    let config = spec.dns_config.clone().unwrap_or_default();
-    let options = config.options.into_iter().flatten();
-    Resolv {
-        nameservers: config.nameservers.unwrap_or_default(),
-        searches: config.searches.unwrap_or_default(),
-        options: options.map(|o| DnsOption { name: o.name.unwrap_or_default(), value: o.value }).collect(),
-    }
 }
 
 async fn create_container(context: &Context, instance: Instance) -> Result<Created, StartFailure> {
@@ -275,15 +218,15 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let facts = context.facts();
     let resources =
-        resources::container(container).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
+        resources::container(&container).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
     let pod_resources = resources::pod(spec).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
     let plan = plan::launch(
         context.sources(&facts),
-        container,
+        &container,
         &launch::image_process(&image),
         &launch::places(context),
         id.as_str(),
-        oom_score_adj(context, spec, container, &pod_resources),
+        Some(resources::oom_score_adj(spec, &container.name, &pod_resources, memory_bytes(context))),
     )
     .map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
     context.know(instance, Known { id: id.clone(), sandbox: sandbox.clone(), process: None, seccomp: None });
@@ -291,7 +234,7 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         .engine
         .write_pod_file(&sandbox, &termination_log(id.as_str()), b"", 0o666)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
-    let descriptors = launch::descriptors(context, &plan, container, &image, &id)
+    let descriptors = launch::descriptors(context, &plan, &container, &image, &id)
         .map_err(|error| failure(error.kind(), error.to_string()))?;
     let memo = ContainerMemo::new(instance, &plan);
     let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
@@ -304,7 +247,7 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         settings: cgroupd::files::container(&pod_resources, &resources, &context.settings.resources),
         launch: plan.launch,
         descriptors,
-        pid: pid_namespace(spec),
+        pid: pid_namespace(context, spec, instance),
         host_cgroup_namespace: plan.host_cgroup_namespace,
         log: LogRequest {
             dir: context.container_log_dir(instance),
@@ -340,28 +283,14 @@ fn start_failure(error: EngineError) -> StartFailure {
     StartFailure { kind: StartFailureKind::Create, message: error.to_string() }
 }
 
-fn oom_score_adj(
-    context: &Context,
-    spec: &ApiSpec,
-    container: &Container,
-    resources: &cgroupd::PodResources,
-) -> Option<i32> {
-    let init = spec.init_containers.iter().flatten();
-    let position = init.chain(&spec.containers).position(|other| other.name == container.name)?;
-    let own = resources.containers.get(position)?;
-    let critical = spec.priority_class_name.as_deref() == Some("system-node-critical");
-    let memory = u64::try_from(context.settings.node.allocatable_memory_bytes).unwrap_or(0);
-    Some(cgroupd::oom::oom_score_adj(resources, cgroupd::qos::qos_class(resources), critical, own, memory))
+/// Rule EP5: an ephemeral container may see the processes of its target.
+fn pid_namespace(context: &Context, spec: &ApiSpec, instance: Instance) -> PidNamespace {
+    let target = context.target_of(instance).map(|known| known.id.as_str().to_owned());
+    sandbox::pid_namespace(spec, target)
 }
 
-fn pid_namespace(spec: &ApiSpec) -> PidNamespace {
-    if spec.host_pid.unwrap_or(false) {
-        PidNamespace::Host
-    } else if spec.share_process_namespace.unwrap_or(false) {
-        PidNamespace::Sandbox
-    } else {
-        PidNamespace::Own
-    }
+fn memory_bytes(context: &Context) -> u64 {
+    u64::try_from(context.settings.node.allocatable_memory_bytes).unwrap_or(0)
 }
 
 async fn start_container(context: &Context, instance: Instance) -> Result<crate::pod::timer::WallTime, StartFailure> {

@@ -96,3 +96,29 @@ pub(super) fn state(world: &World, name: &str) -> String {
 pub(super) fn behave(world: &mut World, name: &str, all: &[Behaviour]) {
     world.behaviours.insert(name.to_owned(), all.to_vec());
 }
+
+/// The variants of an enum, from its source.
+fn variants<'a>(source: &'a str, name: &str) -> Vec<&'a str> {
+    let start = source.find(&format!("enum {name} {{")).expect("the enum");
+    let body = source[start..].split("\n}").next().unwrap_or_default();
+    let lines = body.lines().skip(1).filter_map(|line| line.strip_prefix("    "));
+    let named = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()));
+    named.map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default()).collect()
+}
+
+/// The page with the diagrams knows every state.
+#[test]
+fn the_page_is_true_to_the_code() {
+    let page = include_str!("../../../docs/pod-machine.md");
+    let (machine, container, grace) =
+        (include_str!("machine.rs"), include_str!("container.rs"), include_str!("grace.rs"));
+    for (source, name) in
+        [(machine, "Goal"), (machine, "Sandbox"), (machine, "Volumes"), (container, "Run"), (grace, "Stage")]
+    {
+        let all = variants(source, name);
+        assert!(all.len() > 3, "{name}: {all:?}");
+        for variant in all {
+            assert!(page.contains(variant), "{name}::{variant} is not on the page");
+        }
+    }
+}

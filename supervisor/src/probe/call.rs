@@ -122,7 +122,7 @@ impl Call {
     async fn exchange(&self, url: &Url, host: Option<&str>, from: Option<&Url>) -> Result<Answer, Cause> {
         let request = request::get(url, host, &self.headers, from).map_err(Cause::Request)?;
         let (stream, local, peer) = connect(url).await?;
-        let (tap, seen) = Tap::new(stream);
+        let (tap, seen) = Tap::asking_first(stream);
         let handshake = http1::Builder::new()
             .title_case_headers(true)
             .allow_obsolete_multiline_headers_in_responses(true)

@@ -1,8 +1,7 @@
 //! Names to addresses, addresses to connections.
 
 use std::io;
-use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -10,18 +9,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::text;
+use crate::resolver::{LookupError, Names};
 
 /// How long the kernel goes on with a connection that we have left and whose peer no longer acknowledges. It stands for
 /// HG1's SO_LINGER of 1 s, which makes `close` wait for such a peer: a silent Pod would halt our only thread.
 const LINGER_MILLISECONDS: u32 = 1000;
-/// Bytes of `/etc/hosts` that are read.
-const HOSTS_BYTES: u64 = 1024 * 1024;
 
 /// Why there is no connection; prints as Go's `net.OpError`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
-    #[error("dial tcp: lookup {0}: no such host")]
-    Lookup(String),
+    #[error("dial tcp: {0}")]
+    Lookup(#[from] LookupError),
     #[error("dial tcp {addr}: connect: {}", text::errno(.source))]
     Connect { addr: SocketAddr, source: io::Error },
 }
@@ -44,14 +42,13 @@ impl Drop for Socket {
 /// deadline.
 pub(super) async fn dial(host: &str, port: u16) -> Result<Socket, DialError> {
     let mut first = None;
-    for ip in lookup(host)? {
-        let addr = SocketAddr::new(ip, port);
+    for addr in lookup(host, port).await? {
         match connect(addr).await {
             Ok(socket) => return Ok(socket),
             Err(source) => first = first.or(Some(DialError::Connect { addr, source })),
         }
     }
-    Err(first.unwrap_or_else(|| DialError::Lookup(host.to_owned())))
+    Err(first.unwrap_or_else(|| LookupError::NoSuchHost { host: host.to_owned() }.into()))
 }
 
 async fn connect(peer: SocketAddr) -> io::Result<Socket> {
@@ -61,41 +58,13 @@ async fn connect(peer: SocketAddr) -> io::Result<Socket> {
     Ok(Socket { stream, local, peer })
 }
 
-/// Addresses of a literal, of `localhost`, or of a name in `/etc/hosts`. There is no DNS: the one resolver at hand brings a
-/// second runtime.
-fn lookup(host: &str) -> Result<Vec<IpAddr>, DialError> {
+/// Of a literal, or of a name as the host resolves it; its files are read anew each time.
+async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
     if let Ok(ip) = host.parse() {
-        return Ok(vec![ip]);
+        return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let mut found = in_hosts(&hosts_file(), host);
-    if found.is_empty() && host.eq_ignore_ascii_case("localhost") {
-        found = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    }
-    if found.is_empty() { Err(DialError::Lookup(host.to_owned())) } else { Ok(found) }
-}
-
-/// A file that is missing or unreadable has no names.
-fn hosts_file() -> String {
-    let mut hosts = Vec::new();
-    if let Ok(file) = std::fs::File::open("/etc/hosts") {
-        file.take(HOSTS_BYTES).read_to_end(&mut hosts).unwrap_or_default();
-    }
-    String::from_utf8_lossy(&hosts).into_owned()
-}
-
-/// All addresses of `name`, IPv4 first; see `hosts(5)`.
-fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
-    let name = name.trim_end_matches('.');
-    let mut found: Vec<IpAddr> = hosts
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
-            let ip = words.next()?.parse().ok()?;
-            words.any(|word| word.eq_ignore_ascii_case(name)).then_some(ip)
-        })
-        .collect();
-    found.sort_by_key(IpAddr::is_ipv6);
-    found
+    let names = Names::of_host()?;
+    Ok(Box::pin(names.lookup(host, port)).await?)
 }
 
 impl AsyncRead for Socket {
@@ -124,25 +93,6 @@ mod tests {
     use rustix::io::Errno;
 
     #[test]
-    fn names_come_from_the_hosts_file() {
-        let hosts = "# db\n::1 localhost ip6\n127.0.0.1\tLocalhost # loop\n10.1.2.3 db.example.com db\nbad db\n";
-        let v4 = IpAddr::from([127, 0, 0, 1]);
-        for (name, found) in [
-            ("localhost", vec![v4, Ipv6Addr::LOCALHOST.into()]),
-            ("DB.example.com.", vec![IpAddr::from([10, 1, 2, 3])]),
-            ("loop", vec![]),
-        ] {
-            assert_eq!(in_hosts(hosts, name), found, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_literal_is_no_name() {
-        assert_eq!(lookup("::1").unwrap(), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
-        assert_eq!(lookup("localhost").unwrap()[0], IpAddr::from([127, 0, 0, 1]));
-    }
-
-    #[test]
     fn dial_errors_print_as_gos() {
         let connect = |number: Errno| DialError::Connect {
             addr: SocketAddr::from(([10, 0, 0, 5], 8080)),
@@ -152,7 +102,10 @@ mod tests {
             (connect(Errno::CONNREFUSED), "dial tcp 10.0.0.5:8080: connect: connection refused"),
             (connect(Errno::HOSTUNREACH), "dial tcp 10.0.0.5:8080: connect: no route to host"),
             (connect(Errno::NETUNREACH), "dial tcp 10.0.0.5:8080: connect: network is unreachable"),
-            (lookup("no-such.invalid").unwrap_err(), "dial tcp: lookup no-such.invalid: no such host"),
+            (
+                LookupError::NoSuchHost { host: "no-such.invalid".to_owned() }.into(),
+                "dial tcp: lookup no-such.invalid: no such host",
+            ),
         ] {
             assert_eq!(error.to_string(), text);
         }

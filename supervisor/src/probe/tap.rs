@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -41,17 +41,38 @@ pub(super) struct Tap<S> {
     inner: S,
     seen: Seen,
     received: usize,
+    turn: Turn,
+}
+
+/// Who speaks.
+#[derive(Debug)]
+enum Turn {
+    /// We have not spoken yet: what the peer says before is not looked at. Who waits for it is woken then.
+    Ours(Option<Waker>),
+    Either,
 }
 
 impl<S> Tap<S> {
     pub(super) fn new(inner: S) -> (Self, Seen) {
         let seen = Seen::default();
-        (Self { inner, seen: seen.clone(), received: 0 }, seen)
+        (Self { inner, seen: seen.clone(), received: 0, turn: Turn::Either }, seen)
+    }
+
+    /// Nothing is read before something was written. A server that answers before it was asked would otherwise end the
+    /// exchange or not, as the two ends race (hyper takes such bytes for noise on an idle connection).
+    pub(super) fn asking_first(inner: S) -> (Self, Seen) {
+        let (mut tap, seen) = Self::new(inner);
+        tap.turn = Turn::Ours(None);
+        (tap, seen)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Turn::Ours(waiting) = &mut self.turn {
+            *waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if self.received >= RECEIVED_BYTES {
             return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
         }
@@ -66,7 +87,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if written.is_ready()
+            && let Turn::Ours(Some(waiting)) = std::mem::replace(&mut self.turn, Turn::Either)
+        {
+            waiting.wake();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -91,6 +118,19 @@ mod tests {
         tap.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, sent);
         assert_eq!(seen.bytes(), sent[..REMEMBERED_BYTES]);
+    }
+
+    #[test]
+    fn an_answer_is_not_looked_at_before_the_question() {
+        let stream = tokio::io::join(io::Cursor::new(b"early".to_vec()), tokio::io::sink());
+        let (mut tap, seen) = Tap::asking_first(stream);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut bytes = [0; 8];
+        let mut buf = ReadBuf::new(&mut bytes);
+        assert!(Pin::new(&mut tap).poll_read(&mut cx, &mut buf).is_pending());
+        assert!(Pin::new(&mut tap).poll_write(&mut cx, b"question").is_ready());
+        assert!(Pin::new(&mut tap).poll_read(&mut cx, &mut buf).is_ready());
+        assert_eq!(seen.bytes(), b"early");
     }
 
     /// F10

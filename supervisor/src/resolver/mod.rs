@@ -3,14 +3,14 @@
 
 mod runtime;
 
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::Resolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::Name;
-use hickory_resolver::{Hosts, Resolver};
 
 use self::runtime::OneThread;
 
@@ -18,12 +18,15 @@ use self::runtime::OneThread;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// resolv.conf(5) `attempts`.
 const ATTEMPTS: usize = 2;
+/// Bytes of `/etc/hosts` and `/etc/resolv.conf` that are read.
+const FILE_BYTES: u64 = 1024 * 1024;
 /// Addresses of one name that are tried.
 pub const MAX_ADDRESSES: usize = 16;
 
 /// The resolver of this machine.
 pub struct Names {
     resolver: Resolver<OneThread>,
+    hosts: String,
 }
 
 impl std::fmt::Debug for Names {
@@ -39,18 +42,24 @@ pub enum LookupError {
     NoSuchHost { host: String },
     #[error("lookup {host}: {cause}")]
     Server { host: String, cause: String },
-    #[error("/etc/hosts or /etc/resolv.conf: {0}")]
+    #[error("/etc/resolv.conf: {0}")]
     Files(String),
 }
 
 impl Names {
+    /// From the host's files as they are now.
+    ///
+    /// # Errors
+    /// As [`Names::new`].
+    pub fn of_host() -> Result<Self, LookupError> {
+        Self::new(&read("/etc/resolv.conf"), &read("/etc/hosts"))
+    }
+
     /// From the text of `/etc/resolv.conf` and `/etc/hosts`.
     ///
     /// # Errors
     /// When the files hold something that can't be used at all.
     pub fn new(resolv: &str, hosts: &str) -> Result<Self, LookupError> {
-        let mut table = Hosts::default();
-        table.read_hosts_conf(hosts.as_bytes()).map_err(|error| LookupError::Files(error.to_string()))?;
         let resolv = netsetup::resolv::parse(resolv);
         let mut servers: Vec<IpAddr> = resolv.nameservers.iter().filter_map(|text| text.parse().ok()).collect();
         if servers.is_empty() {
@@ -62,9 +71,8 @@ impl Names {
         let config = ResolverConfig::from_parts(None, search, servers);
         let mut builder = Resolver::builder_with_config(config, OneThread::default());
         set_options(builder.options_mut(), &resolv.options);
-        let mut resolver = builder.build().map_err(|error| LookupError::Files(error.to_string()))?;
-        resolver.set_hosts(Arc::new(table));
-        Ok(Self { resolver })
+        let resolver = builder.build().map_err(|error| LookupError::Files(error.to_string()))?;
+        Ok(Self { resolver, hosts: hosts.to_owned() })
     }
 
     /// All addresses of a host, IPv4 first; a literal address is itself.
@@ -81,15 +89,43 @@ impl Names {
     }
 
     async fn named(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let missing = || LookupError::NoSuchHost { host: host.to_owned() };
+        // A name that is in the file is in no other place (nsswitch.conf(5), `files dns`).
+        let found = in_hosts(&self.hosts, host);
+        if !found.is_empty() {
+            return Ok(found);
+        }
         if host.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         let found = self.resolver.lookup_ip(host).await.map_err(|error| failed(host, &error))?;
         let mut found: Vec<IpAddr> = found.iter().collect();
         found.sort_by_key(IpAddr::is_ipv6);
-        if found.is_empty() { Err(missing()) } else { Ok(found) }
+        if found.is_empty() { Err(LookupError::NoSuchHost { host: host.to_owned() }) } else { Ok(found) }
     }
+}
+
+/// A file that is missing or unreadable says nothing.
+fn read(path: &str) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(path) {
+        file.take(FILE_BYTES).read_to_end(&mut bytes).unwrap_or_default();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// All addresses of `name`, IPv4 first; see `hosts(5)`.
+fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let name = name.trim_end_matches('.');
+    let mut found: Vec<IpAddr> = hosts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split('#').next().unwrap_or_default().split_ascii_whitespace();
+            let ip = words.next()?.parse().ok()?;
+            words.any(|word| word.eq_ignore_ascii_case(name)).then_some(ip)
+        })
+        .collect();
+    found.sort_by_key(IpAddr::is_ipv6);
+    found
 }
 
 fn failed(host: &str, error: &NetError) -> LookupError {
@@ -105,6 +141,7 @@ fn set_options(options: &mut ResolverOpts, given: &[netsetup::resolv::DnsOption]
         let option = given.iter().find(|option| option.name == name)?;
         option.value.as_deref()?.parse::<u64>().ok()
     };
+    options.use_hosts_file = ResolveHosts::Never;
     options.timeout = number("timeout").map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.clamp(1, 30)));
     options.attempts = number("attempts").and_then(|n| usize::try_from(n.clamp(1, 5)).ok()).unwrap_or(ATTEMPTS);
     options.ndots = number("ndots").and_then(|n| usize::try_from(n.min(15)).ok()).unwrap_or(1);

@@ -83,3 +83,16 @@ fn search_domains_complete_short_names() {
         assert_eq!(found, [SocketAddr::from(([192, 0, 2, 7], 80))]);
     });
 }
+
+#[test]
+fn names_come_from_the_hosts_file_first() {
+    let hosts = "# db\n::1 localhost ip6\n127.0.0.1\tLocalhost # loop\n10.1.2.3 db.example.com db\nbad db\n";
+    let v4 = IpAddr::from([127, 0, 0, 1]);
+    for (name, found) in [
+        ("localhost", vec![v4, Ipv6Addr::LOCALHOST.into()]),
+        ("DB.example.com.", vec![IpAddr::from([10, 1, 2, 3])]),
+        ("loop", vec![]),
+    ] {
+        assert_eq!(in_hosts(hosts, name), found, "{name}");
+    }
+}

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: figures as ratios against a peer or the kernel's floor, measured in the same run.
 
+mod host;
+mod life;
 mod pause;
 mod start;
 
@@ -7,6 +9,8 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
+    /// From a process's end to what shows it, and what an init container costs, beside the kernel's floor
+    Life(life::Args),
     /// What pause costs, beside the programs that others use in its place
     Pause(pause::Args),
     /// From a manifest to the first line of output, step by step, beside the kernel's floor; and the log path
@@ -15,6 +19,7 @@ pub(crate) enum Bench {
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::Life(args) => life::run(args),
         Bench::Pause(args) => pause::run(args),
         Bench::Start(args) => start::run(args),
     }

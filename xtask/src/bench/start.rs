@@ -3,18 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use xshell::cmd;
 
-use super::median;
+use super::{host, median};
 use crate::build::{self, Profile};
-
-/// Set in the process that runs in namespaces of its own.
-const INSIDE: &str = "MONOPOD_BENCH_INSIDE";
 
 /// What the container of the log bench writes, and how often.
 const LOG_BLOCK: u64 = 20_000_000;
@@ -30,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.rounds > 0, "--rounds must be at least 1");
     ensure!(rustix::process::geteuid().is_root(), "bench start needs root");
-    if std::env::var_os(INSIDE).is_none() {
+    if !host::is_inside() {
         return enter_namespaces();
     }
     let bench = Bench::set_up()?;
@@ -38,19 +34,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bench.log()
 }
 
-/// The bench's host is a network and mount namespace of its own.
+/// Builds what is measured, and starts anew on a host of its own.
 fn enter_namespaces() -> Result<()> {
     let sh = build::shell()?;
     build::binaries(&sh, Profile::Release)?;
     cmd!(sh, "cargo build --locked --release --package supervisor --example floor").run()?;
-    crate::images::image("busybox")?;
-    let error = Command::new("unshare")
-        .args(["--net", "--mount"])
-        .arg(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .exec();
-    Err(error).context("unshare")
+    host::enter()
 }
 
 struct Bench {
@@ -62,19 +51,13 @@ impl Bench {
     fn set_up() -> Result<Self> {
         let sh = build::shell()?;
         let bin = build::output_dir(&sh, Profile::Release)?;
-        for dir in ["/run", "/var/lib/monopod", "/var/log/pods"] {
-            fs::create_dir_all(dir)?;
-            cmd!(sh, "mount -t tmpfs -o mode=755 tmpfs {dir}").quiet().run()?;
-        }
-        cmd!(sh, "ip link set lo up").quiet().run()?;
+        host::set_up(&sh, &bin)?;
         let work = PathBuf::from("/run/bench");
         fs::create_dir_all(work.join("rootfs/bin"))?;
         fs::copy("/bin/busybox", work.join("rootfs/bin/echo")).context("/bin/busybox (package busybox-static)")?;
         for (name, containers) in [("one", 1), ("three", 3)] {
             fs::write(work.join(format!("{name}.yaml")), manifest(name, containers))?;
         }
-        let (monopod, image) = (bin.join("monopod"), crate::images::image("busybox")?);
-        cmd!(sh, "{monopod} image load {image}").quiet().ignore_stdout().run()?;
         Ok(Self { bin, work })
     }
 

@@ -13,10 +13,10 @@ use url::Url;
 use super::challenge::{self, Challenge};
 use super::connect::ConnectError;
 use super::http::{Ask, Http, HttpError, Reply, shown};
-use super::names::Names;
 use super::wire::Facts;
 use super::{Endpoint, Failure, Job, Login, Secret, tls};
 use crate::image::digest::Digest;
+use crate::resolver::Names;
 
 /// How often a blob is taken up again without a new byte in between.
 const MAX_RESUMES: u32 = 5;
@@ -85,7 +85,8 @@ impl Client {
     pub(super) fn new(job: Job, roots: &RootCertStore, resolv: &str, hosts: &str) -> Result<Self, String> {
         let made = job.endpoints.into_iter().map(|endpoint| {
             let tls = tls::config(&endpoint, roots).map_err(|error| format!("{}: {error}", endpoint.host))?;
-            let http = Http::new(Names::new(resolv, hosts)?, tls, endpoint.insecure);
+            let names = Names::new(resolv, hosts).map_err(|error| error.to_string())?;
+            let http = Http::new(names, tls, endpoint.insecure);
             Ok(Host { endpoint, http, plain: Cell::new(false), login: RefCell::default() })
         });
         Ok(Self { hosts: made.collect::<Result<_, String>>()?, preferred: Cell::new(0) })

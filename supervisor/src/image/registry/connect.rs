@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::resolver::Names;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,8 +15,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-use super::names::Names;
 
 /// Wait for one address to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,7 +89,8 @@ pub(super) async fn connect(
 }
 
 async fn dial(origin: &Origin, names: &Names, may_be_near: bool) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let addresses = names.lookup(&origin.host, origin.port).await.map_err(ConnectError::Unreachable)?;
+    let addresses = Box::pin(names.lookup(&origin.host, origin.port)).await;
+    let addresses = addresses.map_err(|error| ConnectError::Unreachable(error.to_string()))?;
     let mut last = None;
     for address in addresses {
         if !may_be_near && is_near(address.ip()) {

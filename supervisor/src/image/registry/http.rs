@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::connect::{self, ConnectError, Origin};
-use super::names::Names;
+use crate::resolver::Names;
 
 /// Wait for the head of an answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);

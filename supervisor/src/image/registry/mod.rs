@@ -11,7 +11,6 @@ mod connect;
 pub mod fetch;
 mod http;
 mod jail;
-mod names;
 mod process;
 mod tls;
 pub mod wire;

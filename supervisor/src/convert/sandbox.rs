@@ -1,0 +1,150 @@
+//! What a pod's spec says of its sandbox: namespaces, ports, names (sections 8.3 to 8.5).
+
+use k8s_openapi::api::core::v1::{ContainerPort, PodSpec};
+use netsetup::hosts::HostAlias;
+use netsetup::resolv::{DnsOption, DnsPolicy, Resolv};
+use netsetup::{HostPort, Protocol};
+
+use crate::monitor::protocol::{HostNamespaces, PidNamespace};
+
+/// The namespaces that the pod shares with the host.
+pub fn host_namespaces(spec: &PodSpec) -> HostNamespaces {
+    HostNamespaces {
+        network: spec.host_network.unwrap_or(false),
+        pid: spec.host_pid.unwrap_or(false),
+        ipc: spec.host_ipc.unwrap_or(false),
+    }
+}
+
+/// The PID namespace of one of its containers. `target` is the engine's id of the container that an ephemeral one looks
+/// at; where processes are shared anyway, it sees that one already (EP5).
+pub fn pid_namespace(spec: &PodSpec, target: Option<String>) -> PidNamespace {
+    let shared = spec.share_process_namespace.unwrap_or(false);
+    match (spec.host_pid.unwrap_or(false), shared, target) {
+        (true, _, _) => PidNamespace::Host,
+        (false, true, _) => PidNamespace::Sandbox,
+        (false, false, Some(id)) => PidNamespace::Container(id),
+        (false, false, None) => PidNamespace::Own,
+    }
+}
+
+/// Names and values.
+pub fn sysctls(spec: &PodSpec) -> Vec<(String, String)> {
+    let given = spec.security_context.as_ref().and_then(|security| security.sysctls.as_ref());
+    given.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect()
+}
+
+/// Rule PO2: only those of app containers are mapped, and none on the host's own network.
+pub fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    if spec.host_network.unwrap_or(false) {
+        return Vec::new();
+    }
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    ports.filter_map(host_port).collect()
+}
+
+fn host_port(port: &ContainerPort) -> Option<HostPort> {
+    Some(HostPort {
+        host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+        host_port: u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?,
+        container_port: u16::try_from(port.container_port).ok()?,
+        protocol: match port.protocol.as_deref() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            Some(_) | None => Protocol::Tcp,
+        },
+    })
+}
+
+/// Rule HS2.
+pub fn host_aliases(spec: &PodSpec) -> Vec<HostAlias> {
+    let aliases = spec.host_aliases.iter().flatten();
+    aliases
+        .map(|alias| HostAlias { ip: alias.ip.clone(), hostnames: alias.hostnames.clone().unwrap_or_default() })
+        .collect()
+}
+
+pub fn dns_policy(spec: &PodSpec) -> DnsPolicy {
+    match spec.dns_policy.as_deref() {
+        Some("None") => DnsPolicy::None,
+        Some("Default") => DnsPolicy::Default,
+        Some("ClusterFirstWithHostNet") => DnsPolicy::ClusterFirstWithHostNet,
+        Some(_) | None => DnsPolicy::ClusterFirst,
+    }
+}
+
+/// Rule DN1.
+pub fn dns_config(spec: &PodSpec) -> Resolv {
+    let config = spec.dns_config.clone().unwrap_or_default();
+    let options = config.options.into_iter().flatten();
+    Resolv {
+        nameservers: config.nameservers.unwrap_or_default(),
+        searches: config.searches.unwrap_or_default(),
+        options: options.map(|o| DnsOption { name: o.name.unwrap_or_default(), value: o.value }).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> PodSpec {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// Section 8.4, EP5
+    #[test]
+    fn who_sees_whose_processes() {
+        let target = || Some("id".to_owned());
+        for (text, target, expected) in [
+            (r#"{"containers":[]}"#, None, PidNamespace::Own),
+            (r#"{"containers":[]}"#, target(), PidNamespace::Container("id".to_owned())),
+            (r#"{"containers":[],"shareProcessNamespace":true}"#, target(), PidNamespace::Sandbox),
+            (r#"{"containers":[],"hostPID":true}"#, target(), PidNamespace::Host),
+        ] {
+            assert_eq!(pid_namespace(&spec(text), target), expected, "{text}");
+        }
+    }
+
+    /// PO2
+    #[test]
+    fn ports_of_apps_are_mapped_and_no_others() {
+        let ports = r#"{"name":"c","ports":[{"containerPort":80,"hostPort":8080,"hostIP":"127.0.0.1"},{"containerPort":53,
+            "hostPort":5353,"protocol":"UDP"},{"containerPort":81},{"containerPort":82,"hostPort":0}]}"#;
+        let pod = format!(r#"{{"containers":[{ports}],"initContainers":[{ports}]}}"#);
+        let mapped = host_ports(&spec(&pod));
+        let shown: Vec<_> = mapped.iter().map(|port| (port.host_port, port.container_port, port.protocol)).collect();
+        assert_eq!(shown, [(8080, 80, Protocol::Tcp), (5353, 53, Protocol::Udp)]);
+        assert_eq!(mapped.first().and_then(|port| port.host_ip), Some([127, 0, 0, 1].into()));
+        let host = format!(r#"{{"hostNetwork":true,"containers":[{ports}]}}"#);
+        assert!(host_ports(&spec(&host)).is_empty());
+    }
+
+    /// Section 8.3
+    #[test]
+    fn a_dns_policy_that_is_not_written_is_the_cluster_s() {
+        for (text, expected) in [
+            (r#"{"containers":[]}"#, DnsPolicy::ClusterFirst),
+            (r#"{"containers":[],"dnsPolicy":"ClusterFirst"}"#, DnsPolicy::ClusterFirst),
+            (r#"{"containers":[],"dnsPolicy":"Default"}"#, DnsPolicy::Default),
+            (r#"{"containers":[],"dnsPolicy":"None"}"#, DnsPolicy::None),
+            (r#"{"containers":[],"dnsPolicy":"ClusterFirstWithHostNet"}"#, DnsPolicy::ClusterFirstWithHostNet),
+        ] {
+            assert_eq!(dns_policy(&spec(text)), expected, "{text}");
+        }
+    }
+
+    /// DN1, HS2
+    #[test]
+    fn names_are_taken_over_as_written() {
+        let spec = spec(
+            r#"{"containers":[],"hostAliases":[{"ip":"10.0.0.1","hostnames":["a","b"]}],
+                "dnsConfig":{"nameservers":["10.0.0.2"],"options":[{"name":"ndots","value":"2"},{"name":"edns0"}]}}"#,
+        );
+        assert_eq!(host_aliases(&spec).first().map(|alias| alias.hostnames.len()), Some(2));
+        let config = dns_config(&spec);
+        assert_eq!(config.nameservers, ["10.0.0.2"]);
+        let options: Vec<_> = config.options.iter().map(|o| (o.name.as_str(), o.value.as_deref())).collect();
+        assert_eq!(options, [("ndots", Some("2")), ("edns0", None)]);
+    }
+}
