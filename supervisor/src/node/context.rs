@@ -83,6 +83,8 @@ pub(super) struct Context {
     sandboxes: RefCell<BTreeMap<u32, SandboxId>>,
     addresses: RefCell<Vec<IpAddr>>,
     pub volumes: volumes::State,
+    /// Of all pods of the node.
+    pub claims: Rc<volumes::ClaimUsers>,
     newest: RefCell<Rc<Pod>>,
     instances: RefCell<BTreeMap<Instance, Known>>,
     execs: RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>,
@@ -103,6 +105,7 @@ impl Context {
         pod: Pod,
         spec: &PodSpec,
         notices: mpsc::UnboundedSender<Notice>,
+        claims: Rc<volumes::ClaimUsers>,
     ) -> Self {
         let reference =
             PodReference { namespace: spec.namespace.clone(), name: spec.name.clone(), uid: spec.uid.clone() };
@@ -117,6 +120,7 @@ impl Context {
             sandboxes: RefCell::default(),
             addresses: RefCell::default(),
             volumes: volumes::State::default(),
+            claims,
             newest,
             instances: RefCell::default(),
             execs: RefCell::default(),

@@ -72,6 +72,7 @@ struct Entry {
 pub struct Node {
     engine: Engine,
     settings: Rc<Settings>,
+    claims: Rc<volumes::ClaimUsers>,
     pods: BTreeMap<String, Entry>,
     engine_events: mpsc::UnboundedReceiver<EngineEvent>,
     inbox: mpsc::UnboundedReceiver<Input>,
@@ -89,15 +90,16 @@ impl Node {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (notices, receiver) = mpsc::unbounded_channel();
         let settings = Rc::new(settings);
-        let node = Self { engine, settings, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
+        let claims = Rc::default();
+        let node = Self { engine, settings, claims, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
         (node, receiver)
     }
 
     /// Takes a pod in; it has defaults filled in, is validated and has a uid.
     pub fn add(&mut self, pod: Pod, spec: PodSpec) {
         let uid = spec.uid.clone();
-        let context =
-            context::Context::new(self.engine.clone(), self.settings.clone(), pod, &spec, self.notices.clone());
+        let (engine, settings, claims) = (self.engine.clone(), self.settings.clone(), self.claims.clone());
+        let context = context::Context::new(engine, settings, pod, &spec, self.notices.clone(), claims);
         let machine = Machine::new(spec, clock::now());
         let entry = Entry { machine, context: Rc::new(context), tasks: BTreeMap::new(), shown: None };
         self.pods.insert(uid.clone(), entry);
@@ -151,6 +153,18 @@ impl Node {
         if let Some(entry) = self.pods.get(&uid) {
             entry.context.set_newest_pod(pod);
             volumes::object_changed(&entry.context, Kind::Pod, "");
+        }
+    }
+
+    /// Finds the volumes of a pod again that an earlier daemon set up; its sandboxes must be known. What the monitor kept
+    /// goes on as it is, files are brought up to date.
+    ///
+    /// # Errors
+    /// Which volume can't be had, and why.
+    pub async fn reopen_volumes(&self, uid: &str) -> Result<(), String> {
+        match self.pods.get(uid) {
+            Some(entry) => volumes::reopen(&entry.context).await,
+            None => Ok(()),
         }
     }
 
