@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod api;
 pub mod cli;
+pub mod config;
 pub mod convert;
 pub mod engine;
 pub mod identity;
@@ -16,7 +17,10 @@ pub mod monitor;
 pub mod node;
 pub mod pod;
 pub mod probe;
+pub mod resolver;
 pub mod runtime;
+pub mod serve;
 pub mod store;
+pub mod stream;
 pub mod sys;
 pub mod volume;

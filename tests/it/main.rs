@@ -8,6 +8,7 @@
 
 mod cri;
 mod host;
+mod kubectl;
 mod leaks;
 mod life;
 mod life_hostile;
@@ -18,7 +19,9 @@ mod pause;
 mod pause_image;
 mod pause_tools;
 mod run;
+mod serve;
 mod tidy;
+mod transcript;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
@@ -60,7 +63,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "volumes" | "life" | "life_hostile" | "life_manifests") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl" | "volumes") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -117,6 +120,8 @@ fn all() -> Vec<Test> {
         life_hostile::tests(),
         life_manifests::tests(),
         life_vm::tests(),
+        serve::tests(),
+        kubectl::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),

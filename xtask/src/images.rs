@@ -3,7 +3,7 @@
 //! Packages are downloaded by apt as an ordinary user into `target/apt`, unpacked without their scripts, and written as
 //! one OCI archive per image: `target/images/NAME.tar`, the same bytes for the same packages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,14 +15,20 @@ use serde_json::json;
 use tar::{Builder, EntryType, Header};
 use xshell::{Shell, cmd};
 
+use crate::apt::Apt;
+use crate::build;
+
 /// Raised when the way images are built changes, so that old ones are not taken for new.
-const RECIPE_VERSION: u32 = 1;
-const NAMES: [&str; 2] = ["busybox", "nginx"];
+const RECIPE_VERSION: u32 = 2;
+const NAMES: [&str; 4] = ["busybox", "nginx", "postgres", "redis"];
+/// Packages by the beginnings of their names that no server needs to serve: a compiler, and what installs and manages.
+const LEFT_OUT: &[&str] =
+    &["libllvm", "libz3", "perl", "libperl", "postgresql-common", "postgresql-client-common", "ssl-cert"];
 
 /// Build test images from Debian packages into target/images
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// Which: busybox, nginx; all when left out
+    /// Which: busybox, nginx, postgres, redis; all when left out
     names: Vec<String>,
 }
 
@@ -40,23 +46,29 @@ impl Images {
 
 /// The archive of an image, built if necessary.
 pub(crate) fn image(name: &str) -> Result<PathBuf> {
-    let target = target_directory()?;
+    let directory = build::root().join("target/images");
     let recipe = recipe(name)?;
-    let path = target.join("images").join(format!("{name}.tar"));
-    let stamp_path = target.join("images").join(format!("{name}.stamp"));
+    let path = directory.join(format!("{name}.tar"));
+    let stamp_path = directory.join(format!("{name}.stamp"));
+    let shell = Shell::new()?;
+    let apt = Apt::open(&shell)?;
     // Until somebody runs `apt update` in target/apt, the packages are the same.
-    let apt = Apt::new(&target)?;
-    let stamp = format!("{RECIPE_VERSION}\n{}\n{}", recipe.packages.join(" "), apt.lists_stamp());
+    let stamp = format!("{RECIPE_VERSION}\n{}\n{}", recipe.packages.join(" "), apt.lists_stamp()?);
     if path.exists() && fs::read_to_string(&stamp_path).is_ok_and(|old| old == stamp) {
         return Ok(path);
     }
     let mut tree = Tree::default();
-    for package in apt.packages(&recipe.packages, recipe.with_dependencies)? {
+    let packages = if recipe.with_dependencies {
+        apt.closure(&recipe.packages, LEFT_OUT)?
+    } else {
+        recipe.packages.iter().map(|package| apt.download(package)).collect::<Result<_>>()?
+    };
+    for package in packages {
         tree.add_package(&package)?;
     }
     (recipe.finish)(&mut tree)?;
     write_archive(&path, name, &tree, &recipe.config)?;
-    fs::write(&stamp_path, format!("{RECIPE_VERSION}\n{}\n{}", recipe.packages.join(" "), apt.lists_stamp()))?;
+    fs::write(&stamp_path, stamp)?;
     Ok(path)
 }
 
@@ -85,8 +97,69 @@ fn recipe(name: &str) -> Result<Recipe> {
             }),
             finish: finish_nginx,
         },
+        "redis" => Recipe {
+            packages: vec!["redis-server", "redis-tools", "dash"],
+            with_dependencies: true,
+            config: json!({
+                "Env": [PATH], "User": "redis", "WorkingDir": "/data", "Volumes": { "/data": {} },
+                "Cmd": ["redis-server", "--protected-mode", "no", "--bind", "0.0.0.0"],
+                "ExposedPorts": { "6379/tcp": {} },
+            }),
+            finish: finish_redis,
+        },
+        "postgres" => Recipe {
+            packages: vec!["postgresql-15", "coreutils", "dash"],
+            with_dependencies: true,
+            config: json!({
+                "Env": [POSTGRES_PATH, "PGDATA=/var/lib/postgresql/data"],
+                "Entrypoint": ["/entrypoint"], "Cmd": ["postgres"], "StopSignal": "SIGINT",
+                "Volumes": { "/var/lib/postgresql/data": {} }, "ExposedPorts": { "5432/tcp": {} },
+            }),
+            finish: finish_postgres,
+        },
         other => bail!("no recipe for image {other:?}; there are {}", NAMES.join(", ")),
     })
+}
+
+const POSTGRES_PATH: &str =
+    "PATH=/usr/lib/postgresql/15/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Makes the database on its first start, and never runs it as root.
+const POSTGRES_ENTRYPOINT: &str = r#"#!/bin/sh
+set -e
+if [ "$(id -u)" = 0 ]; then
+    mkdir -p "$PGDATA" /run/postgresql
+    chown postgres:postgres "$PGDATA" /run/postgresql
+    chmod 700 "$PGDATA"
+    exec chroot --userspec=postgres:postgres / "$0" "$@"
+fi
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    initdb --locale=C --encoding=UTF8 --auth=trust --username=postgres
+    echo 'host all all all trust' >> "$PGDATA/pg_hba.conf"
+    echo "listen_addresses = '*'" >> "$PGDATA/postgresql.conf"
+fi
+exec "$@"
+"#;
+
+fn finish_redis(tree: &mut Tree) -> Result<()> {
+    tree.add_skeleton();
+    tree.add_user("redis", 999);
+    tree.add_own_directory("data", 999);
+    tree.add_link("bin/sh", "dash");
+    tree.add_linker_cache();
+    Ok(())
+}
+
+fn finish_postgres(tree: &mut Tree) -> Result<()> {
+    tree.add_skeleton();
+    tree.add_user("postgres", 999);
+    tree.add_own_directory("var/lib/postgresql", 999);
+    tree.add_own_directory("run/postgresql", 999);
+    tree.add_link("var/run", "/run");
+    tree.add_file("entrypoint", 0o755, POSTGRES_ENTRYPOINT.into());
+    tree.add_link("bin/sh", "dash");
+    tree.add_linker_cache();
+    Ok(())
 }
 
 /// As in busybox's own image: the program under the name of each of its applets, and nothing else.
@@ -140,108 +213,6 @@ fn finish_nginx(tree: &mut Tree) -> Result<()> {
     tree.add_link("bin/sh", "dash");
     tree.add_linker_cache();
     Ok(())
-}
-
-/// apt with a state of its own, so that no root is needed and the machine's is not touched.
-struct Apt {
-    shell: Shell,
-    directory: PathBuf,
-}
-
-impl Apt {
-    fn new(target: &Path) -> Result<Self> {
-        let directory = target.join("apt");
-        for dir in ["state/lists/partial", "cache/archives/partial", "packages"] {
-            fs::create_dir_all(directory.join(dir))?;
-        }
-        // Without it, apt takes the machine's installed packages for granted.
-        fs::write(directory.join("state/status"), "")?;
-        Ok(Self { shell: Shell::new()?, directory })
-    }
-
-    fn options(&self) -> Vec<String> {
-        let directory = self.directory.display();
-        [
-            format!("Dir::State={directory}/state"),
-            format!("Dir::State::status={directory}/state/status"),
-            format!("Dir::Cache={directory}/cache"),
-            "Debug::NoLocking=1".to_owned(),
-            // apt's own user cannot write below a home directory.
-            "APT::Sandbox::User=".to_owned(),
-        ]
-        .into_iter()
-        .flat_map(|option| ["-o".to_owned(), option])
-        .collect()
-    }
-
-    /// What the lists are, as far as the caller cares: which files of which size.
-    fn lists_stamp(&self) -> String {
-        let entries = fs::read_dir(self.directory.join("state/lists"));
-        let mut names: Vec<String> = entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| Some(format!("{} {}", entry.file_name().to_str()?, entry.metadata().ok()?.len())))
-            .filter(|name| name.contains("_Packages"))
-            .collect();
-        names.sort();
-        names.join("\n")
-    }
-
-    fn update_once(&self) -> Result<()> {
-        if !self.lists_stamp().is_empty() {
-            return Ok(());
-        }
-        let options = self.options();
-        cmd!(self.shell, "apt-get {options...} --quiet=2 update").run()?;
-        ensure!(!self.lists_stamp().is_empty(), "apt-get update got no package lists; look at /etc/apt/sources.list");
-        Ok(())
-    }
-
-    /// The downloaded files, in the order of their names.
-    fn packages(&self, names: &[&str], with_dependencies: bool) -> Result<Vec<PathBuf>> {
-        self.update_once()?;
-        let all = if with_dependencies {
-            self.closure(names)?
-        } else {
-            names.iter().map(|name| (*name).to_owned()).collect()
-        };
-        let options = self.options();
-        let download = self.directory.join("packages");
-        let _pushed = self.shell.push_dir(&download);
-        let missing: Vec<&String> = all.iter().filter(|name| find_package(&download, name).is_none()).collect();
-        if !missing.is_empty() {
-            cmd!(self.shell, "apt-get {options...} --quiet=2 download {missing...}").run()?;
-        }
-        all.iter()
-            .map(|name| find_package(&download, name).with_context(|| format!("apt-get did not download {name}")))
-            .collect()
-    }
-
-    /// The packages that a machine with nothing installed would get.
-    fn closure(&self, names: &[&str]) -> Result<BTreeSet<String>> {
-        let options = self.options();
-        let plan = cmd!(self.shell, "apt-get {options...} --simulate --no-install-recommends install {names...}")
-            .quiet()
-            .ignore_stderr()
-            .read()?;
-        let packages = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
-        let packages: BTreeSet<String> =
-            packages.filter_map(|rest| rest.split(' ').next()).map(str::to_owned).collect();
-        ensure!(!packages.is_empty(), "apt-get plans nothing for {names:?}:\n{plan}");
-        Ok(packages)
-    }
-}
-
-fn find_package(directory: &Path, name: &str) -> Option<PathBuf> {
-    let prefix = format!("{name}_");
-    let entries = fs::read_dir(directory).ok()?.flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(|n| n.starts_with(&prefix) && n.ends_with(".deb")))
-        .map(|entry| entry.path())
-        .collect();
-    found.sort();
-    found.pop()
 }
 
 /// A root file system, by path without the leading slash.
@@ -329,6 +300,17 @@ impl Tree {
         self.add_file("etc/passwd", 0o644, PASSWD.into());
         self.add_file("etc/group", 0o644, GROUP.into());
         self.add_file("etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\nhosts: files dns\n".to_vec());
+    }
+
+    /// An account that a package's script would have made.
+    fn add_user(&mut self, name: &str, id: u64) {
+        self.add_file("etc/passwd", 0o644, format!("{PASSWD}{name}:x:{id}:{id}::/home:/bin/false\n").into());
+        self.add_file("etc/group", 0o644, format!("{GROUP}{name}:x:{id}:\n").into());
+    }
+
+    /// A directory that an account owns.
+    fn add_own_directory(&mut self, path: &str, id: u64) {
+        self.nodes.insert(path.to_owned(), Node::Directory { mode: 0o755, uid: id, gid: id });
     }
 
     /// glibc looks into `/lib/ARCH-linux-gnu` without a cache; a path for libraries elsewhere is not needed.
@@ -422,13 +404,6 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     nobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str =
     "root:x:0:\ndaemon:x:1:\nbin:x:2:\nadm:x:4:\ntty:x:5:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n";
-
-fn target_directory() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest.parent().context("workspace root")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target)
-}
 
 /// GOARCH of this machine.
 fn architecture() -> &'static str {

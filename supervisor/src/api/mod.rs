@@ -1,6 +1,42 @@
 //! The Kubernetes API of the node.
+//!
+//! A request goes from [`listen`] through [`call`] (who asks, what for, may he) to a verb in [`verbs`], which asks
+//! [`strategy`] what is particular to the kind, and the store. What there is to ask for stands in one table,
+//! [`registry`]. The pure parts know nothing of HTTP: [`select`], [`patch`], [`table`].
 
+pub mod auth;
+pub mod body;
+mod call;
+mod discovery;
+mod event_view;
+mod fields;
+mod health;
+mod json;
+mod keep;
+mod listen;
 pub mod openapi;
+mod openapi_at;
 pub mod patch;
+mod path;
+pub mod pki;
+mod query;
+mod receive;
+pub mod registry;
+mod respond;
+mod review;
 pub mod select;
+mod server;
+mod shape;
+pub mod status;
+mod strategy;
+pub mod streams;
+mod subresource;
 pub mod table;
+mod usage;
+mod verbs;
+mod wire;
+
+pub use body::{Body, Writer};
+pub use server::{Backends, Config, Server, ServerError};
+pub use status::{Reason, Status};
+pub use streams::{IssuedToken, Local, Metrics, PodUsage, Streams, TokenOrder, TokenOwner, Tokens, Usage};

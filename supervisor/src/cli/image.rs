@@ -1,5 +1,6 @@
 //! `monopod image`: what is in the image store.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,7 +8,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::pull_bars::PullBars;
 use crate::image::load::{LoadError, Loaded, Options, Progress, Source};
+use crate::image::pull::{self, PullError, Request};
 use crate::image::reference::BadReference;
 use crate::image::store::{DEFAULT_ROOT, StoreError};
 use crate::image::{Digest, Image, Limits, Reference, Store, load};
@@ -15,7 +18,7 @@ use crate::image::{Digest, Image, Limits, Reference, Store, load};
 /// Digits of an image id in a table.
 const SHORT_ID: usize = 12;
 
-/// Load, list and remove images.
+/// Pull, load, list, save and remove images.
 #[derive(Debug, Args)]
 pub struct ImageCommand {
     /// Directory of the image store
@@ -27,6 +30,12 @@ pub struct ImageCommand {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Pull images from their registries
+    Pull {
+        /// Names, such as nginx, nginx:1.27 or registry.example.com/team/app@sha256:...
+        #[arg(value_name = "REF", required = true)]
+        images: Vec<String>,
+    },
     /// Load images from an OCI layout, an OCI archive or a docker archive
     Load {
         /// A directory, a file, or - for standard input; plain, gzip or zstd
@@ -42,11 +51,52 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Write images as an OCI archive, byte for byte as they came
+    Save {
+        /// Names or image ids
+        #[arg(value_name = "REF", required = true)]
+        images: Vec<String>,
+        /// Where to; standard output when left out
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Give an image one more name
+    Tag {
+        /// A name or an image id
+        #[arg(value_name = "REF")]
+        image: String,
+        #[arg(value_name = "NEW-REF")]
+        name: String,
+    },
+    /// Show everything that is known of an image, as JSON
+    Inspect {
+        /// Names or image ids
+        #[arg(value_name = "REF", required = true)]
+        images: Vec<String>,
+    },
+    /// Never remove an image to make room on the disk
+    Pin {
+        /// A name or an image id
+        #[arg(value_name = "REF")]
+        image: String,
+    },
+    /// Let a pinned image be removed again
+    Unpin {
+        /// A name or an image id
+        #[arg(value_name = "REF")]
+        image: String,
+    },
     /// Remove a name, and the image with its last name
     Rm {
         /// A name or an image id
         #[arg(value_name = "REF", required = true)]
         images: Vec<String>,
+    },
+    /// Remove images that have no name, and what pulls left that were killed
+    Prune {
+        /// Remove every image that no container uses and that is not pinned
+        #[arg(short, long)]
+        all: bool,
     },
 }
 
@@ -63,12 +113,16 @@ pub enum ImageError {
     Store(#[from] StoreError),
     #[error("cannot load images from {}: {cause}{}", .from.display(), hint(.cause))]
     Load { from: PathBuf, cause: LoadError },
+    #[error("cannot pull {name}: {cause}")]
+    Pull { name: String, cause: PullError },
     #[error("cannot open {}: {cause}", .from.display())]
     Open { from: PathBuf, cause: io::Error },
     #[error(transparent)]
     Reference(#[from] BadReference),
     #[error("no image {0} in {1}; `monopod image ls` shows what is there")]
     NoSuchImage(String, PathBuf),
+    #[error("an archive is nothing for a terminal: give --output FILE, or redirect the output")]
+    Terminal,
     #[error("write: {0}")]
     Output(#[from] io::Error),
 }
@@ -100,8 +154,15 @@ fn hint(cause: &LoadError) -> &'static str {
 pub fn run(command: &ImageCommand) -> Result<ExitCode, ImageError> {
     let store = Store::open(&command.root, Limits::default())?;
     match &command.verb {
+        Verb::Pull { images } => images.iter().try_for_each(|image| pull_image(&store, image))?,
         Verb::Load { from, name } => load_images(&store, from, name.as_deref())?,
         Verb::Ls { output } => list(&store, *output)?,
+        Verb::Save { images, output } => save(&store, images, output.as_deref())?,
+        Verb::Tag { image, name } => store.tag(&find(&store, image)?, &name.parse()?)?,
+        Verb::Inspect { images } => inspect(&store, images)?,
+        Verb::Pin { image } => store.pin(&find(&store, image)?, true)?,
+        Verb::Unpin { image } => store.pin(&find(&store, image)?, false)?,
+        Verb::Prune { all } => prune(&store, *all)?,
         Verb::Rm { images } => {
             for image in images {
                 remove(&store, image)?;
@@ -109,6 +170,19 @@ pub fn run(command: &ImageCommand) -> Result<ExitCode, ImageError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn pull_image(store: &Store, name: &str) -> Result<(), ImageError> {
+    let request = Request { name: name.to_owned(), secrets: Vec::new() };
+    let bars = PullBars::default();
+    let pulled = pull::pull(store, &request, &pull::Options::default(), &|progress| bars.show(name, progress));
+    bars.clear();
+    let pulled = pulled.map_err(|cause| ImageError::Pull { name: name.to_owned(), cause })?;
+    for text in &pulled.skipped {
+        writeln!(io::stderr(), "warning: left out {text}")?;
+    }
+    writeln!(io::stdout(), "Pulled {}\n{}", pulled.reference.familiar(), pulled.reference.with_digest(&pulled.digest))?;
+    Ok(())
 }
 
 fn load_images(store: &Store, from: &Path, name: Option<&str>) -> Result<(), ImageError> {
@@ -210,14 +284,83 @@ fn json(image: &Image) -> serde_json::Value {
     })
 }
 
+/// The image with a name, or with an id, whole or its first digits.
+fn find(store: &Store, text: &str) -> Result<Image, ImageError> {
+    let missing = || ImageError::NoSuchImage(text.to_owned(), store.root().to_owned());
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let by_id = |image: &Image| digits.len() >= SHORT_ID && image.id.hex().starts_with(digits);
+    if let Some(image) = store.images()?.into_iter().flatten().find(by_id) {
+        return Ok(image);
+    }
+    store.resolve(&text.parse()?)?.ok_or_else(missing)
+}
+
+fn save(store: &Store, names: &[String], output: Option<&Path>) -> Result<(), ImageError> {
+    let images: Vec<Image> = names.iter().map(|name| find(store, name)).collect::<Result<_, _>>()?;
+    match output {
+        Some(path) => {
+            let file = File::create(path).map_err(|cause| ImageError::Open { from: path.to_owned(), cause })?;
+            store.save(&images, io::BufWriter::new(file))?;
+        }
+        None if io::stdout().is_terminal() => return Err(ImageError::Terminal),
+        None => store.save(&images, io::stdout().lock())?,
+    }
+    Ok(())
+}
+
+fn inspect(store: &Store, names: &[String]) -> Result<(), ImageError> {
+    let in_use = store.in_use()?;
+    let show = |name: &String| {
+        let image = find(store, name)?;
+        let mut shown = json(&image);
+        shown["inUse"] = in_use.contains(&image.manifest).into();
+        shown["pinned"] = image.pinned.into();
+        shown["diffIds"] = serde_json::json!(image.config.diff_ids);
+        shown["config"] = serde_json::json!({
+            "entrypoint": image.config.entrypoint,
+            "cmd": image.config.cmd,
+            "env": image.config.env,
+            "user": image.config.user,
+            "workingDir": image.config.working_dir,
+            "stopSignal": image.config.stop_signal,
+            "exposedPorts": image.config.exposed_ports,
+            "volumes": image.config.volumes,
+            "labels": image.config.labels,
+        });
+        Ok(shown)
+    };
+    let list: Vec<_> = names.iter().map(show).collect::<Result<_, ImageError>>()?;
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, &list).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn prune(store: &Store, all: bool) -> Result<(), ImageError> {
+    let in_use = store.in_use()?;
+    for image in store.images()?.into_iter().flatten() {
+        let kept = in_use.contains(&image.manifest) || image.pinned;
+        if !kept && (all || image.references.is_empty()) {
+            store.remove_image(&image.manifest)?;
+            writeln!(io::stdout(), "Removed {}", image.shown())?;
+        }
+    }
+    store.collect()?;
+    Ok(())
+}
+
 fn remove(store: &Store, text: &str) -> Result<(), ImageError> {
     let missing = || ImageError::NoSuchImage(text.to_owned(), store.root().to_owned());
     let collected = if let Ok(id) = text.parse::<Digest>() {
         let image = store.resolve_id(&id)?.ok_or_else(missing)?;
         store.remove_image(&image.manifest)?
     } else {
-        let reference: Reference = text.parse()?;
-        store.remove(&reference)?.ok_or_else(missing)?.collected
+        match text.parse::<Reference>() {
+            Ok(reference) if store.resolve(&reference)?.is_some() => {
+                store.remove(&reference)?.ok_or_else(missing)?.collected
+            }
+            Ok(_) | Err(_) => store.remove_image(&find(store, text)?.manifest)?,
+        }
     };
     let note = if collected { "" } else { " (its space is given back when nobody uses the store)" };
     writeln!(io::stdout(), "Removed {text}{note}")?;

@@ -1,12 +1,21 @@
 //! The command line.
 
 pub mod admit;
+pub mod check;
+pub mod drain;
 pub mod image;
+pub mod pull_bars;
+pub mod reset;
 pub mod run;
+pub mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::serve::journal::Journal;
 
 #[derive(Debug, Parser)]
 #[command(name = "monopod", version, about = "Runs Kubernetes Pods on one machine")]
@@ -21,6 +30,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunCommand),
+    Serve(serve::ServeCommand),
+    Drain(drain::DrainCommand),
+    Check(check::CheckCommand),
+    Reset(reset::ResetCommand),
     Image(image::ImageCommand),
 }
 
@@ -31,13 +44,17 @@ pub fn command() -> clap::Command {
 
 /// Entry of the `monopod` binary.
 pub fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(crate::image::unpack::UNPACK_ARGUMENT) {
-        return crate::image::unpack_main();
+    if let Some(worker) = std::env::args().nth(1).as_deref().and_then(crate::image::worker) {
+        return worker();
     }
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Run(command) => run::run(&command).map_err(|error| error.to_string()),
+        Command::Serve(command) => serve::run(&command).map_err(|error| error.to_string()),
+        Command::Drain(command) => drain::run(&command).map_err(|error| error.to_string()),
+        Command::Check(command) => Ok(check::run(&command)),
+        Command::Reset(command) => reset::run(&command).map_err(|error| error.to_string()),
         Command::Image(command) => image::run(&command).map_err(|error| error.to_string()),
     };
     done.unwrap_or_else(|error| {
@@ -52,5 +69,9 @@ fn log_to_stderr(verbose: u8) {
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
+    if let Some(journal) = Journal::when_connected() {
+        let level = tracing_subscriber::filter::LevelFilter::from_level(level.max(tracing::Level::INFO));
+        return tracing_subscriber::registry().with(level).with(journal).init();
+    }
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
 }

@@ -1,5 +1,7 @@
 //! The descriptors that a launch needs, named before they are opened.
 
+use serde::{Deserialize, Serialize};
+
 use crate::runtime::launch::FdSlot;
 
 /// One descriptor that the brain opens and sends along.
@@ -18,7 +20,7 @@ pub enum Needed {
 }
 
 /// `seccompProfile` as a container gets it (rule PV6, D21).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SeccompProfile {
     RuntimeDefault,
     /// Relative to the node's profile directory.

@@ -123,6 +123,22 @@ fn condition(own: &Condition) -> PodCondition {
     }
 }
 
+/// Conditions that the node owns; all others belong to somebody else (CO11).
+pub fn is_own(kind: &str) -> bool {
+    matches!(
+        kind,
+        "PodReadyToStartContainers"
+            | "Initialized"
+            | "Ready"
+            | "ContainersReady"
+            | "PodScheduled"
+            | "AllContainersRestarting"
+            | "PodResizePending"
+            | "PodResizeInProgress"
+            | "DisruptionTarget"
+    )
+}
+
 /// The machine's view of a condition that a user wrote (CO11); `wall` stands in for a missing transition time.
 pub fn foreign(own: &PodCondition, wall: WallTime) -> Condition {
     Condition {

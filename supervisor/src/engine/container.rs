@@ -11,7 +11,7 @@ use super::record::{self, ContainerRecord};
 use super::sandbox::add;
 use super::{ContainerSummary, Engine, program};
 use crate::monitor::client::{ClientError, Descriptors};
-use crate::monitor::protocol::{ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
+use crate::monitor::protocol::{AttachSpec, ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
 use crate::runtime::launch::{Identity, Launch, Process};
 
 /// Name of the owner record in a container's directory.
@@ -36,6 +36,8 @@ pub struct ContainerRequest {
     pub log: LogRequest,
     pub stdin: bool,
     pub stdin_once: bool,
+    /// Kept in the owner record.
+    pub memo: serde_json::Value,
 }
 
 /// Where the output goes (rules LF1, LF3).
@@ -89,6 +91,7 @@ impl Engine {
             id: request.id.clone(),
             sandbox: request.sandbox.clone(),
             name: request.name.clone(),
+            memo: request.memo,
         };
         record::save(&dir.join(RECORD), &record).map_err(EngineError::io("write", &dir))?;
         std::fs::create_dir_all(&request.log.dir).map_err(EngineError::io("make", &request.log.dir))?;
@@ -178,16 +181,42 @@ impl Engine {
         Ok(started.terminal)
     }
 
+    /// Copies a container's output into pipes from now on; a writer of its standard input, or its terminal.
+    pub async fn attach_container(
+        &self,
+        sandbox: &SandboxId,
+        container: &ContainerId,
+        stdin: bool,
+        outputs: (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> Result<Option<OwnedFd>, EngineError> {
+        let mut all = Descriptors::default();
+        let stdout = outputs.0.map(|fd| add(&mut all, fd)).transpose()?;
+        let stderr = outputs.1.map(|fd| add(&mut all, fd)).transpose()?;
+        let spec = AttachSpec { container: container.to_string(), stdin, stdout, stderr };
+        Ok(self.client(sandbox)?.attach(spec, all).await?)
+    }
+
+    /// One file of a container's cgroup.
+    pub fn read_cgroup(&self, sandbox: &SandboxId, id: &ContainerId, file: &str) -> Result<String, EngineError> {
+        let leaf = leaf(&self.sandbox(sandbox)?.record, id)?;
+        Ok(self.shared.tree.read(&leaf.path(), file)?)
+    }
+
     pub async fn kill_exec(&self, sandbox: &SandboxId, id: &str) -> Result<(), EngineError> {
         gone_is_done(self.client(sandbox)?.kill_exec(id).await)
     }
 
     /// The containers of a sandbox that have an owner record.
     pub fn containers(&self, sandbox: &SandboxId) -> Vec<ContainerSummary> {
+        let summary =
+            |record: ContainerRecord| ContainerSummary { id: record.id, sandbox: record.sandbox, name: record.name };
+        self.container_records(sandbox).into_iter().map(summary).collect()
+    }
+
+    pub(super) fn container_records(&self, sandbox: &SandboxId) -> Vec<ContainerRecord> {
         let dir = self.dirs().sandbox(sandbox).join("containers");
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let records = entries.filter_map(|entry| record::load::<ContainerRecord>(&entry.path().join(RECORD)));
-        records.map(|record| ContainerSummary { id: record.id, sandbox: record.sandbox, name: record.name }).collect()
+        entries.filter_map(|entry| record::load(&entry.path().join(RECORD))).collect()
     }
 
     /// How a container ended, as its monitor wrote it down.

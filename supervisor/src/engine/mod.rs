@@ -4,6 +4,7 @@
 //! no policy here: restarts, back-off, probes, hooks, order and collection are the caller's. *Create* prepares and fails
 //! early, *start* only executes.
 
+pub mod adopt;
 pub mod container;
 pub mod dirs;
 pub mod error;

@@ -34,6 +34,9 @@ pub struct SandboxRecord {
     /// What else the owner made for the pod: goes with a dead owner's sandbox.
     #[serde(default)]
     pub directories: Vec<PathBuf>,
+    /// What the owner wants to find again; opaque here.
+    #[serde(default)]
+    pub memo: serde_json::Value,
 }
 
 impl SandboxRecord {
@@ -58,6 +61,9 @@ pub struct ContainerRecord {
     pub id: ContainerId,
     pub sandbox: SandboxId,
     pub name: String,
+    /// What the owner wants to find again; opaque here.
+    #[serde(default)]
+    pub memo: serde_json::Value,
 }
 
 /// Writes `value` so that a reader sees the old content or the new, and after this returns the new one even when the power
@@ -122,6 +128,7 @@ mod tests {
             id: ContainerId::random(),
             sandbox: SandboxId::random(),
             name: "app".into(),
+            memo: serde_json::json!({"attempt": 1}),
         };
         save(&path, &record).unwrap();
         assert_eq!(load(&path), Some(record));

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use tokio::sync::mpsc;
 
 use tokio::sync::oneshot;
 
@@ -14,8 +15,8 @@ use super::id::SandboxId;
 use super::record::{self, PodReference, SandboxRecord};
 use super::{Engine, EngineEvent, What};
 use crate::convert::mounts::FILES_VOLUME;
-use crate::monitor::client::{Client, Descriptors};
-use crate::monitor::protocol::{HostNamespaces, SandboxSpec, WhenBrainDies};
+use crate::monitor::client::{Client, ClientError, Descriptors, MonitorProcess};
+use crate::monitor::protocol::{Event, HostNamespaces, SandboxSpec, WhenBrainDies};
 use crate::monitor::spawn::Start;
 use crate::runtime::launch::FdSlot;
 
@@ -41,6 +42,8 @@ pub struct SandboxRequest {
     pub when_brain_dies: WhenBrainDies,
     /// What the caller made for the pod, removed with the sandbox when its owner dies.
     pub directories: Vec<std::path::PathBuf>,
+    /// Kept in the owner record.
+    pub memo: serde_json::Value,
     /// How many files of [`POD_FILE_BYTES`] the pod may need: three of its own and the termination logs.
     pub files: u64,
 }
@@ -51,8 +54,8 @@ pub struct Sandbox {
     pub(super) client: Client,
     pub(super) record: SandboxRecord,
     /// The pod's own files, until and after the monitor keeps the mount.
-    files: OwnedFd,
-    netns: OwnedFd,
+    pub(super) files: OwnedFd,
+    pub(super) netns: OwnedFd,
 }
 
 /// What is known once a sandbox stands.
@@ -78,6 +81,7 @@ impl Engine {
             qos: request.qos.to_string(),
             network: !request.host.network,
             directories: request.directories.clone(),
+            memo: request.memo.clone(),
         };
         self.write_sandbox_record(&record)?;
         let (sender, receiver) = oneshot::channel();
@@ -125,12 +129,18 @@ impl Engine {
     /// Ends every process of the sandbox and its monitor, gives its address back. The records of its containers stay until
     /// they are removed.
     pub async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), EngineError> {
-        let Some(sandbox) = self.shared.sandboxes.borrow_mut().remove(id) else { return Ok(()) };
+        let known = self.shared.sandboxes.borrow_mut().remove(id);
+        let Some(sandbox) = known else { return self.stop_unconnected(id).await };
         let ended = sandbox.client.shutdown().await;
         let detached = if sandbox.record.network { self.detach(id).await } else { Ok(()) };
+        match ended {
+            // Whatever the monitor left running has nobody else who would end it.
+            Err(ClientError::Closed) => self.remove_resources(&sandbox.record).await?,
+            other => other?,
+        }
         // The namespaces go with their last descriptor.
         drop(sandbox);
-        ended?;
+        self.remove_state(id)?;
         detached
     }
 
@@ -201,8 +211,19 @@ impl Engine {
         super::dirs::create_private(&state).map_err(EngineError::io("make", &state))?;
         let binary = &self.shared.programs.monitor;
         let start = Start { binary, state: &state, cgroup: Some(cgroup.as_fd()), stderr: None };
-        let (client, mut events, process) = Client::spawn(&start).await?;
-        let (out, id) = (self.shared.events.clone(), id.clone());
+        let (client, events, process) = Client::spawn(&start).await?;
+        self.forward(id.clone(), events, Some(process));
+        Ok(client)
+    }
+
+    /// Passes a monitor's events on until its connection ends. One of an earlier life is not ours to reap.
+    pub(super) fn forward(
+        &self,
+        id: SandboxId,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        process: Option<MonitorProcess>,
+    ) {
+        let out = self.shared.events.clone();
         tokio::task::spawn_local(async move {
             let send = |what| out.send(EngineEvent { sandbox: id.clone(), what }).is_ok();
             while let Some(event) = events.recv().await {
@@ -210,11 +231,12 @@ impl Engine {
                     return;
                 }
             }
-            // Reaps it; how it ended changes nothing.
-            let _exit = process.wait().await;
+            if let Some(process) = process {
+                // Reaps it; how it ended changes nothing.
+                let _exit = process.wait().await;
+            }
             let _nobody_listens = send(What::MonitorLost);
         });
-        Ok(client)
     }
 
     /// Makes the pod's network namespace, if it is not the host's, hands it over and connects it.
@@ -244,7 +266,12 @@ impl Engine {
         if let Some(cgroup) = record.cgroup() {
             self.remove_cgroup(cgroup.path()).await?;
         }
-        let state = self.dirs().monitor(&record.id);
+        self.remove_state(&record.id)
+    }
+
+    /// The directory with the monitor's socket: while it is there, something of the sandbox may be there in this boot.
+    fn remove_state(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let state = self.dirs().monitor(id);
         match std::fs::remove_dir_all(&state) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::io("remove", &state)(error)),
             _ => Ok(()),

@@ -13,7 +13,8 @@ impl Engine {
         let boot = record::boot_id();
         for record in self.sandboxes() {
             let alive = record.boot_id == boot && record::is_alive(&record.owner);
-            let adopted_later = record.owner == Owner::Service && record.boot_id == boot;
+            // The service adopts what it finds, also the records of an earlier boot.
+            let adopted_later = record.owner == Owner::Service;
             if !alive && !adopted_later {
                 self.sweep_sandbox(&record).await;
             }

@@ -7,29 +7,36 @@
 //!   layers/HEX/fs         the layer with this *blob's* digest, in overlayfs's form
 //!   layers/HEX/diff_id    digest of its uncompressed archive
 //!   tmp/                  work that is not finished
-//!   lock                  shared: somebody uses the store. Exclusive: nobody else does, so what nothing names may go
+//!   holds/ used/          who uses which image, and when each was used last
+//!   access/HEX            with whose rights the image with this id was pulled
+//!   lock                  shared: somebody is at work. Exclusive: nobody is, so what nothing names or holds may go
 //!   index.lock            held while `index.json` is replaced
 //! ```
 //!
 //! A layer is named by its stored bytes, which this process has hashed, and not by its diff id, which the unpacker reports:
 //! a layer that got the better of the unpacker must not become the layer of another image.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::SystemTime;
 
+use k8s_openapi::api::core::v1::ContainerImage;
 use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
+use super::access;
 use super::digest::Digest;
 use super::document::{self, BadDocument, Config};
+use super::holds::Holds;
 use super::limits::{Limits, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
+use super::pull::Progress;
 use super::reference::Reference;
+use super::registry::config::{PullSecret, Source};
 use super::tree;
 
 /// Where the node keeps its images.
@@ -37,17 +44,28 @@ pub const DEFAULT_ROOT: &str = "/var/lib/monopod/images";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Marks a manifest that was made here for a docker archive: no registry knows its digest.
 const MADE_HERE: &str = "io.monopod.made-here";
+/// The index through which a registry gave the manifest: what its repository digest is.
+const INDEX_DIGEST: &str = "io.monopod.index";
+/// The kubelet's default.
+const NODE_STATUS_MAX_IMAGES: usize = 50;
+/// Names of one image in a Node's status.
+const MAX_NAMES: usize = 5;
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const BLOBS: &str = "blobs/sha256";
 const LAYERS: &str = "layers";
 const TMP: &str = "tmp";
 const INDEX: &str = "index.json";
+const LOCK: &str = "lock";
+/// Images that are never removed to make room.
+const PINNED: &str = "io.monopod.pinned";
 
 /// What went wrong with the store itself.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("image store: {call} {}: {cause}", .path.display())]
     Io { call: &'static str, path: PathBuf, cause: io::Error },
+    #[error("image {image} is in use by a container")]
+    InUse { image: String },
     #[error("image store: {} is damaged ({cause}); remove the image and load it again", .path.display())]
     Damaged { path: PathBuf, cause: String },
 }
@@ -76,6 +94,8 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// Bytes of all its blobs.
     pub size: u64,
+    /// Never removed to make room.
+    pub pinned: bool,
     pub config: Config,
     /// Directories of the unpacked layers, the uppermost first, as `lowerdir+` wants them.
     pub layers: Vec<PathBuf>,
@@ -87,6 +107,22 @@ impl Image {
         let first = self.repo_digests.first();
         first.cloned().unwrap_or_else(|| self.id.to_string())
     }
+
+    /// What people know it as: its first name, or its id.
+    pub fn shown(&self) -> String {
+        self.references.first().map_or_else(|| self.id.to_string(), Reference::familiar)
+    }
+}
+
+/// Where a manifest's name comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Made here for a docker archive.
+    MadeHere,
+    /// What the name stands for is the manifest itself.
+    Manifest,
+    /// The name stands for an index, which names the manifest for this machine.
+    Index(Digest),
 }
 
 /// What [`Store::remove`] did.
@@ -97,14 +133,20 @@ pub struct Removed {
     pub collected: bool,
 }
 
+/// Who wants to know how pulls go on: the name of the image, and what happened.
+pub type Watcher = Box<dyn Fn(&str, Progress) + Send + Sync>;
+
 /// An image store. Many processes may have one open.
-#[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     limits: Limits,
-    lock: File,
-    /// Work in this process, as `lock` is for all processes.
-    working: RwLock<()>,
+    watcher: Option<Watcher>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 /// Unfinished work: a directory in `tmp` that goes with it.
@@ -112,7 +154,8 @@ pub struct Store {
 pub struct Work<'a> {
     pub(super) path: PathBuf,
     pub(super) store: &'a Store,
-    _working: RwLockReadGuard<'a, ()>,
+    /// Locked, shared.
+    lock: File,
 }
 
 impl Drop for Work<'_> {
@@ -133,9 +176,21 @@ impl Store {
         if !layout.exists() {
             write_file(&layout, OCI_LAYOUT)?;
         }
-        let store = Self { lock: open_lock(&root.join("lock"))?, root, limits, working: RwLock::new(()) };
+        let store = Self { root, limits, watcher: None };
         store.collect()?;
         Ok(store)
+    }
+
+    /// The same store, whose pulls somebody watches.
+    pub fn watched(self, watcher: Watcher) -> Self {
+        Self { watcher: Some(watcher), ..self }
+    }
+
+    /// Passes the progress of a pull on to whoever watches.
+    pub fn tell(&self, name: &str, progress: Progress) {
+        if let Some(watcher) = &self.watcher {
+            watcher(name, progress);
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -146,21 +201,13 @@ impl Store {
         &self.limits
     }
 
-    /// A descriptor that keeps every image from being collected for as long as anybody holds a copy.
-    pub fn hold(&self) -> impl AsFd + '_ {
-        &self.lock
-    }
-
-    /// Removes unfinished work, blobs and layers that nothing names, unless somebody else uses the store.
+    /// Removes unfinished work, blobs and layers that nothing names or holds, unless somebody is at work.
     pub fn collect(&self) -> Result<bool> {
-        let path = self.root.join("lock");
-        let Ok(_alone) = self.working.try_write() else {
+        let lock = open_lock(&self.root.join(LOCK))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(false);
-        };
-        let alone = flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-        let result = if alone { self.sweep() } else { Ok(()) };
-        flock(&self.lock, FlockOperation::LockShared).at("flock", path)?;
-        result.map(|()| alone)
+        }
+        self.sweep().map(|()| true)
     }
 
     fn sweep(&self) -> Result<()> {
@@ -177,7 +224,51 @@ impl Store {
                 }
             }
         }
-        Ok(())
+        let records = access::directory(&self.root);
+        for path in if records.exists() { list(&records)? } else { Vec::new() } {
+            if !live.contains(path.file_name().unwrap_or_default().to_string_lossy().as_ref()) {
+                self.remove_tree(&path)?;
+            }
+        }
+        self.holds().sweep(|name| live.contains(name))
+    }
+
+    pub(super) fn holds(&self) -> Holds<'_> {
+        Holds { root: &self.root }
+    }
+
+    /// Keeps an image from being removed until `release`, or until the user's own record `while_exists` is gone.
+    pub fn hold(&self, user: &str, image: &Image, while_exists: &Path) -> Result<()> {
+        self.holds().take(user, &image.manifest, while_exists)
+    }
+
+    /// Ends a hold; none is no error.
+    pub fn release(&self, user: &str) -> Result<()> {
+        self.holds().release(user)
+    }
+
+    /// Manifests of images that somebody holds.
+    pub fn in_use(&self) -> Result<BTreeSet<Digest>> {
+        self.holds().in_use()
+    }
+
+    /// When an image was used last.
+    pub fn last_used(&self, manifest: &Digest) -> SystemTime {
+        self.holds().last_used(manifest)
+    }
+
+    /// Whether a pod with these secrets may have the image under this name without asking the registry (IP4).
+    pub fn allows(&self, image: &Image, reference: &Reference, secrets: &[PullSecret]) -> bool {
+        access::allows(&self.root, &image.id, &reference.repository(), secrets)
+    }
+
+    /// Remembers with whose rights an image was pulled; before it has a name that others see.
+    pub(super) fn remember(&self, id: &Digest, reference: &Reference, rights: Option<&Source>) -> Result<()> {
+        access::remember(&self.root, id, &reference.repository(), rights)
+    }
+
+    pub(super) fn io_error(&self, call: &'static str, cause: io::Error) -> StoreError {
+        StoreError::Io { call, path: self.root.clone(), cause }
     }
 
     fn live_blobs(&self) -> Result<HashSet<String>> {
@@ -190,8 +281,23 @@ impl Store {
                 live.extend(blobs.map(|blob| blob.digest.hex().to_owned()));
             }
             live.insert(digest.to_owned());
+            let index = annotation(descriptor, INDEX_DIGEST).and_then(|index| index.parse::<Digest>().ok());
+            live.extend(index.map(|index| index.hex().to_owned()));
+        }
+        for manifest in self.in_use()? {
+            live.extend(self.blobs_of(&manifest));
         }
         Ok(live)
+    }
+
+    /// What a manifest that has lost its names keeps.
+    fn blobs_of(&self, digest: &Digest) -> Vec<String> {
+        let bytes = self.read_blob(digest, MAX_MANIFEST_BYTES).unwrap_or_default();
+        let media_type = document::media_type(&bytes, None);
+        let manifest = document::manifest(&bytes, &media_type, &self.limits);
+        let blobs = manifest.map(|manifest| manifest.layers.into_iter().chain([manifest.config]).collect::<Vec<_>>());
+        let names = blobs.unwrap_or_default().into_iter().map(|blob| blob.digest.hex().to_owned());
+        names.chain([digest.hex().to_owned()]).collect()
     }
 
     pub(super) fn remove_tree(&self, path: &Path) -> Result<()> {
@@ -205,18 +311,16 @@ impl Store {
     /// Starts work that is invisible until it is published.
     pub fn begin(&self) -> Result<Work<'_>> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let working = self.working.read().unwrap_or_else(PoisonError::into_inner);
+        let lock_path = self.root.join(LOCK);
+        let lock = open_lock(&lock_path)?;
+        flock(&lock, FlockOperation::LockShared).at("flock", lock_path)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", std::process::id());
         let path = self.root.join(TMP).join(name);
         // A pid comes again: what stands there belongs to a dead process, since this one counts.
         self.remove_tree(&path)?;
         make_directory(&path)?;
-        Ok(Work { path, store: self, _working: working })
-    }
-
-    pub(super) fn lock_file(&self) -> &File {
-        &self.lock
+        Ok(Work { path, store: self, lock })
     }
 
     /// The digest of the uncompressed archive of an unpacked layer, if it is there.
@@ -262,7 +366,7 @@ impl Store {
     }
 
     /// Gives an image its names; each name leaves the image that had it.
-    pub(super) fn name(&self, descriptor: &Descriptor, references: &[Reference], made_here: bool) -> Result<()> {
+    pub(super) fn name(&self, descriptor: &Descriptor, references: &[Reference], origin: &Origin) -> Result<()> {
         self.change_index(|descriptors| {
             let named =
                 |d: &Descriptor| ref_name(d).is_some_and(|name| references.iter().any(|r| r.to_string() == name));
@@ -271,7 +375,7 @@ impl Store {
             let names: Vec<_> = references.iter().map(Some).collect();
             let nameless = names.is_empty() && !descriptors.iter().any(|d| d.digest() == descriptor.digest());
             let names = if nameless { vec![None] } else { names };
-            descriptors.extend(names.into_iter().map(|name| described(descriptor, name, made_here)));
+            descriptors.extend(names.into_iter().map(|name| described(descriptor, name, origin)));
         })
     }
 
@@ -283,7 +387,7 @@ impl Store {
     }
 
     /// A small blob; its digest is checked again, since disks lie.
-    fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+    pub(super) fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let path = self.blob_path(digest);
         let bytes = read_bounded(&path, limit)?;
         if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(damaged(&path, "its content does not fit its name")) }
@@ -308,10 +412,11 @@ impl Store {
         let bytes = self.read_blob(&manifest.config.digest, MAX_CONFIG_BYTES)?;
         let config = document::config(&bytes, manifest.layers.len())
             .map_err(|err| damaged(&self.blob_path(&manifest.config.digest), err))?;
-        let names = descriptors.iter().filter_map(|d| Some((ref_name(d)?.parse::<Reference>().ok()?, is_made_here(d))));
-        let names: BTreeMap<Reference, bool> = names.collect();
-        let repo_digests =
-            names.iter().filter(|(_, made_here)| !**made_here).map(|(name, _)| name.with_digest(&digest));
+        let names = descriptors
+            .iter()
+            .filter_map(|d| Some((ref_name(d)?.parse::<Reference>().ok()?, registry_digest(d, &digest))));
+        let names: BTreeMap<Reference, Option<Digest>> = names.collect();
+        let repo_digests = names.iter().filter_map(|(name, known)| Some(name.with_digest(known.as_ref()?)));
         let mut repo_digests: Vec<String> = repo_digests.collect();
         repo_digests.dedup();
         let blobs = manifest.layers.iter().chain([&manifest.config]);
@@ -320,6 +425,7 @@ impl Store {
             size: blobs.map(|blob| blob.size).sum::<u64>() + first.size(),
             manifest: digest,
             repo_digests,
+            pinned: descriptors.iter().any(|d| annotation(d, PINNED).is_some()),
             references: names.into_keys().collect(),
             layers: self.layer_directories(&manifest)?,
             config,
@@ -340,7 +446,10 @@ impl Store {
             let name = ref_name(descriptor).and_then(|name| name.parse::<Reference>().ok());
             name.is_some_and(|name| match reference.digest() {
                 Some(digest) => {
-                    name.repository() == reference.repository() && descriptor.digest().to_string() == digest.to_string()
+                    let digest = digest.to_string();
+                    let same = descriptor.digest().to_string() == digest
+                        || annotation(descriptor, INDEX_DIGEST) == Some(&digest);
+                    name.repository() == reference.repository() && same
                 }
                 None => name == *reference,
             })
@@ -364,29 +473,93 @@ impl Store {
         self.image(&group).map(Some)
     }
 
-    /// Takes a name away, and the image with its last name. Gives nothing when there is no such name.
+    /// Takes a name away, and the image with its last name. Gives nothing when there is no such name. An image that is in use
+    /// keeps its last name.
     pub fn remove(&self, reference: &Reference) -> Result<Option<Removed>> {
         let full = reference.to_string();
-        let mut found = false;
+        let in_use = self.in_use()?;
+        let (mut found, mut used) = (false, false);
         self.change_index(|descriptors| {
-            let before = descriptors.len();
-            descriptors.retain(|d| ref_name(d) != Some(&full));
-            found = descriptors.len() != before;
+            let Some(at) = descriptors.iter().position(|d| ref_name(d) == Some(&full)) else { return };
+            let digest = descriptors.get(at).map(|d| d.digest().to_string()).unwrap_or_default();
+            let names = descriptors.iter().filter(|d| d.digest().to_string() == digest).count();
+            used = names == 1 && in_use.iter().any(|used| used.to_string() == digest);
+            found = true;
+            if !used {
+                descriptors.remove(at);
+            }
         })?;
+        if used {
+            return Err(StoreError::InUse { image: reference.familiar() });
+        }
         if !found {
             return Ok(None);
         }
         Ok(Some(Removed { reference: reference.clone(), collected: self.collect()? }))
     }
 
-    /// Removes an image with all its names.
+    /// Removes an image with all its names, unless somebody uses it.
     pub fn remove_image(&self, manifest: &Digest) -> Result<bool> {
+        if self.in_use()?.contains(manifest) {
+            return Err(StoreError::InUse { image: manifest.to_string() });
+        }
         self.change_index(|descriptors| descriptors.retain(|d| d.digest().to_string() != manifest.to_string()))?;
         self.collect()
+    }
+
+    /// Gives an image one more name, which leaves the image that had it.
+    pub fn tag(&self, image: &Image, reference: &Reference) -> Result<()> {
+        let full = reference.to_string();
+        self.change_index(|descriptors| {
+            let same = |d: &&Descriptor| d.digest().to_string() == image.manifest.to_string();
+            let Some(mut named) = descriptors.iter().find(same).cloned() else { return };
+            descriptors.retain(|d| ref_name(d) != Some(&full));
+            annotate(&mut named, REF_NAME, Some(full));
+            // No registry knows it by this name.
+            annotate(&mut named, MADE_HERE, Some("true".to_owned()));
+            let digest = named.digest().clone();
+            descriptors.retain(|d| d.digest() != &digest || ref_name(d).is_some());
+            descriptors.push(named);
+        })
+    }
+
+    /// Keeps an image from being removed to make room, or lets it go again.
+    pub fn pin(&self, image: &Image, pinned: bool) -> Result<()> {
+        self.change_index(|descriptors| {
+            for descriptor in descriptors.iter_mut().filter(|d| d.digest().to_string() == image.manifest.to_string()) {
+                annotate(descriptor, PINNED, pinned.then(|| "true".to_owned()));
+            }
+        })
+    }
+
+    /// The bytes of an image's documents and where its layers are: manifest, configuration, layers.
+    pub(super) fn blobs(&self, image: &Image) -> Result<(Descriptor, Vec<Digest>)> {
+        let index = self.index()?;
+        let found = index.manifests().iter().find(|d| d.digest().to_string() == image.manifest.to_string());
+        let descriptor = found.ok_or_else(|| damaged(&self.root.join(INDEX), "the image is gone"))?;
+        let manifest = self.manifest(descriptor)?;
+        let layers = manifest.layers.into_iter().map(|blob| blob.digest);
+        Ok((descriptor.clone(), layers.chain([manifest.config.digest, image.manifest.clone()]).collect()))
+    }
+
+    /// `status.images` of a Node: names and sizes, the largest first (`nodeStatusMaxImages`).
+    pub fn node_images(&self) -> Result<Vec<ContainerImage>> {
+        let mut images: Vec<Image> = self.images()?.into_iter().flatten().collect();
+        images.sort_by_key(|image| std::cmp::Reverse(image.size));
+        let shown = images.into_iter().take(NODE_STATUS_MAX_IMAGES).map(|image| {
+            let names = image.repo_digests.into_iter().chain(image.references.iter().map(Reference::to_string));
+            ContainerImage { names: Some(names.take(MAX_NAMES).collect()), size_bytes: i64::try_from(image.size).ok() }
+        });
+        Ok(shown.collect())
     }
 }
 
 impl Work<'_> {
+    /// For children whose files nobody may sweep while they live.
+    pub(super) fn lock_file(&self) -> &File {
+        &self.lock
+    }
+
     /// Makes everything durable, then moves it to where it is found: `(name in this directory, place)`.
     pub(super) fn publish(&self, finished: &HashMap<String, PathBuf>) -> Result<()> {
         let dir = open_directory(&self.path)?;
@@ -408,13 +581,26 @@ impl Work<'_> {
     }
 }
 
-fn described(descriptor: &Descriptor, name: Option<&Reference>, made_here: bool) -> Descriptor {
+fn described(descriptor: &Descriptor, name: Option<&Reference>, origin: &Origin) -> Descriptor {
     let name = name.map(|name| (REF_NAME.to_owned(), name.to_string()));
-    let mark = made_here.then(|| (MADE_HERE.to_owned(), "true".to_owned()));
+    let mark = match origin {
+        Origin::MadeHere => Some((MADE_HERE.to_owned(), "true".to_owned())),
+        Origin::Manifest => None,
+        Origin::Index(digest) => Some((INDEX_DIGEST.to_owned(), digest.to_string())),
+    };
     let annotations: HashMap<_, _> = name.into_iter().chain(mark).collect();
     let mut descriptor = descriptor.clone();
     descriptor.set_annotations((!annotations.is_empty()).then_some(annotations));
     descriptor
+}
+
+fn annotate(descriptor: &mut Descriptor, key: &str, value: Option<String>) {
+    let mut annotations = descriptor.annotations().clone().unwrap_or_default();
+    match value {
+        Some(value) => drop(annotations.insert(key.to_owned(), value)),
+        None => drop(annotations.remove(key)),
+    }
+    descriptor.set_annotations((!annotations.is_empty()).then_some(annotations));
 }
 
 fn annotation<'a>(descriptor: &'a Descriptor, key: &str) -> Option<&'a str> {
@@ -426,8 +612,13 @@ fn ref_name(descriptor: &Descriptor) -> Option<&str> {
     annotation(descriptor, REF_NAME)
 }
 
-fn is_made_here(descriptor: &Descriptor) -> bool {
-    annotation(descriptor, MADE_HERE).is_some()
+/// By which digest the registry knows a manifest of ours, if it does.
+fn registry_digest(descriptor: &Descriptor, manifest: &Digest) -> Option<Digest> {
+    match (annotation(descriptor, MADE_HERE), annotation(descriptor, INDEX_DIGEST)) {
+        (Some(_), _) => None,
+        (None, None) => Some(manifest.clone()),
+        (None, Some(index)) => index.parse().ok(),
+    }
 }
 
 fn own_digest(descriptor: &Descriptor, path: &Path) -> Result<Digest> {
@@ -468,12 +659,12 @@ fn open_lock(path: &Path) -> Result<File> {
     options.open(path).at("open", path)
 }
 
-fn list(path: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn list(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path).at("readdir", path)?;
     entries.map(|entry| entry.map(|entry| entry.path()).at("readdir", path)).collect()
 }
 
-fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).at("open", path)?;
     file.take(limit + 1).read_to_end(&mut bytes).at("read", path)?;

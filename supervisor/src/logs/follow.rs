@@ -1,8 +1,10 @@
 //! Following a log file while it grows, over rotations (rule LF4).
 
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 /// Bytes that one call reads at the most, so that a flood can't hold its reader up.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -11,10 +13,21 @@ const CHUNK_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
-    file: Option<std::fs::File>,
+    file: Option<File>,
     /// The start of a line whose end has not been written yet.
     unfinished: Vec<u8>,
     buffer: Vec<u8>,
+}
+
+/// A regular file with one name: nothing that somebody put in its place (D37).
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a log file"));
+    }
+    Ok(file)
 }
 
 impl Follower {
@@ -23,10 +36,16 @@ impl Follower {
         Self { path, file: None, unfinished: Vec::new(), buffer: vec![0; CHUNK_BYTES] }
     }
 
+    /// From a place in an open file that has this name now.
+    pub fn starting_at(path: PathBuf, mut file: File, offset: u64) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Self { file: Some(file), ..Self::new(path) })
+    }
+
     /// Gives every complete new line to `line`, without its line break; true when there may be more right now.
     pub fn read(&mut self, mut line: impl FnMut(&[u8])) -> io::Result<bool> {
         if self.file.is_none() {
-            self.file = match std::fs::File::open(&self.path) {
+            self.file = match open(&self.path) {
                 Ok(file) => Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
                 Err(error) => return Err(error),
@@ -52,7 +71,7 @@ impl Follower {
         Ok(true)
     }
 
-    /// At the end of a file that has been renamed away, the next one begins.
+    /// At the end of a file that has been renamed away, the one that was begun next follows.
     fn follow_rotation(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         let now = match std::fs::metadata(&self.path) {
@@ -60,12 +79,34 @@ impl Follower {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        if now == file.metadata()?.ino() {
+        let own = file.metadata()?.ino();
+        if now == own {
             return Ok(false);
         }
-        self.file = None;
+        // A slow reader may be several rotations behind.
+        self.file = match rotated_after(&self.path, own) {
+            Some(next) => open(&next).ok(),
+            None => None,
+        };
         Ok(true)
     }
+}
+
+/// The rotated file that was begun after the one with this inode; the oldest when that one is gone. None: the current one.
+fn rotated_after(path: &Path, inode: u64) -> Option<PathBuf> {
+    let (dir, name) = (path.parent()?, path.file_name()?.to_str()?);
+    let prefix = format!("{name}.");
+    let is_rotated = |name: &OsString| {
+        let stamp = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+        stamp.is_some_and(|stamp| !stamp.is_empty() && stamp.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
+    };
+    let mut names: Vec<OsString> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.file_name()).collect();
+    names.retain(is_rotated);
+    // Their times make them sort by age.
+    names.sort();
+    let inode_of = |name: &OsString| std::fs::symlink_metadata(dir.join(name)).map(|found| found.ino());
+    let own = names.iter().position(|name| inode_of(name).is_ok_and(|found| found == inode));
+    names.get(own.map_or(0, |own| own + 1)).map(|name| dir.join(name))
 }
 
 #[cfg(test)]
@@ -93,5 +134,28 @@ mod tests {
         std::fs::File::create(&path).unwrap().write_all(b"four\n").unwrap();
         assert_eq!(drain(&mut follower), ["two", "three", "four"]);
         assert!(drain(&mut follower).is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_is_rotations_behind_misses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "0\n").unwrap();
+        let mut follower = Follower::new(path.clone());
+        assert_eq!(drain(&mut follower), ["0"]);
+        for generation in 1..4 {
+            std::fs::rename(&path, dir.path().join(format!("0.log.20261121-04471{generation}"))).unwrap();
+            std::fs::write(&path, format!("{generation}\n")).unwrap();
+        }
+        assert_eq!(drain(&mut follower), ["1", "2", "3"]);
+    }
+
+    /// D37
+    #[test]
+    fn links_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(Follower::new(path).read(|_| {}).is_err());
     }
 }

@@ -10,9 +10,9 @@ pub mod object;
 pub mod path;
 pub mod reader;
 mod scalar;
-mod typed;
+pub(crate) mod typed;
 pub mod yaml;
 
 pub use fault::{Fault, Refused};
 pub use object::Object;
-pub use reader::{Manifest, decode, read};
+pub use reader::{Manifest, decode, read, text_of};

@@ -152,6 +152,18 @@ impl MonitorChannel {
 
     /// The next report, without waiting.
     pub fn receive(&self) -> io::Result<Received> {
+        // A child that dies without having read its go resets the connection. The error is told once, before what it said
+        // last.
+        match self.receive_next() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => match self.receive_next() {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Received::Closed),
+                other => other,
+            },
+            other => other,
+        }
+    }
+
+    fn receive_next(&self) -> io::Result<Received> {
         let mut text = [0; MAX_REPORT_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -162,7 +174,6 @@ impl MonitorChannel {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {
                 return Ok(Received::Nothing);
             }
-            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Closed),
             Err(error) => return Err(error.into()),
         };
         let fd = control

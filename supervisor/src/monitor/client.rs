@@ -12,7 +12,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
-    Answer, Call, ContainerSpec, Event, ExecSpec, Exit, Message, MonitorError, Request, SandboxSpec, Snapshot, VERSION,
+    ATTACH_VERSION, Answer, AttachSpec, Call, ContainerSpec, Event, ExecSpec, Exit, Message, MonitorError, Request,
+    SandboxSpec, Snapshot, VERSION,
 };
 use super::spawn::{Start, Started};
 use super::{container, spawn, wire};
@@ -95,6 +96,8 @@ pub struct Client {
     _alive: Arc<oneshot::Sender<()>>,
     /// Of the monitor.
     pub pid: u32,
+    /// What it speaks.
+    version: u16,
 }
 
 impl Client {
@@ -125,9 +128,9 @@ impl Client {
             }
             reading.close();
         });
-        let mut client = Self { shared, _alive: Arc::new(alive), pid: 0 };
+        let mut client = Self { shared, _alive: Arc::new(alive), pid: 0, version: 0 };
         match client.call(Request::Hello { version: VERSION }, Descriptors::default()).await? {
-            (Answer::Hello { pid, .. }, _) => client.pid = pid,
+            (Answer::Hello { pid, version }, _) => (client.pid, client.version) = (pid, version),
             (other, _) => return Err(unexpected(&other)),
         }
         Ok((client, events))
@@ -208,6 +211,18 @@ impl Client {
 
     pub async fn kill_exec(&self, id: &str) -> Result<()> {
         self.done(Request::KillExec { id: id.to_owned() }, Descriptors::default()).await
+    }
+
+    /// Copies the container's output into the given pipes; a writer of its standard input, or its terminal.
+    pub async fn attach(&self, spec: AttachSpec, fds: Descriptors) -> Result<Option<OwnedFd>> {
+        if self.version < ATTACH_VERSION {
+            let text = format!("version {}, which can't be attached to: start the pod anew", self.version);
+            return Err(ClientError::Unexpected(text));
+        }
+        match self.call(Request::Attach(spec), fds).await? {
+            (Answer::Attached { input }, fds) => input.map(|slot| take(&fds, slot)).transpose(),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
 
     pub async fn snapshot(&self) -> Result<Snapshot> {

@@ -74,6 +74,8 @@ pub(super) struct Container {
     /// Writer of the process's standard input, or its terminal.
     pub(super) stdin: Option<OwnedFd>,
     pub(super) removers: Vec<Caller>,
+    terminal: bool,
+    stdin_once: bool,
     oom_kills_before: u64,
     record_dir: OwnedFd,
     record_name: String,
@@ -162,6 +164,8 @@ impl Container {
             terminal_log,
             stdin: stdin.map(|(_, writer)| writer),
             removers: Vec::new(),
+            terminal: spec.terminal,
+            stdin_once: spec.stdin_once,
             oom_kills_before,
             record_dir,
             record_name: spec.record_name,
@@ -177,6 +181,18 @@ impl Container {
         }
         self.stdin = Some(master);
         Ok(())
+    }
+
+    /// For an attached client: the terminal in any case, whose size it sets; standard input when it is wanted and there is
+    /// one. With `stdinOnce` it is given away: it ends with the client, whatever becomes of the brain.
+    pub(super) fn give_input(&mut self, wanted: bool) -> Result<Option<OwnedFd>> {
+        match (self.terminal, wanted, self.stdin_once) {
+            (false, false, _) => Ok(None),
+            (false, true, true) => Ok(self.stdin.take()),
+            (true, _, _) | (false, true, false) => {
+                self.stdin.as_ref().map(OwnedFd::try_clone).transpose().called(|| "dup(stdin)".to_owned())
+            }
+        }
     }
 
     pub(super) fn is_ended(&self) -> bool {

@@ -88,6 +88,9 @@ impl State {
         if !ending.told {
             ending.told = true;
             let record: ExitRecord = ending.record.clone();
+            if let Some(pump) = &mut container.pump {
+                pump.detach_all();
+            }
             let remove = !container.removers.is_empty();
             self.outbox.event(Event::ContainerExited(record));
             if remove {

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::launch::{FdSlot, Identity, LaunchError};
 
-pub const VERSION: u16 = 1;
+/// 2: [`Request::Attach`]. Who sends it asks first what the monitor greeted with: an unknown request ends the connection.
+pub const VERSION: u16 = 2;
+/// Since which monitors know [`Request::Attach`].
+pub const ATTACH_VERSION: u16 = 2;
 pub const OLDEST_VERSION: u16 = 1;
 
 /// A request carries the number under which its reply comes back.
@@ -64,6 +67,8 @@ pub enum Request {
     KillExec {
         id: String,
     },
+    /// Copies what a container writes from now on.
+    Attach(AttachSpec),
     /// Asks for everything that the monitor knows.
     Snapshot,
     /// Ends every process including pause, then the monitor itself.
@@ -169,6 +174,18 @@ pub struct ExecSpec {
     pub terminal: bool,
 }
 
+/// Pipes that get what a container writes. One that is full is closed, with its fellow: nobody's slowness holds the container
+/// up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachSpec {
+    pub container: String,
+    /// Asks for a writer of the container's standard input, where it has one. With `stdin_once` it is the only one, given once.
+    pub stdin: bool,
+    /// What a terminal shows counts as stdout.
+    pub stdout: Option<FdSlot>,
+    pub stderr: Option<FdSlot>,
+}
+
 /// What a monitor sends.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -205,6 +222,10 @@ pub enum Answer {
     },
     Volume {
         root: FdSlot,
+    },
+    /// Descriptor: the container's terminal, or a writer of its standard input.
+    Attached {
+        input: Option<FdSlot>,
     },
     Snapshot(Snapshot),
     Done,

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::clock::Wall;
@@ -77,11 +78,50 @@ struct Held {
     rotate: bool,
 }
 
+/// Clients that see what a container writes, at the same time. Who comes after them is refused.
+pub const MAX_ATTACHERS: usize = 16;
+
+/// Pipes that get a copy of the output. The first one that can't take it ends both: the container waits for its log alone.
+#[derive(Debug)]
+pub struct Attacher {
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+impl Attacher {
+    pub fn new(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> io::Result<Self> {
+        for pipe in [&stdout, &stderr].into_iter().flatten() {
+            rustix::io::ioctl_fionbio(pipe, true)?;
+        }
+        Ok(Self { stdout, stderr })
+    }
+
+    /// False when it is not to be written to any more.
+    fn copy(&self, stream: StreamName, bytes: &[u8]) -> bool {
+        let pipe = match stream {
+            StreamName::Stdout => &self.stdout,
+            StreamName::Stderr => &self.stderr,
+        };
+        pipe.as_ref().is_none_or(|pipe| rustix::io::write(pipe, bytes) == Ok(bytes.len()))
+    }
+
+    /// Whether somebody reads it.
+    fn is_read(&self) -> bool {
+        let gone = |pipe: &OwnedFd| {
+            let mut polled = [PollFd::new(pipe, PollFlags::empty())];
+            let found = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+            found.is_ok_and(|found| found > 0)
+        };
+        ![&self.stdout, &self.stderr].into_iter().flatten().any(gone)
+    }
+}
+
 #[derive(Debug)]
 pub struct Pump {
     sources: Vec<Source>,
     log: LogFile,
     held: Option<Held>,
+    attachers: Vec<Attacher>,
 }
 
 /// State of the pump after a turn.
@@ -108,7 +148,22 @@ impl Pump {
             framer: Framer::default(),
             enlarged: false,
         };
-        Self { sources: streams.into_iter().map(source).collect(), log, held: None }
+        Self { sources: streams.into_iter().map(source).collect(), log, held: None, attachers: Vec::new() }
+    }
+
+    /// From now on `attacher` gets a copy. False when there are too many.
+    pub fn attach(&mut self, attacher: Attacher) -> bool {
+        self.attachers.retain(Attacher::is_read);
+        let room = self.attachers.len() < MAX_ATTACHERS;
+        if room {
+            self.attachers.push(attacher);
+        }
+        room
+    }
+
+    /// Nothing more comes.
+    pub fn detach_all(&mut self) {
+        self.attachers = Vec::new();
     }
 
     pub fn reader(&self, index: usize) -> Option<BorrowedFd<'_>> {
@@ -182,6 +237,8 @@ impl Pump {
             let _size = rustix::pipe::fcntl_setpipe_size(reader, BUSY_PIPE_BYTES);
         }
         let input = input.get(..count).unwrap_or_default();
+        let name = source.name;
+        self.attachers.retain(|attacher| attacher.copy(name, input));
         self.store(index, input, scratch.output.as_mut_slice())?;
         Ok(Step::Read(count))
     }

@@ -15,9 +15,10 @@ use super::fork::{self, Join};
 use super::outbox::Caller;
 use super::poller::Token;
 use super::protocol::{
-    Answer, Call, ContainerSpec, ExecSpec, MonitorError, OLDEST_VERSION, PidNamespace, Request, SHM_VOLUME,
+    Answer, AttachSpec, Call, ContainerSpec, ExecSpec, MonitorError, OLDEST_VERSION, PidNamespace, Request, SHM_VOLUME,
     SandboxSpec, Snapshot, VERSION, WhenBrainDies,
 };
+use super::pump::Attacher;
 use super::state::{Sandbox, Shutdown, State, note};
 use super::volumes::refuse_taken;
 use super::{pause, wire};
@@ -148,6 +149,7 @@ impl State {
             Request::RemoveContainer { id } => self.remove_container(&id, caller),
             Request::Exec(spec) => self.exec(spec, fds, caller),
             Request::KillExec { id } => self.kill_exec(&id),
+            Request::Attach(spec) => self.attach(&spec, fds),
             Request::Snapshot => Ok(Outcome::Now(Answer::Snapshot(self.snapshot()), Vec::new())),
             Request::Shutdown => {
                 self.shutdown = Some(Shutdown { caller: Some(caller), kill_at: None });
@@ -313,6 +315,19 @@ impl State {
         let exec = self.execs.iter().find(|exec| exec.id == id);
         exec.ok_or_else(|| not_found("exec", id))?.kill();
         Ok(DONE)
+    }
+
+    fn attach(&mut self, spec: &AttachSpec, fds: &[OwnedFd]) -> Result<Outcome> {
+        running(&self.containers, &spec.container)?;
+        let container = self.existing(&spec.container)?;
+        let pipe = |wanted: Option<FdSlot>| wanted.map(|wanted| own(fds, wanted)).transpose();
+        let attacher = Attacher::new(pipe(spec.stdout)?, pipe(spec.stderr)?).called(|| "ioctl(FIONBIO)".to_owned())?;
+        let input = container.give_input(spec.stdin)?;
+        let room = container.pump.as_mut().is_none_or(|pump| pump.attach(attacher));
+        if !room {
+            return Err(wrong_state("container", &spec.container, "attached to by too many clients"));
+        }
+        Ok(Outcome::Now(Answer::Attached { input: input.is_some().then_some(FdSlot(0)) }, input.into_iter().collect()))
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiSpec};
 use netsetup::hostname::{self, HostnameError, Names};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::snapshots::Snapshots;
 use super::{Notice, clock, volumes};
 use crate::convert::env::Sources;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
@@ -39,6 +40,10 @@ pub struct Settings {
     /// Directory of `Localhost` seccomp profiles.
     pub seccomp_dir: PathBuf,
     pub resources: cgroupd::Policy,
+    /// Where the machines' memory is kept; none when nobody comes back for it.
+    pub snapshots: Option<Snapshots>,
+    /// `status.reason` of static pods that start anew with the daemon.
+    pub comes_back: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -71,7 +76,7 @@ pub(super) struct Known {
     pub seccomp: Option<Rc<OwnedFd>>,
 }
 
-/// Lives as long as the pod; shared by the tasks that act for it, all on one thread.
+/// The pod as it is now, and what it has; shared by the tasks that act for it, all on one thread.
 #[derive(Debug)]
 pub(super) struct Context {
     pub engine: Engine,
@@ -80,15 +85,16 @@ pub(super) struct Context {
     pub reference: PodReference,
     spec: PodSpec,
     notices: mpsc::UnboundedSender<Notice>,
-    sandboxes: RefCell<BTreeMap<u32, SandboxId>>,
-    addresses: RefCell<Vec<IpAddr>>,
-    pub volumes: volumes::State,
+    sandboxes: Rc<RefCell<BTreeMap<u32, SandboxId>>>,
+    addresses: Rc<RefCell<Vec<IpAddr>>>,
+    pub volumes: Rc<volumes::State>,
     /// Of all pods of the node.
     pub claims: Rc<volumes::ClaimUsers>,
-    newest: RefCell<Rc<Pod>>,
-    instances: RefCell<BTreeMap<Instance, Known>>,
-    execs: RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>,
-    turns: RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>,
+    /// With what changed since: labels, annotations.
+    newest: Rc<RefCell<Rc<Pod>>>,
+    instances: Rc<RefCell<BTreeMap<Instance, Known>>>,
+    execs: Rc<RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>>,
+    turns: Rc<RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>>,
 }
 
 /// What tasks take turns on.
@@ -117,14 +123,35 @@ impl Context {
             reference,
             spec: spec.clone(),
             notices,
-            sandboxes: RefCell::default(),
-            addresses: RefCell::default(),
-            volumes: volumes::State::default(),
+            sandboxes: Rc::default(),
+            addresses: Rc::default(),
+            volumes: Rc::default(),
             claims,
-            newest,
-            instances: RefCell::default(),
-            execs: RefCell::default(),
-            turns: RefCell::default(),
+            newest: Rc::new(newest),
+            instances: Rc::default(),
+            execs: Rc::default(),
+            turns: Rc::default(),
+        }
+    }
+
+    /// The same pod after a change of its spec; what runs is shared.
+    pub(super) fn changed(&self, pod: Pod, spec: &PodSpec) -> Self {
+        self.set_newest_pod(pod.clone());
+        Self {
+            engine: self.engine.clone(),
+            settings: self.settings.clone(),
+            pod,
+            reference: self.reference.clone(),
+            spec: spec.clone(),
+            notices: self.notices.clone(),
+            sandboxes: self.sandboxes.clone(),
+            addresses: self.addresses.clone(),
+            volumes: self.volumes.clone(),
+            claims: self.claims.clone(),
+            newest: self.newest.clone(),
+            instances: self.instances.clone(),
+            execs: self.execs.clone(),
+            turns: self.turns.clone(),
         }
     }
 
@@ -211,6 +238,11 @@ impl Context {
         id
     }
 
+    /// One of an earlier life.
+    pub(super) fn know_sandbox(&self, attempt: u32, id: SandboxId) {
+        self.sandboxes.borrow_mut().insert(attempt, id);
+    }
+
     pub(super) fn sandbox(&self, attempt: u32) -> Option<SandboxId> {
         self.sandboxes.borrow().get(&attempt).cloned()
     }
@@ -243,6 +275,18 @@ impl Context {
         self.instances.borrow().get(&instance).cloned()
     }
 
+    pub(super) fn container_names(&self) -> Vec<String> {
+        self.spec.containers.iter().map(|container| container.name.clone()).collect()
+    }
+
+    /// The newest instance of a container.
+    pub(super) fn newest(&self, container: &str) -> Option<(Instance, Known)> {
+        let index = self.spec.find(container)?;
+        let instances = self.instances.borrow();
+        let own = instances.iter().filter(|(instance, _)| instance.container == index);
+        own.max_by_key(|(instance, _)| instance.serial).map(|(instance, known)| (*instance, known.clone()))
+    }
+
     pub(super) fn forget(&self, instance: Instance) {
         self.instances.borrow_mut().remove(&instance);
         self.turns.borrow_mut().remove(&Turn::Instance(instance));
@@ -252,6 +296,11 @@ impl Context {
         let (sender, receiver) = oneshot::channel();
         self.execs.borrow_mut().insert(id.to_owned(), sender);
         receiver
+    }
+
+    /// It never began.
+    pub(super) fn give_up_exec(&self, id: &str) {
+        self.execs.borrow_mut().remove(id);
     }
 
     pub(super) fn exec_exited(&self, id: &str, exit: MonitorExit) {

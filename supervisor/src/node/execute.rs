@@ -11,6 +11,7 @@ use netsetup::resolv::{self, ClusterDns, DnsOption, DnsPolicy, Resolv};
 use netsetup::{HostPort, Protocol};
 use tokio::sync::mpsc;
 
+use super::adopt::{ContainerMemo, SandboxMemo};
 use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
 use super::{Input, clock, images, launch, probes, volumes};
 use crate::convert::launch::{self as plan};
@@ -24,7 +25,6 @@ use crate::monitor::client::ClientError;
 use crate::monitor::protocol::{HostNamespaces, MonitorError, PidNamespace};
 use crate::pod::action::{Action, Instance, Todo};
 use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
-use crate::pod::spec::PullPolicy;
 use crate::runtime::launch::Process;
 
 /// Prefix of a container's id in the API.
@@ -70,7 +70,7 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
             Some(Outcome::SandboxCreated(made.map_err(|error| error.to_string())))
         }
         Todo::EnsureImage { image, policy, .. } => {
-            Some(Outcome::Image(ensure_image(context, image, *policy, pull_started)))
+            Some(Outcome::Image(images::ensure(context, image, *policy, pull_started).await))
         }
         Todo::CreateContainer { instance, .. } => {
             Some(Outcome::ContainerCreated(create_container(context, *instance).await))
@@ -158,6 +158,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
             ports: host_ports(spec),
             when_brain_dies: context.settings.when_brain_dies,
             directories: vec![context.dir(), context.log_dir()],
+            memo: serde_json::to_value(SandboxMemo { attempt })?,
             files: context.pod_files(),
         })
         .await?;
@@ -166,6 +167,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     context.set_addresses(addresses.clone());
     write_pod_files(context, spec, host.network, &names, &addresses)?;
     volumes::keep(context, &id).await?;
+    context.engine.finish_sandbox(&id)?;
     Ok(SandboxReady { ips: addresses })
 }
 
@@ -258,15 +260,6 @@ fn dns_config(spec: &ApiSpec) -> Resolv {
     }
 }
 
-fn ensure_image(
-    context: &Context,
-    name: &str,
-    policy: PullPolicy,
-    _pull_started: &dyn Fn(),
-) -> Result<crate::pod::event::ImageReady, crate::pod::event::ImageFailure> {
-    images::find(&context.settings.images, name, policy).map(|image| images::ready(&image))
-}
-
 async fn create_container(context: &Context, instance: Instance) -> Result<Created, StartFailure> {
     let failure = |kind, message: String| StartFailure { kind, message };
     let (Some(container), Some(spec), Some(sandbox)) =
@@ -275,9 +268,11 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         return Err(failure(StartFailureKind::Create, "the pod has no sandbox".to_owned()));
     };
     let name = container.image.clone().unwrap_or_default();
-    let image = images::find(&context.settings.images, &name, PullPolicy::Never)
+    let image = images::stored(&context.settings.images, &name)
         .map_err(|_| failure(StartFailureKind::Create, format!("image {name} is gone from the store")))?;
     let id = ContainerId::random();
+    images::hold(context, &image, &sandbox, &id)
+        .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let facts = context.facts();
     let resources =
         resources::container(container).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
@@ -298,6 +293,8 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let descriptors = launch::descriptors(context, &plan, container, &image, &id)
         .map_err(|error| failure(error.kind(), error.to_string()))?;
+    let memo = ContainerMemo::new(instance, &plan);
+    let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let process = Rc::new(plan.launch.process.clone());
     let seccomp = seccomp_program(&plan.launch.process, &descriptors);
     let request = ContainerRequest {
@@ -317,6 +314,7 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         },
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
+        memo,
     };
     let created = context.engine.create_container(request).await.map_err(start_failure)?;
     created.warnings.into_iter().for_each(|warning| context.warn(format!("container {}: {warning}", container.name)));
@@ -377,6 +375,7 @@ async fn start_container(context: &Context, instance: Instance) -> Result<crate:
 async fn remove_container(context: &Context, instance: Instance) -> Result<(), EngineError> {
     if let Some(known) = context.known(instance) {
         context.engine.remove_container(&known.sandbox, &known.id).await?;
+        images::release(context, &known.id);
         context.forget(instance);
     }
     Ok(())
@@ -394,6 +393,7 @@ async fn remove_pod(context: &Context) -> Result<(), EngineError> {
     for sandbox in context.all_sandboxes() {
         for container in context.engine.containers(&sandbox) {
             context.engine.remove_container(&sandbox, &container.id).await?;
+            images::release(context, &container.id);
         }
         context.engine.remove_sandbox(&sandbox).await?;
     }

@@ -1,6 +1,6 @@
 //! The node as its pods see it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -26,6 +26,21 @@ pub fn node_facts(name: Option<String>, ips: Vec<IpAddr>) -> NodeFacts {
         nofile: (hard, hard),
         capabilities: capabilities::known_to_kernel(),
     }
+}
+
+/// The addresses that the host would speak from, at least the loopback's; connecting a datagram socket sends nothing.
+pub fn host_addresses() -> Vec<IpAddr> {
+    let toward = |from: &str, to: &str| -> Option<IpAddr> {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to.parse::<SocketAddr>().ok()?).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let found = [toward("0.0.0.0:0", "192.0.2.1:9"), toward("[::]:0", "[2001:db8::1]:9")];
+    let mut addresses: Vec<IpAddr> = found.into_iter().flatten().collect();
+    if addresses.is_empty() {
+        addresses.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    addresses
 }
 
 fn memory_bytes() -> i64 {

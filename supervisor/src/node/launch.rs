@@ -126,7 +126,11 @@ thread_local! {
     static PROGRAMS: RefCell<BTreeMap<(SeccompProfile, u64), OwnedFd>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-fn seccomp_program(context: &Context, profile: &SeccompProfile, capabilities: u64) -> Result<OwnedFd, OpenError> {
+pub(super) fn seccomp_program(
+    context: &Context,
+    profile: &SeccompProfile,
+    capabilities: u64,
+) -> Result<OwnedFd, OpenError> {
     let key = (profile.clone(), capabilities);
     let cached = PROGRAMS.with_borrow(|programs| programs.get(&key).map(OwnedFd::try_clone));
     if let Some(Ok(program)) = cached {

@@ -5,6 +5,7 @@
 //! the same thread, and its result goes into the queue under the pod's uid. Tasks that name the same instance, or the
 //! pod's sandbox and volumes, take turns in the order in which they were asked for.
 
+mod adopt;
 mod clock;
 mod context;
 mod execute;
@@ -13,6 +14,8 @@ mod images;
 mod launch;
 mod objects;
 mod probes;
+pub mod session;
+mod snapshots;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -25,18 +28,22 @@ use tokio::sync::mpsc;
 use crate::convert::references;
 use crate::engine::{Engine, EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
-use crate::pod::action::{ActionId, Todo};
+use crate::pod::action::{Action, ActionId, Todo};
 use crate::pod::event::{Event, KubeEvent, Outcome};
 use crate::pod::machine::Machine;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
+use crate::pod::timer::Now;
 use crate::store::Key;
 use crate::volume::payload::Kind;
 
+pub use adopt::Adoption;
 pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
-pub use facts::node_facts;
+pub use facts::{host_addresses, node_facts};
 pub use objects::StoreObjects;
+pub use session::Sessions;
+pub use snapshots::Snapshots;
 
 /// What reaches the driver from its own tasks.
 #[derive(Debug)]
@@ -78,6 +85,7 @@ pub struct Node {
     inbox: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
     notices: mpsc::UnboundedSender<Notice>,
+    sessions: Sessions,
 }
 
 impl Node {
@@ -90,20 +98,96 @@ impl Node {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (notices, receiver) = mpsc::unbounded_channel();
         let settings = Rc::new(settings);
-        let claims = Rc::default();
-        let node = Self { engine, settings, claims, pods: BTreeMap::new(), engine_events, inbox, sender, notices };
+        let node = Self {
+            engine,
+            settings,
+            claims: Rc::default(),
+            pods: BTreeMap::new(),
+            engine_events,
+            inbox,
+            sender,
+            notices,
+            sessions: Sessions::default(),
+        };
         (node, receiver)
     }
 
     /// Takes a pod in; it has defaults filled in, is validated and has a uid.
     pub fn add(&mut self, pod: Pod, spec: PodSpec) {
         let uid = spec.uid.clone();
-        let (engine, settings, claims) = (self.engine.clone(), self.settings.clone(), self.claims.clone());
-        let context = context::Context::new(engine, settings, pod, &spec, self.notices.clone(), claims);
+        let context = self.context(pod, &spec);
         let machine = Machine::new(spec, clock::now());
-        let entry = Entry { machine, context: Rc::new(context), tasks: BTreeMap::new(), shown: None };
+        self.insert(uid, machine, context);
+    }
+
+    /// Takes in a pod that the node refuses (PH15): it only has a status.
+    pub fn reject(&mut self, pod: Pod, spec: PodSpec, reason: &'static str, message: &str) {
+        let uid = spec.uid.clone();
+        let context = self.context(pod, &spec);
+        let machine = Machine::rejected(spec, reason, message, clock::now());
+        self.insert(uid, machine, context);
+    }
+
+    fn context(&self, pod: Pod, spec: &PodSpec) -> Rc<context::Context> {
+        let (engine, settings) = (self.engine.clone(), self.settings.clone());
+        Rc::new(context::Context::new(engine, settings, pod, spec, self.notices.clone(), self.claims.clone()))
+    }
+
+    fn insert(&mut self, uid: String, machine: Machine, context: Rc<context::Context>) {
+        self.sessions.insert(&uid, context.clone());
+        let entry = Entry { machine, context, tasks: BTreeMap::new(), shown: None };
         self.pods.insert(uid.clone(), entry);
         self.settle(&uid);
+    }
+
+    /// Whether this pod, or what is left of it, is here.
+    pub fn has(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+
+    /// Namespace, name and uid of every pod that is here.
+    pub fn pods(&self) -> impl Iterator<Item = &PodSpec> {
+        self.pods.values().map(|entry| entry.machine.spec())
+    }
+
+    /// What users want of a pod that lives already; nothing happens when it is gone.
+    pub fn change(&mut self, uid: &str, wish: impl FnOnce(&mut Machine, Now)) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            wish(&mut entry.machine, clock::now());
+            self.settle(uid);
+        }
+    }
+
+    /// Another spec of a pod that lives already, as far as it may change: images, ephemeral containers, deadline (UP rules).
+    pub fn update(&mut self, pod: Pod, new: &PodSpec) {
+        let Some(entry) = self.pods.get_mut(&new.uid) else { return };
+        let now = clock::now();
+        let machine = &mut entry.machine;
+        for container in &new.containers {
+            let image = (container.image.as_str(), container.pull_policy);
+            match machine.spec().find(&container.name) {
+                None => machine.add_ephemeral(container.clone(), new.generation, now),
+                Some(index) => machine.set_image(index, image.0, image.1, new.generation, now),
+            }
+        }
+        if let Some(deadline) = new.active_deadline {
+            machine.set_deadline(deadline, new.generation, now);
+        }
+        entry.context = Rc::new(entry.context.changed(pod, machine.spec()));
+        self.sessions.insert(&new.uid, entry.context.clone());
+        // It spoke through the old one.
+        volumes::refresh_tokens(&entry.context);
+        self.settle(&new.uid);
+    }
+
+    /// Whether everything of a pod has ended.
+    pub fn is_finished(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_none_or(|entry| entry.machine.is_finished())
+    }
+
+    /// The machine's status of a pod.
+    pub fn status(&self, uid: &str) -> Option<Status> {
+        self.pods.get(uid).map(|entry| entry.machine.status())
     }
 
     /// Graceful deletion of every pod; `grace` overrides the pods' own.
@@ -156,18 +240,6 @@ impl Node {
         }
     }
 
-    /// Finds the volumes of a pod again that an earlier daemon set up; its sandboxes must be known. What the monitor kept
-    /// goes on as it is, files are brought up to date.
-    ///
-    /// # Errors
-    /// Which volume can't be had, and why.
-    pub async fn reopen_volumes(&self, uid: &str) -> Result<(), String> {
-        match self.pods.get(uid) {
-            Some(entry) => volumes::reopen(&entry.context).await,
-            None => Ok(()),
-        }
-    }
-
     /// Counts what the pods' disk volumes take, off the loop, and evicts those with one beyond its `sizeLimit` (EV2). To
     /// be called every so often; counting many files takes long.
     pub async fn check_storage(&mut self) {
@@ -184,6 +256,11 @@ impl Node {
     /// The layer below, for who ends it.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Streams into the pods.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
     }
 
     /// Whether pods are left.
@@ -211,6 +288,10 @@ impl Node {
                 if let Outcome::PodRemoved(Ok(())) = &outcome {
                     self.feed(&uid, Event::Done { action, outcome });
                     self.pods.remove(&uid);
+                    if let Some(snapshots) = &self.settings.snapshots {
+                        snapshots.remove(&uid);
+                    }
+                    self.sessions.remove(&uid);
                     self.notify(Notice::Removed { uid });
                     return;
                 }
@@ -229,6 +310,7 @@ impl Node {
             Some(entry) => entry.context.clone(),
             None => return,
         };
+        self.sessions.happened(&uid, &event.what);
         match &event.what {
             What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
             What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),
@@ -267,7 +349,16 @@ impl Node {
     /// Takes everything out of a machine that was touched.
     fn settle(&mut self, uid: &str) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
-        while let Some(action) = entry.machine.poll_action() {
+        let actions: Vec<Action> = std::iter::from_fn(|| entry.machine.poll_action()).collect();
+        let status = entry.machine.status();
+        let changed = entry.shown.as_ref() != Some(&status);
+        if let Some(snapshots) = &self.settings.snapshots
+            && (changed || actions.iter().any(is_remembered))
+        {
+            // Whatever the engine will show is known to the snapshot (D43).
+            snapshots.save(&entry.machine);
+        }
+        for action in actions {
             if let Todo::Cancel { action: other } = action.todo {
                 if let Some(task) = entry.tasks.remove(&other) {
                     task.abort();
@@ -281,8 +372,7 @@ impl Node {
         while let Some(event) = entry.machine.poll_event_record() {
             notices.push(Notice::Event { uid: uid.to_owned(), event });
         }
-        let status = entry.machine.status();
-        if entry.shown.as_ref() != Some(&status) {
+        if changed {
             entry.shown = Some(status.clone());
             notices.push(Notice::Status { uid: uid.to_owned(), status: Box::new(status) });
         }
@@ -296,5 +386,24 @@ impl Node {
 
     fn uids(&self) -> Vec<String> {
         self.pods.keys().cloned().collect()
+    }
+}
+
+/// Whether something could exist after this action that a machine without memory of it would not expect. Probes leave
+/// nothing, and there are many of them.
+fn is_remembered(action: &Action) -> bool {
+    match action.todo {
+        Todo::RunProbe { .. } | Todo::Cancel { .. } | Todo::EnsureImage { .. } => false,
+        Todo::SetUpVolumes
+        | Todo::CreateSandbox { .. }
+        | Todo::CreateContainer { .. }
+        | Todo::StartContainer { .. }
+        | Todo::Signal { .. }
+        | Todo::Kill { .. }
+        | Todo::RemoveContainer { .. }
+        | Todo::RunHook { .. }
+        | Todo::StopSandbox { .. }
+        | Todo::TearDownVolumes
+        | Todo::RemovePod => true,
     }
 }

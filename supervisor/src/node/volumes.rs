@@ -24,7 +24,6 @@ use crate::engine::error::EngineError;
 use crate::engine::id::SandboxId;
 use crate::identity::{self, Token};
 use crate::pod::event::VolumeFailure;
-use crate::pod::spec::PullPolicy;
 use crate::volume::payload::{self, Kind, Payload};
 use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
 use crate::volume::usage::{self, Exceeded};
@@ -159,15 +158,6 @@ fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
     pod.spec.iter().filter_map(|spec| spec.volumes.as_ref()).flatten()
 }
 
-/// After a restart of the daemon: what is kept stays kept, what was lost with it is made anew.
-pub(super) async fn reopen(context: &Rc<Context>) -> Result<(), String> {
-    set_up(context).await.map_err(|failure| format!("volume {:?}: {}", failure.volume, failure.message))?;
-    match context.newest_sandbox() {
-        Some(sandbox) => keep(context, &sandbox).await.map_err(|error| error.to_string()),
-        None => Ok(()),
-    }
-}
-
 fn take_claim(context: &Context, pod: &Pod, volume: &Volume) -> Result<(), String> {
     let Some(claim) = claims::claim_of(pod, volume) else { return Ok(()) };
     let found = context.settings.objects.claim(&context.reference.namespace, &claim);
@@ -212,12 +202,7 @@ fn sources<'a>(context: &'a Context, pod: &'a Pod, facts: &'a PodFacts, objects:
 /// Rule VO36; nothing is pulled for a volume yet.
 fn image_layers(context: &Context, source: &ImageVolumeSource) -> Result<Vec<PathBuf>, String> {
     let name = source.reference.as_deref().unwrap_or_default();
-    let policy = match source.pull_policy.as_deref() {
-        Some("Never") => PullPolicy::Never,
-        Some("Always") => PullPolicy::Always,
-        _ => PullPolicy::IfNotPresent,
-    };
-    match images::find(&context.settings.images, name, policy) {
+    match images::stored(&context.settings.images, name) {
         Ok(image) => Ok(image.layers),
         Err(_) => Err(format!("image {name:?} is not in the image store")),
     }
@@ -357,7 +342,7 @@ fn remove_later(context: &Rc<Context>, name: String, old: String) {
 }
 
 /// Writes new tokens when the old ones have lived long enough, as long as the pod's volumes exist.
-fn refresh_tokens(context: &Rc<Context>) {
+pub(super) fn refresh_tokens(context: &Rc<Context>) {
     if context.volumes.tokens.borrow().is_empty() {
         return;
     }

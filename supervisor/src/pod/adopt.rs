@@ -35,6 +35,13 @@ pub enum AdoptError {
     Containers { pod: String, found: usize, expected: usize },
 }
 
+impl Snapshot {
+    /// `status.reason` of a pod that was ended from outside.
+    pub fn ending_reason(&self) -> Option<&str> {
+        self.state.ending.as_ref()?.reason.as_deref()
+    }
+}
+
 impl Machine {
     /// What to write down before the next actions are polled.
     pub fn snapshot(&self) -> Snapshot {

@@ -161,6 +161,8 @@ struct ObjectHeader {
     namespace: String,
     name: String,
     version: u64,
+    #[serde(default)]
+    over_main: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -168,24 +170,29 @@ struct VersionHeader {
     reserved: u64,
 }
 
-pub(super) fn encode_object(object: &Object) -> Vec<u8> {
-    let header = serde_json::json!({
+/// A late file says whether there is a main file, too: where that is missing then, it was lost or its removal not finished, and
+/// the object has to be brought to the disk again.
+pub(super) fn encode_object(object: &Object, over_main: bool) -> Vec<u8> {
+    let mut header = serde_json::json!({
         "resource": &*object.key.resource,
         "namespace": &*object.key.namespace,
         "name": &*object.key.name,
         "version": object.version.0,
     });
+    if over_main {
+        header["over_main"] = Value::Bool(true);
+    }
     encode("object", &header, &object.text)
 }
 
-/// The object in a file that was found at a path.
-pub(super) fn decode_object(path: &Path, bytes: &[u8]) -> Result<Object, BadFile> {
+/// The object in a file that was found at a path, and whether it has a main file beside it.
+pub(super) fn decode_object(path: &Path, bytes: &[u8]) -> Result<(Object, bool), BadFile> {
     let (header, text): (ObjectHeader, _) = decode("object", bytes)?;
     let key = Key::new(&header.resource, &header.namespace, &header.name);
     if !Place::ALL.iter().any(|place| self::path(&key, *place) == path) {
         return Err(BadFile::OtherKey(key));
     }
-    Ok(Object { key, version: Version(header.version), text: text.into() })
+    Ok((Object { key, version: Version(header.version), text: text.into() }, header.over_main))
 }
 
 /// The highest version that may have been handed out.
@@ -310,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_file_says_what_it_is() {
-        let text = String::from_utf8(encode_object(&object("web"))).unwrap();
+        let text = String::from_utf8(encode_object(&object("web"), false)).unwrap();
         let mut lines = text.lines();
         assert!(lines.next().unwrap().starts_with("monopod object 1 117 sha256:"), "{text}");
         assert_eq!(lines.next(), Some(r#"{"name":"web","namespace":"default","resource":"pods","version":9}"#));
@@ -322,17 +329,20 @@ mod tests {
     fn what_was_written_is_read() {
         let object = object("web");
         let path = path(&object.key, Place::Late1);
-        let read = decode_object(&path, &encode_object(&object)).unwrap();
-        assert_eq!((read.key, read.version, read.text), (object.key, object.version, object.text));
+        for over_main in [false, true] {
+            let (read, over) = decode_object(&path, &encode_object(&object, over_main)).unwrap();
+            assert_eq!((&read.key, read.version, &read.text), (&object.key, object.version, &object.text));
+            assert_eq!(over, over_main);
+        }
         assert_eq!(decode_version(&encode_version(Version(77))), Ok(Version(77)));
-        assert_eq!(decode_version(&encode_object(&self::object("web"))), Err(BadFile::Foreign));
+        assert_eq!(decode_version(&encode_object(&self::object("web"), false)), Err(BadFile::Foreign));
     }
 
     #[test]
     fn no_damage_goes_unnoticed() {
         let object = object("web");
         let path = path(&object.key, Place::Main);
-        let whole = encode_object(&object);
+        let whole = encode_object(&object, false);
         for length in 0..whole.len() {
             assert!(decode_object(&path, &whole[..length]).is_err(), "cut to {length}");
         }

@@ -3,7 +3,7 @@
 //! Damage costs the object that it hit and no more; the start goes on. What is found is brought to the disk before anyone
 //! sees it: the process before may have been killed between a rename and the sync of its directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, Entry};
@@ -22,15 +22,23 @@ pub(super) struct Loaded {
     pub(super) fresh: bool,
     pub(super) directories: Vec<PathBuf>,
     pub(super) damaged: Vec<Damaged>,
-    /// Objects whose file on the disk was damaged, so that only the kernel's state of them is left.
+    /// Objects whose main file is lost, so that they are no longer on the disk for certain.
     pub(super) weak: Vec<Key>,
+}
+
+/// A file that is as it should be.
+struct Found {
+    place: Place,
+    object: Object,
+    over_main: bool,
 }
 
 struct Loader<'a> {
     disk: &'a dyn Disk,
     /// Of the store, for messages.
     root: &'a Path,
-    found: BTreeMap<Key, Vec<(Place, Object)>>,
+    found: BTreeMap<Key, Vec<Found>>,
+    weak: Vec<Key>,
     directories: Vec<PathBuf>,
     damaged: Vec<Damaged>,
     next_quarantined: u64,
@@ -46,6 +54,7 @@ pub(super) fn load(disk: &dyn Disk, root: &Path) -> Result<Loaded, StoreError> {
         disk,
         root,
         found: BTreeMap::new(),
+        weak: Vec::new(),
         directories: Vec::new(),
         damaged: Vec::new(),
         next_quarantined,
@@ -83,8 +92,9 @@ impl Loader<'_> {
         Ok(())
     }
 
+    /// That it is empty has to be on the disk first: what was removed from it must not come back with it.
     fn removed(&self, directory: &Path) -> bool {
-        self.disk.remove_directory(directory).is_ok()
+        self.disk.sync_directory(directory).and_then(|()| self.disk.remove_directory(directory)).is_ok()
     }
 
     fn file(&mut self, path: &Path) -> Result<(), StoreError> {
@@ -105,8 +115,9 @@ impl Loader<'_> {
         let bytes = self.disk.read(path, MAX_FILE_BYTES).map_err(|error| cause_of(&error));
         let object = bytes.and_then(|bytes| file::decode_object(path, &bytes).map_err(|cause| cause.to_string()));
         match object {
-            Ok(object) => {
-                self.found.entry(object.key.clone()).or_default().push((place, object));
+            Ok((object, over_main)) => {
+                let found = Found { place, object, over_main };
+                self.found.entry(found.object.key.clone()).or_default().push(found);
                 Ok(())
             }
             Err(cause) => self.put_aside(path, file::key_of(path), cause),
@@ -150,50 +161,46 @@ impl Loader<'_> {
 
     fn finish(mut self, recorded: Recorded) -> Result<Loaded, StoreError> {
         let found = std::mem::take(&mut self.found);
-        let newest = found.values().flatten().map(|(_, object)| object.version).max().unwrap_or(Version(0));
+        let newest = found.values().flatten().map(|found| found.object.version).max().unwrap_or(Version(0));
         let fresh = matches!(recorded, Recorded::Missing) && !self.files_seen;
         let version = match recorded {
             Recorded::Version(version) => version.max(newest),
             Recorded::Missing if fresh => Version(1),
             Recorded::Missing | Recorded::Lost => Version(newest.0.saturating_add(VERSION_LEAP)),
         };
-        let stored: Vec<_> = found.into_values().filter_map(|places| self.settle(places)).collect();
-        let weak = self.note_remains(&stored);
+        let stored: Vec<_> = found.into_values().filter_map(|files| self.settle(files)).collect();
+        self.note_remains(&stored);
         for directory in self.directories.iter().map(PathBuf::as_path).chain([Path::new(QUARANTINE), Path::new("")]) {
             self.disk.sync_directory(directory)?;
         }
-        Ok(Loaded { stored, version, fresh, directories: self.directories, damaged: self.damaged, weak })
+        let Self { directories, damaged, weak, .. } = self;
+        Ok(Loaded { stored, version, fresh, directories, damaged, weak })
     }
 
     /// The newest state counts. Late files that are older have done their service.
-    fn settle(&self, places: Vec<(Place, Object)>) -> Option<Stored> {
+    fn settle(&mut self, found: Vec<Found>) -> Option<Stored> {
         let mut files = Files::default();
-        places.iter().for_each(|(place, _)| files.set(*place, true));
-        let newest = places.into_iter().max_by_key(|(place, object)| (object.version, *place == Place::Main));
-        let (winner, object) = newest?;
+        found.iter().for_each(|found| files.set(found.place, true));
+        let newest = found.into_iter().max_by_key(|found| (found.object.version, found.place == Place::Main))?;
+        let Found { place: winner, object, over_main } = newest;
         for place in files.present().filter(|place| *place != winner && *place != Place::Main) {
             if self.disk.remove(&file::path(&object.key, place)).is_ok() {
                 files.set(place, false);
             }
         }
+        if over_main && !files.has(Place::Main) {
+            self.weak.push(object.key.clone());
+        }
         Some(Stored { object, files })
     }
 
-    /// Says for each damaged file what is left of its object. Names the objects whose main file was damaged.
-    fn note_remains(&mut self, stored: &[Stored]) -> Vec<Key> {
+    /// Says for each damaged file what is left of its object.
+    fn note_remains(&mut self, stored: &[Stored]) {
         let versions: BTreeMap<_, _> =
-            stored.iter().map(|stored| (&stored.object.key, (stored.object.version, stored.files))).collect();
-        let mut weak = BTreeSet::new();
+            stored.iter().map(|stored| (&stored.object.key, stored.object.version)).collect();
         for damaged in &mut self.damaged {
-            let Some((key, (version, files))) = damaged.key.as_ref().and_then(|key| versions.get_key_value(key)) else {
-                continue;
-            };
-            damaged.remains = Some(*version);
-            if !files.has(Place::Main) && damaged.path.ends_with(file::path(key, Place::Main)) {
-                weak.insert((*key).clone());
-            }
+            damaged.remains = damaged.key.as_ref().and_then(|key| versions.get(key).copied());
         }
-        weak.into_iter().collect()
     }
 }
 

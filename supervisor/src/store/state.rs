@@ -195,8 +195,18 @@ struct Accepted {
 pub(super) struct Outcome {
     pub(super) error: Option<StoreError>,
     pub(super) files: Files,
-    /// It failed, and its files may say something else than what is committed.
-    pub(super) suspect: bool,
+    pub(super) trust: Trust,
+}
+
+/// Whether an object's files say what counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// They do: all went well, or what had begun was taken back.
+    Good,
+    /// As much as before: nothing was done to them.
+    AsBefore,
+    /// Perhaps not: something failed on the way, and then again on the way back.
+    None,
 }
 
 /// What came of a [`Batch`].
@@ -218,12 +228,21 @@ impl State {
             Err(error) if is_full(&error) => loaded.version,
             Err(error) => return Err(error),
         };
-        let mut state = Self::new(loaded, writer);
+        let mut state = Self::new(loaded);
         state.reserved = reserved.0;
+        state.strengthen(writer);
         Ok((state, damaged))
     }
 
-    fn new(loaded: Loaded, writer: Writer) -> Self {
+    /// Brings to the disk what should be there and is not. What can't be is tried again with each batch.
+    fn strengthen(&mut self, mut writer: Writer) {
+        let mut batch = Batch::default();
+        self.add_suspects(&mut batch);
+        let written = writer.write(&batch);
+        self.finish(batch, writer, written);
+    }
+
+    fn new(loaded: Loaded) -> Self {
         let Loaded { stored, version, fresh, weak, .. } = loaded;
         let mut totals = Totals::default();
         stored.iter().for_each(|stored| totals.add(&stored.object));
@@ -240,7 +259,7 @@ impl State {
             queue: VecDeque::new(),
             suspects,
             feed: Feed::new(if fresh { Version(0) } else { version }),
-            writer: Some(writer),
+            writer: None,
             thread: None,
             thread_runs: false,
             closed: false,
@@ -290,7 +309,7 @@ impl State {
         if !batch.accepted.is_empty() {
             self.add_suspects(&mut batch);
         }
-        batch.reserve = self.reservation();
+        batch.reserve = self.reservation(batch.accepted.is_empty());
         (!batch.writes.is_empty() || batch.reserve.is_some()).then_some(batch)
     }
 
@@ -357,9 +376,10 @@ impl State {
         }
     }
 
-    fn reservation(&mut self) -> Option<Reserve> {
-        let needed = self.assigned > self.reserved;
-        let wanted = needed || mem::take(&mut self.top_up);
+    fn reservation(&mut self, idle: bool) -> Option<Reserve> {
+        // What failed may have taken versions above what is reserved: that alone is no reason to try again.
+        let needed = !idle && self.assigned > self.reserved;
+        let wanted = mem::take(&mut self.top_up) || needed;
         wanted.then_some(Reserve { version: Version(self.assigned + VERSION_BLOCK), needed })
     }
 
@@ -411,10 +431,10 @@ impl State {
         if let Some(stored) = self.objects.get_mut(&key) {
             stored.files = outcome.files;
         }
-        if outcome.suspect {
-            self.suspects.insert(key, outcome.files);
-        } else {
-            self.suspects.remove(&key);
+        match outcome.trust {
+            Trust::Good => drop(self.suspects.remove(&key)),
+            Trust::AsBefore => {}
+            Trust::None => drop(self.suspects.insert(key, outcome.files)),
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, WrittenFile};
 use super::file::{self, Place};
-use super::state::{Batch, Files, Outcome, Write, Written, again};
+use super::state::{Batch, Files, Outcome, Trust, Write, Written, again};
 use super::{Durability, Key, StoreError, Version};
 
 /// The acting part of the store.
@@ -70,8 +70,11 @@ impl Writer {
             match self.reserve(reserve.version) {
                 Ok(()) => reserved = Some(reserve.version),
                 Err(error) if reserve.needed => {
-                    let failed =
-                        |write: &Write| Outcome { error: Some(again(&error)), files: write.files, suspect: false };
+                    let failed = |write: &Write| Outcome {
+                        error: Some(again(&error)),
+                        files: write.files,
+                        trust: Trust::AsBefore,
+                    };
                     return Written { reserved, outcomes: batch.writes.iter().map(failed).collect() };
                 }
                 // There are some left; the next change tries again.
@@ -111,7 +114,8 @@ impl Writer {
         let Some(target) = &step.write.target else { return Ok(()) };
         self.make_directories(&step.write.key)?;
         let temporary = file::temporary(&step.path());
-        step.content = Some(self.disk.write(&temporary, &file::encode_object(target))?);
+        let over_main = step.place != Place::Main && step.files.has(Place::Main);
+        step.content = Some(self.disk.write(&temporary, &file::encode_object(target, over_main))?);
         Ok(())
     }
 
@@ -156,12 +160,16 @@ impl Writer {
         Ok(())
     }
 
-    /// One sync for each directory in which a name was changed for good, and for those that were made for it.
+    /// One sync for each directory with a change for good, and for those that were made for it. Also where no name was changed:
+    /// an object that was made and deleted at once may have had a file before, whose removal needed no disk then.
     fn sync_names(&mut self, steps: &mut [Step<'_>]) {
-        let wanted = |step: &Step<'_>| step.error.is_none() && step.changed && step.is_durable();
+        let wanted = |step: &Step<'_>| step.error.is_none() && step.is_durable();
         let directories: BTreeSet<_> =
             steps.iter().filter(|step| wanted(step)).map(|step| file::directory(&step.write.key)).collect();
         for directory in directories {
+            if !self.directories.contains_key(&directory) {
+                continue;
+            }
             let Err(error) = self.sync_with_parents(&directory) else { continue };
             for step in steps.iter_mut().filter(|step| wanted(step) && file::directory(&step.write.key) == directory) {
                 step.error = Some(again(&error));
@@ -183,20 +191,23 @@ impl Writer {
     /// Cleans up after what failed, and puts back what counted before.
     fn close(&mut self, step: Step<'_>) -> Outcome {
         if step.error.is_none() {
-            return Outcome { error: None, files: step.files, suspect: false };
+            return Outcome { error: None, files: step.files, trust: Trust::Good };
         }
         if step.write.target.is_some() {
             // If it can't be removed it stays a leftover, which the next content of this file replaces.
             self.disk.remove(&file::temporary(&step.path())).unwrap_or_default();
         }
         if !step.changed {
-            return Outcome { error: step.error, files: step.files, suspect: false };
+            return Outcome { error: step.error, files: step.files, trust: Trust::AsBefore };
         }
         let target = step.write.committed.clone();
         let back = Write { target, durability: Durability::Disk, files: step.files, ..step.write.clone() };
         let undone = self.steps(std::slice::from_ref(&back)).pop();
-        let (files, suspect) = undone.map_or((step.files, true), |undone| (undone.files, undone.error.is_some()));
-        Outcome { error: step.error, files, suspect }
+        match undone {
+            Some(Step { files, error: None, .. }) => Outcome { error: step.error, files, trust: Trust::Good },
+            Some(Step { files, .. }) => Outcome { error: step.error, files, trust: Trust::None },
+            None => Outcome { error: step.error, files: step.files, trust: Trust::None },
+        }
     }
 }
 

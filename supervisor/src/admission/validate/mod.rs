@@ -16,6 +16,7 @@ mod volumes;
 mod warnings;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use error::{Cause, ErrorKind, FieldError, Invalid};
 pub use metadata::ANNOTATIONS_MAX;
@@ -58,6 +59,13 @@ pub fn validate(object: &Object) -> Result<(), Invalid> {
             metadata::metadata(object.metadata(), object.is_namespaced(), names::subdomain, &mut errors);
         }
     }
+    errors.done()
+}
+
+/// Checks the metadata of a kind that has no other rules here.
+pub fn validate_metadata(metadata: &ObjectMeta, is_namespaced: bool) -> Result<(), Invalid> {
+    let mut errors = Errors::default();
+    metadata::metadata(metadata, is_namespaced, names::subdomain, &mut errors);
     errors.done()
 }
 

@@ -5,10 +5,10 @@
 //! is put together as text when it is asked for and not kept: clients ask once and cache it by its hash.
 
 mod paths;
+mod protobuf;
 mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::sync::OnceLock;
 
@@ -34,15 +34,38 @@ pub fn v2() -> io::Result<Vec<u8>> {
     let text = definitions()?;
     let mut out = String::with_capacity(text.len() * 2);
     let info = json!({"title": "Kubernetes", "version": version()});
-    let _ = write!(out, r#"{{"swagger":"2.0","info":{info},"paths":"#);
-    let _ = write!(out, "{}", paths_of(Resource::all(), Dialect::V2));
+    out += &format!(r#"{{"swagger":"2.0","info":{info},"paths":"#);
+    out += &format!("{}", paths_of(Resource::all(), Dialect::V2));
     out.push_str(r#","definitions":{"#);
     for (index, (name, schema)) in lines(&text).enumerate() {
         let comma = if index == 0 { "" } else { "," };
-        let _ = write!(out, "{comma}\"{name}\":{}", in_v2(name, schema));
+        out += &format!("{comma}\"{name}\":{}", in_v2(name, schema));
     }
     out.push_str("}}");
     Ok(out.into_bytes())
+}
+
+/// How clients ask for [`v2_protobuf`] in `Accept`; clients that take JSON get that.
+pub const V2_PROTOBUF_ACCEPT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The `Content-Type` of [`v2_protobuf`]: an `@` is no part of a media type, and clients refuse it there.
+pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// `/openapi/v2` as a protocol buffer: kubectl up to 1.28 reads nothing else there.
+///
+/// # Errors
+/// The definitions in the program can't be decompressed, or are no JSON.
+pub fn v2_protobuf() -> io::Result<Vec<u8>> {
+    let text = definitions()?;
+    let mut document = protobuf::Document::new("Kubernetes", version());
+    for resource in Resource::all() {
+        for (path, item) in paths::of(&resource, Dialect::V2) {
+            document.path(&path, &item);
+        }
+    }
+    for (name, schema) in lines(&text) {
+        document.definition(name, &serde_json::from_str(&in_v2(name, schema))?);
+    }
+    Ok(document.finish())
 }
 
 /// `/openapi/v3`: where the document of each group and version is. The hash is part of the address, so that clients may
@@ -71,7 +94,7 @@ pub fn v3(path: &str) -> io::Result<Option<Vec<u8>>> {
     let mut out = format!(r#"{{"openapi":"3.0.0","info":{info},"paths":{paths},"components":{{"schemas":{{"#);
     for (index, name) in closure(&paths, &all).into_iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
-        let _ = write!(out, "{comma}\"{name}\":{}", all.get(name).copied().unwrap_or("{}"));
+        out += &format!("{comma}\"{name}\":{}", all.get(name).copied().unwrap_or("{}"));
     }
     out.push_str("}}}");
     Ok(Some(out.into_bytes()))
@@ -84,7 +107,7 @@ pub fn hash(path: &str) -> String {
         context.update(part);
     }
     context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02X}");
+        hex += &format!("{byte:02X}");
         hex
     })
 }
@@ -120,7 +143,7 @@ fn in_v2(name: &str, schema: &str) -> String {
     let mut rest = schema;
     while let Some((before, after)) = rest.split_once(ALL_OF) {
         let (target, tail) = after.split_once("\"}]").unwrap_or((after, ""));
-        let _ = write!(out, r#"{before}"$ref":"{REFERENCE_V2}{target}""#);
+        out += &format!(r#"{before}"$ref":"{REFERENCE_V2}{target}""#);
         rest = tail;
     }
     out.push_str(rest);

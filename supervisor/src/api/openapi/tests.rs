@@ -105,3 +105,43 @@ fn the_merge_table_names_types_and_fields_that_exist() {
         assert!(candidates.any(|(_, schema)| schema["properties"][field].is_object()), "{of}.{field}");
     }
 }
+
+/// The fields of a protocol buffer: number and bytes.
+fn decoded(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let varint = |bytes: &mut &[u8]| {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let (first, rest) = bytes.split_first().unwrap();
+            *bytes = rest;
+            value |= u64::from(first & 0x7f) << shift;
+            if first & 0x80 == 0 {
+                break;
+            }
+        }
+        value
+    };
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let tag = varint(&mut bytes);
+        assert_eq!(tag & 7, 2, "only texts and messages are read here");
+        let length = usize::try_from(varint(&mut bytes)).unwrap();
+        out.push((tag >> 3, bytes[..length].to_vec()));
+        bytes = &bytes[length..];
+    }
+    out
+}
+
+#[test]
+fn the_protocol_buffer_says_what_the_json_says() {
+    let json: Value = serde_json::from_slice(&v2().unwrap()).unwrap();
+    let document = decoded(&v2_protobuf().unwrap());
+    assert_eq!(document[0], (1, b"2.0".to_vec()));
+    for (number, inner, name) in [(8, 2, "paths"), (9, 1, "definitions")] {
+        let (_, bytes) = document.iter().find(|(field, _)| *field == number).unwrap();
+        let entries = decoded(bytes);
+        assert!(entries.iter().all(|(field, _)| *field == inner));
+        let names: BTreeSet<String> =
+            entries.iter().map(|(_, entry)| String::from_utf8(decoded(entry)[0].1.clone()).unwrap()).collect();
+        assert_eq!(names, json[name].as_object().unwrap().keys().cloned().collect(), "{name}");
+    }
+}

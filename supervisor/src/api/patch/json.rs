@@ -10,8 +10,10 @@ pub const OPERATIONS_MAX: usize = 10_000;
 /// Bytes that an object may have after a patch: `copy` doubles its source with every operation, and 10,000 of them fit
 /// into a small request.
 pub const RESULT_MAX: usize = 3 * 1024 * 1024;
-/// How deep a patch may be nested: as deep as the parser of requests reads.
-pub const DEPTH_MAX: usize = 128;
+
+/// Elements that the insertions and removals of one JSON patch may move: 10,000 of them at the start of a long list are
+/// seconds of work.
+pub const MOVES_MAX: usize = 10_000_000;
 
 /// Applies a JSON patch.
 ///
@@ -25,10 +27,11 @@ pub fn json_patch(live: &Value, patch: &Value) -> Result<Value, PatchError> {
     }
     let patch: Patch =
         serde_json::from_value(patch.clone()).map_err(|e| PatchError::Bad(format!("error decoding patch: {e}")))?;
-    let (mut value, mut bytes) = (live.clone(), size(live));
+    let (mut value, mut bytes, mut moves) = (live.clone(), size(live), 0);
     for operation in patch.0 {
         bytes += growth(&value, &operation);
-        if bytes > RESULT_MAX {
+        moves += moved(&value, &operation);
+        if bytes > RESULT_MAX || moves > MOVES_MAX {
             return Err(too_large());
         }
         json_patch::patch_unsafe(&mut value, std::slice::from_ref(&operation))
@@ -38,7 +41,25 @@ pub fn json_patch(live: &Value, patch: &Value) -> Result<Value, PatchError> {
 }
 
 fn too_large() -> PatchError {
-    PatchError::TooLarge(format!("the object would have more than {RESULT_MAX} bytes after the patch"))
+    PatchError::TooLarge(format!(
+        "the patch makes more than {RESULT_MAX} bytes, or moves more than {MOVES_MAX} elements"
+    ))
+}
+
+/// Elements that an operation may move: those of the list in which it inserts or removes.
+fn moved(value: &Value, operation: &json_patch::PatchOperation) -> usize {
+    use json_patch::PatchOperation::{Add, Copy, Move, Remove, Replace, Test};
+    let beside = |path: &str| {
+        let parent = path.rsplit_once('/').and_then(|(parent, _)| value.pointer(parent));
+        parent.and_then(Value::as_array).map_or(0, Vec::len)
+    };
+    match operation {
+        Add(add) => beside(add.path.as_str()),
+        Remove(remove) => beside(remove.path.as_str()),
+        Move(moved) => beside(moved.from.as_str()) + beside(moved.path.as_str()),
+        Copy(copy) => beside(copy.path.as_str()),
+        Replace(_) | Test(_) => 0,
+    }
 }
 
 /// Bytes that an operation can add. What others remove is not taken off: the bound is on the work, too.

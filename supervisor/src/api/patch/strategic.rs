@@ -1,5 +1,7 @@
 //! Strategic merge patches: a merge patch that knows which lists have keys.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::error::PatchError;
@@ -156,11 +158,8 @@ fn merge_elements(live: Vec<Value>, patch: Vec<Value>, field: &Field) -> Result<
 }
 
 fn merge_scalars(mut live: Vec<Value>, patch: Vec<Value>) -> Vec<Value> {
-    for item in patch {
-        if !live.contains(&item) {
-            live.push(item);
-        }
-    }
+    let mut known: BTreeSet<String> = live.iter().map(Value::to_string).collect();
+    live.extend(patch.into_iter().filter(|item| known.insert(item.to_string())));
     live
 }
 
@@ -170,14 +169,13 @@ fn merge_keyed(
     field: &Field,
     key: &'static str,
 ) -> Result<Vec<Value>, PatchError> {
-    let (mut plain, mut is_replaced) = (Vec::new(), false);
+    let (mut plain, mut gone, mut is_replaced) = (Vec::new(), BTreeSet::new(), false);
     for item in patch {
         let Value::Object(item) = item else { return Err(bad("invalid patch format: a list of objects is expected")) };
         match item.get(DIRECTIVE) {
             None => plain.push(item),
             Some(directive) if directive == "delete" => {
-                let wanted = key_of(&item, key)?;
-                live.retain(|old| old.get(key) != Some(&wanted));
+                gone.insert(key_of(&item, key)?);
             }
             Some(directive) if directive == "replace" => {
                 is_replaced = true;
@@ -195,21 +193,27 @@ fn merge_keyed(
     if is_replaced {
         return plain.into_iter().map(|item| strip(item).map(Value::Object)).collect();
     }
+    live.retain(|old| old.get(key).is_none_or(|own| !gone.contains(&own.to_string())));
+    let mut index = Identity::Key(key).index(&live);
     for item in plain {
         let wanted = key_of(&item, key)?;
-        match live.iter_mut().find(|old| old.get(key) == Some(&wanted)) {
+        match index.get(&wanted).and_then(|place| live.get_mut(*place)) {
             Some(old) => {
                 let was = old.as_object_mut().map(std::mem::take).unwrap_or_default();
                 *old = Value::Object(merge_object(was, item, Place::within(field))?);
             }
-            None => live.push(Value::Object(strip(item)?)),
+            None => {
+                index.insert(wanted, live.len());
+                live.push(Value::Object(strip(item)?));
+            }
         }
     }
     Ok(live)
 }
 
-fn key_of(item: &Object, key: &str) -> Result<Value, PatchError> {
-    let found = item.get(key).cloned();
+/// The text of an element's key.
+fn key_of(item: &Object, key: &str) -> Result<String, PatchError> {
+    let found = item.get(key).map(Value::to_string);
     found.ok_or_else(|| {
         let item = Value::Object(item.clone());
         bad(format!("map: {item} does not contain declared merge key: {key}"))
@@ -220,7 +224,8 @@ fn key_of(item: &Object, key: &str) -> Result<Value, PatchError> {
 fn delete_scalars(live: &mut Object, name: &str, gone: Value) -> Result<(), PatchError> {
     let Value::Array(gone) = gone else { return Err(bad("invalid patch format of primitive list")) };
     if let Some(items) = live.get_mut(name).and_then(Value::as_array_mut) {
-        items.retain(|item| !gone.contains(item));
+        let gone: BTreeSet<String> = gone.iter().map(Value::to_string).collect();
+        items.retain(|item| !gone.contains(&item.to_string()));
     }
     Ok(())
 }

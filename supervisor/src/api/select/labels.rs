@@ -77,6 +77,7 @@ fn fault<T>(text: String) -> Result<T, String> {
     Err(text)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every word that does not belong here is the same fault")]
 impl<'t> Parser<'t> {
     fn selector(&mut self) -> Result<Labels, BadSelector> {
         let mut requirements = Vec::new();

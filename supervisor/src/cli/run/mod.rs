@@ -8,7 +8,6 @@ mod verdict;
 mod view;
 
 use std::io::IsTerminal as _;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use crate::identity::{DEFAULT_ISSUER, Issuer};
 use crate::image::{Limits, Store};
 use crate::manifest;
 use crate::monitor::protocol::WhenBrainDies;
-use crate::node::{LogPolicy, Settings, node_facts};
+use crate::node::{LogPolicy, Settings, host_addresses, node_facts};
 
 pub use logs::LogPrefix;
 pub use view::Output;
@@ -174,7 +173,7 @@ fn settings(command: &RunCommand, dirs: &Dirs, mut objects: admit::Given, pods: 
     }
     objects.issue(Issuer::open(&dirs.data.join("identity"), DEFAULT_ISSUER)?);
     Ok(Settings {
-        images: Store::open(dirs.images(), Limits::default())?,
+        images: Store::open(dirs.images(), Limits::default())?.watched(super::pull_bars::watcher()),
         node,
         objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
@@ -185,22 +184,9 @@ fn settings(command: &RunCommand, dirs: &Dirs, mut objects: admit::Given, pods: 
         log: LogPolicy::default(),
         seccomp_dir: dirs.data.join("seccomp"),
         resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
+        snapshots: None,
+        comes_back: None,
     })
-}
-
-/// The address that the host would speak from; connecting a datagram socket sends nothing.
-fn host_addresses() -> Vec<IpAddr> {
-    let toward = |from: &str, to: &str| -> Option<IpAddr> {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to.parse::<SocketAddr>().ok()?).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    let found = [toward("0.0.0.0:0", "192.0.2.1:9"), toward("[::]:0", "[2001:db8::1]:9")];
-    let mut addresses: Vec<IpAddr> = found.into_iter().flatten().collect();
-    if addresses.is_empty() {
-        addresses.push(IpAddr::from([127, 0, 0, 1]));
-    }
-    addresses
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The store from outside, on a real directory; and from below, on a disk that fails and loses power.
 
 mod api;
+mod cuts;
+mod faults;
+mod sim;
 
 use std::future::Future;
 use std::path::Path;

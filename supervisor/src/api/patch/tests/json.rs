@@ -40,6 +40,26 @@ fn a_small_json_patch_makes_no_large_object() {
     let bomb: Vec<Value> = (0..64).map(|i| json!({"op": "copy", "from": "", "path": format!("/a{i}")})).collect();
     let error = json_patch(&json!({"data": "x".repeat(1000)}), &Value::Array(bomb)).unwrap_err();
     assert_eq!(error.reason(), "RequestEntityTooLarge");
+
+    let shifts = vec![json!({"op": "add", "path": "/list/0", "value": 0}); OPERATIONS_MAX];
+    let error =
+        json_patch(&json!({"list": vec![0; 2 * MOVES_MAX / OPERATIONS_MAX]}), &Value::Array(shifts)).unwrap_err();
+    assert_eq!(error.reason(), "RequestEntityTooLarge");
+}
+
+/// Comparing each element with each of another list would take minutes in a debug build.
+#[test]
+fn long_lists_merge_in_a_moment() {
+    let list = |from: usize| -> Vec<Value> { (from..from + 5_000).map(|i| json!({"name": format!("c{i}")})).collect() };
+    let pod = |from: usize| json!({"apiVersion": "v1", "spec": {"containers": list(from)}});
+    let start = std::time::Instant::now();
+    let merged = strategic("pods", &pod(0), &pod(2_500)).unwrap();
+    assert_eq!(merged["spec"]["containers"].as_array().unwrap().len(), 7_500);
+    let manager = Manager { name: "a", api_version: "v1", subresource: "", now: jiff::Timestamp::UNIX_EPOCH };
+    let applied = apply("pods", Some(&merged), &pod(5_000), &manager, true).unwrap();
+    let updated = managed_update("pods", Some(&merged), applied, &manager);
+    assert_eq!(updated["spec"]["containers"].as_array().unwrap().len(), 10_000);
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! Events live for an hour, and there are never more than so many.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::super::fields;
+use super::super::server::State;
+use crate::store::{Change, Durability, Object};
+
+/// Life of an event after it was last seen (10.8).
+const LIFE_SECONDS: i64 = 3600;
+/// Events that are kept; the oldest go first.
+const EVENTS_MAX: usize = 4096;
+/// How often the store is looked through.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Removes events that are old or too many.
+pub(crate) async fn events(state: Rc<State>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (objects, _) = state.store.list("events", None);
+        for object in over(objects, Timestamp::now()) {
+            let change = Change::Delete { key: object.key, expected: Some(object.version) };
+            // It was seen again meanwhile, or is gone.
+            drop(state.store.commit(change, Durability::Kernel).await);
+        }
+    }
+}
+
+/// Those that go.
+fn over(mut events: Vec<Object>, now: Timestamp) -> Vec<Object> {
+    events.sort_by_key(|event| std::cmp::Reverse(event.version));
+    let too_many = events.split_off(events.len().min(EVENTS_MAX));
+    let is_old = |event: &Object| now.as_second() - last_seen(&event.value()).as_second() > LIFE_SECONDS;
+    events.into_iter().filter(is_old).chain(too_many).collect()
+}
+
+fn last_seen(event: &Value) -> Timestamp {
+    let paths: [&[&str]; 4] =
+        [&["series", "lastObservedTime"], &["lastTimestamp"], &["eventTime"], &["metadata", "creationTimestamp"]];
+    paths.iter().find_map(|path| fields::text(event, path).parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Key, Version};
+    use serde_json::json;
+
+    fn event(version: u64, seen: i64) -> Object {
+        let seen = Timestamp::from_second(seen).unwrap();
+        let value = json!({"metadata": {"name": "e"}, "lastTimestamp": fields::time(seen)});
+        let key = Key::new("events", "default", &format!("e{version}"));
+        Object { key, version: Version(version), text: value.to_string().into() }
+    }
+
+    #[test]
+    fn old_events_go_and_the_oldest_of_too_many() {
+        let now = Timestamp::from_second(10_000).unwrap();
+        let gone = |events| over(events, now).iter().map(|event| event.version.0).collect::<Vec<_>>();
+        assert_eq!(gone(vec![event(1, 6399), event(2, 6400), event(3, 10_000)]), [1]);
+        let many: Vec<Object> = (1..=EVENTS_MAX as u64 + 2).map(|version| event(version, 10_000)).collect();
+        assert_eq!(gone(many), [2, 1]);
+    }
+}

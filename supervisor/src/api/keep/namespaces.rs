@@ -1,0 +1,170 @@
+//! Namespaces: what each has from the start, and how one ends.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::fields;
+use super::super::registry::{Class, RESOURCES};
+use super::super::server::State;
+use super::ensure;
+use crate::store::{Change, Durability, Key, Object, StoreError, WatchEventKind};
+
+/// How often namespaces that end are looked at again, beside each change.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Wait before a feed that broke off is taken up again.
+const RESUME: Duration = Duration::from_millis(100);
+/// The ConfigMap with the certificate that pods trust.
+const CA_MAP: &str = "kube-root-ca.crt";
+
+/// Sees to it that every namespace has its account and its CA, and that deleted ones are emptied and go.
+pub(crate) async fn namespaces(state: Rc<State>) {
+    loop {
+        let (objects, version) = state.store.list("namespaces", None);
+        for object in &objects {
+            look(&state, object).await;
+        }
+        let Ok(mut feed) = state.store.watch("namespaces", None, version) else {
+            tokio::time::sleep(RESUME).await;
+            continue;
+        };
+        loop {
+            let is_ending = state.store.list("namespaces", None).0.iter().any(is_deleted);
+            let event = tokio::select! {
+                event = feed.next() => event,
+                // What is in a namespace ends in its own time.
+                () = tokio::time::sleep(AGAIN), if is_ending => {
+                    for object in state.store.list("namespaces", None).0.iter().filter(|object| is_deleted(object)) {
+                        look(&state, object).await;
+                    }
+                    continue;
+                }
+            };
+            match event {
+                Some(event) if event.kind != WatchEventKind::Deleted => look(&state, &event.object).await,
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+}
+
+fn is_deleted(object: &Object) -> bool {
+    !fields::text(&object.value(), &["metadata", "deletionTimestamp"]).is_empty()
+}
+
+async fn look(state: &State, namespace: &Object) {
+    let name = &namespace.key.name;
+    let result = if is_deleted(namespace) { end(state, name).await } else { furnish(state, name).await };
+    match result {
+        // Somebody else changed something: there is another event about it.
+        Ok(()) | Err(StoreError::Conflict { .. } | StoreError::NotFound(_)) => {}
+        Err(error) => tracing::warn!("namespace {name}: {error}"),
+    }
+}
+
+/// The account `default`, and the CA's certificate.
+pub(crate) async fn furnish(state: &State, name: &str) -> Result<(), StoreError> {
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
+    });
+    ensure(state, &Key::new("serviceaccounts", name, "default"), account).await?;
+    let note = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": CA_MAP, "namespace": name, "annotations": {"kubernetes.io/description": note}},
+        "data": {"ca.crt": state.pki.ca},
+    });
+    let key = Key::new("configmaps", name, CA_MAP);
+    ensure(state, &key, map).await?;
+    let Some(stored) = state.store.get(&key) else { return Ok(()) };
+    let mut value = stored.value();
+    if fields::text(&value, &["data", "ca.crt"]) == state.pki.ca {
+        return Ok(());
+    }
+    fields::object(&mut value, "data").insert("ca.crt".to_owned(), state.pki.ca.as_str().into());
+    let change = Change::Update { key, expected: Some(stored.version), value };
+    state.store.commit(change, Durability::Disk).await.map(drop)
+}
+
+/// Deletes what is in a namespace, and the namespace once nothing is left.
+async fn end(state: &State, name: &str) -> Result<(), StoreError> {
+    let mut left = 0;
+    for resource in RESOURCES.iter().filter(|resource| resource.class == Class::Stored && resource.is_namespaced) {
+        for object in state.store.list(&resource.storage(), Some(name)).0 {
+            if !delete(state, &object).await? {
+                left += 1;
+            }
+        }
+    }
+    let key = Key::new("namespaces", "", name);
+    let Some(namespace) = state.store.get(&key).filter(|_| left == 0) else { return Ok(()) };
+    let mut value = namespace.value();
+    let spec = fields::object(&mut value, "spec");
+    if let Some(finalizers) = spec.get_mut("finalizers").and_then(serde_json::Value::as_array_mut) {
+        finalizers.retain(|finalizer| finalizer != "kubernetes");
+    }
+    let is_free =
+        !fields::is_filled(&value, &["spec", "finalizers"]) && !fields::is_filled(&value, &["metadata", "finalizers"]);
+    if !is_free {
+        return Ok(());
+    }
+    state.store.commit(Change::Delete { key, expected: Some(namespace.version) }, Durability::Disk).await.map(drop)
+}
+
+/// Deletes an object, or asks its keeper to; true when it is gone.
+async fn delete(state: &State, object: &Object) -> Result<bool, StoreError> {
+    let value = object.value();
+    let is_marked = !fields::text(&value, &["metadata", "deletionTimestamp"]).is_empty();
+    let has_finalizers = fields::is_filled(&value, &["metadata", "finalizers"]);
+    let runs = &*object.key.resource == "pods"
+        && !fields::text(&value, &["spec", "nodeName"]).is_empty()
+        && !matches!(fields::text(&value, &["status", "phase"]), "Succeeded" | "Failed");
+    if is_marked && (runs || has_finalizers) {
+        return Ok(false);
+    }
+    let (key, expected) = (object.key.clone(), Some(object.version));
+    if !runs && !has_finalizers {
+        state.store.commit(Change::Delete { key, expected }, Durability::Disk).await?;
+        return Ok(true);
+    }
+    let grace = fields::at(&value, &["spec", "terminationGracePeriodSeconds"]).and_then(serde_json::Value::as_i64);
+    let grace = grace.filter(|_| runs).unwrap_or_default().max(0);
+    let mut value = value;
+    let end = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(grace)).unwrap_or_default();
+    let metadata = fields::metadata(&mut value);
+    metadata.insert("deletionTimestamp".to_owned(), fields::time(end));
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    state.store.commit(Change::Update { key, expected, value }, Durability::Disk).await?;
+    Ok(false)
+}
+
+/// Brings back the account and the CA of a namespace when somebody deletes them.
+pub(crate) async fn accounts(state: Rc<State>) {
+    loop {
+        let version = state.store.version();
+        let feeds = ("serviceaccounts", "configmaps");
+        let (Ok(mut accounts), Ok(mut maps)) =
+            (state.store.watch(feeds.0, None, version), state.store.watch(feeds.1, None, version))
+        else {
+            tokio::time::sleep(RESUME).await;
+            continue;
+        };
+        loop {
+            let event = tokio::select! {
+                event = accounts.next() => event,
+                event = maps.next() => event,
+            };
+            let Some(event) = event else { break };
+            let key = &event.object.key;
+            let is_ours = matches!(&*key.name, "default" | CA_MAP);
+            if !is_ours || event.kind == WatchEventKind::Added {
+                continue;
+            }
+            if let Some(namespace) = state.store.get(&Key::new("namespaces", "", &key.namespace)) {
+                look(&state, &namespace).await;
+            }
+        }
+    }
+}

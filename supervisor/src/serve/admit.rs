@@ -1,0 +1,114 @@
+//! What the node itself checks before it takes a pod in, in the kubelet's words (PH15).
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::host::Host;
+use super::schedule::{Usage, affinity_fits, untolerated};
+
+/// Why the node refuses a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Refusal {
+    /// For every pod while the node drains.
+    pub fn shutdown() -> Self {
+        Self { reason: "NodeShutdown", message: "Pod was rejected as the node is shutting down.".to_owned() }
+    }
+}
+
+/// None for a pod that may run.
+pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
+    let own = Usage::of(pod);
+    if used.len() >= usize::try_from(host.max_pods).unwrap_or(usize::MAX) {
+        let numbers = (1, used.len() as u64, u64::from(host.max_pods));
+        return Some(out_of("OutOfpods", "pods", numbers));
+    }
+    if let Some(refusal) = lacking(&own, host, used) {
+        return Some(refusal);
+    }
+    if !affinity_fits(pod, host) {
+        let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        return Some(Refusal { reason: "NodeAffinity", message: message.to_owned() });
+    }
+    if own.ports.iter().any(|port| used.iter().any(|other| other.ports.iter().any(|taken| taken.conflicts(port)))) {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return Some(Refusal { reason: "NodePorts", message: message.to_owned() });
+    }
+    // Only what would evict keeps the kubelet from running a pod that somebody bound.
+    untolerated(pod, host, &["NoExecute"]).map(|taint| {
+        let message = format!(
+            "Predicate TaintToleration failed: node(s) had untolerated taint(s) {{{}: {}}}",
+            taint.key,
+            taint.value.as_deref().unwrap_or_default()
+        );
+        Refusal { reason: "TaintToleration", message }
+    })
+}
+
+/// Extended resources that the node does not have are not asked for, as with the kubelet.
+fn lacking(own: &Usage, host: &Host, used: &[&Usage]) -> Option<Refusal> {
+    own.needs(host, used).into_iter().find_map(|need| {
+        let reason = match need.resource.as_str() {
+            "cpu" => "OutOfcpu",
+            "memory" => "OutOfmemory",
+            "ephemeral-storage" => "OutOfephemeral-storage",
+            _ => return None,
+        };
+        need.lacks().then(|| out_of(reason, &need.resource, (need.asked, need.used, need.capacity)))
+    })
+}
+
+fn out_of(reason: &'static str, resource: &str, (asked, used, capacity): (u64, u64, u64)) -> Refusal {
+    let message =
+        format!("Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, capacity: {capacity}");
+    Refusal { reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::host::example;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_fits_is_taken() {
+        let pod = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}));
+        assert_eq!(check(&pod, &example(), &[]), None);
+    }
+
+    /// PH15: cpu in milli, the rest in base units.
+    #[test]
+    fn a_refusal_says_what_is_missing() {
+        let host = example();
+        let running = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}},
+                "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
+        let running = Usage::of(&running);
+        let big = |resource: &str, amount: &str| {
+            pod(json!({"containers": [{"name": "c", "resources": {"requests": {resource: amount}}}]}))
+        };
+        let refused = |pod: &Pod| check(pod, &host, &[&running]).map(|refusal| (refusal.reason, refusal.message));
+        let text = |text: &str| format!("Node didn't have enough resource: {text}");
+        assert_eq!(
+            refused(&big("cpu", "1")),
+            Some(("OutOfcpu", text("cpu, requested: 1000, used: 1500, capacity: 2000")))
+        );
+        assert_eq!(
+            refused(&big("memory", "2Gi")),
+            Some(("OutOfmemory", text("memory, requested: 2147483648, used: 0, capacity: 1073741824")))
+        );
+        assert_eq!(refused(&big("example.com/gpu", "1")), None);
+        let port = pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 80}]}]}));
+        assert_eq!(refused(&port).unwrap().0, "NodePorts");
+        let elsewhere = pod(json!({"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c"}]}));
+        assert_eq!(refused(&elsewhere).unwrap().0, "NodeAffinity");
+        let full = Host { max_pods: 1, ..host.clone() };
+        assert_eq!(check(&port, &full, &[&running]).unwrap().reason, "OutOfpods");
+    }
+}

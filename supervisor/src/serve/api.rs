@@ -1,0 +1,50 @@
+//! The API server beside the loop: started and ended here, it speaks with the store alone, and with the node for streams.
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::ServeError;
+use super::host::Host;
+use crate::api::{self, Backends, Server};
+use crate::config::Config;
+use crate::store::Store;
+
+/// A server that runs; it ends with [`Api::stop`].
+#[derive(Debug)]
+pub struct Api {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Api {
+    /// Listens, and serves from now on.
+    ///
+    /// # Errors
+    /// A certificate can't be made, or an address is taken.
+    pub fn start(config: &Config, host: &Host, store: &Store, backends: Backends) -> Result<Self, ServeError> {
+        let own = api::Config {
+            listen: config.api.listen,
+            socket: Some(config.socket()),
+            addresses: host.ips.clone(),
+            ..api::Config::new(config.api.dir.clone(), host.name.clone())
+        };
+        let server = Server::new(own, store.clone(), backends)?;
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::task::spawn_local(async move {
+            // Dropping the other side means the same.
+            let ended = server.run(async move { drop(stopped.await) }).await;
+            if let Err(error) = ended {
+                tracing::error!("the API server has ended: {error}");
+            }
+        });
+        Ok(Self { stop, task })
+    }
+
+    /// Ends watches, and waits for answers that are under way.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            tracing::error!("the API server: {error}");
+        }
+    }
+}

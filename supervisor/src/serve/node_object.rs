@@ -1,0 +1,215 @@
+//! The Node object and its Lease.
+//!
+//! They are written when something of them changes, and never for their own sake: nobody on a single node decides by the
+//! age of a heartbeat whether it is there (docs/decisions).
+
+use k8s_openapi::api::core::v1::Node;
+use serde_json::{Value, json};
+
+use super::clock;
+use super::host::{Host, text};
+use crate::image;
+use crate::store::{Change, Durability, Key, Store, StoreError};
+
+/// The resource.
+pub const NODES: &str = "nodes";
+const LEASES: &str = "leases.coordination.k8s.io";
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The version of Kubernetes whose behaviour this is.
+pub const KUBELET_VERSION: &str = concat!("v1.36.0-monopod.", env!("CARGO_PKG_VERSION"));
+/// `nodeStatusMaxImages` of the kubelet.
+const IMAGES_MAX: usize = 50;
+
+/// The node's uid, when the object is there.
+pub fn uid(store: &Store, name: &str) -> Option<String> {
+    super::pods::uid_of(&store.get(&Key::new(NODES, "", name))?)
+}
+
+/// Brings Node and Lease up to date. What users wrote of it (labels, annotations, taints, `unschedulable`) stays.
+///
+/// # Errors
+/// The store refuses.
+pub async fn publish(store: &Store, host: &Host, images: &image::Store) -> Result<(), StoreError> {
+    let key = Key::new(NODES, "", &host.name);
+    let stored = store.get(&key);
+    let old = stored.as_ref().map(|object| object.value());
+    let value = object(host, images, old.as_ref());
+    put(store, key, old.is_some(), value).await?;
+    let key = Key::new(LEASES, LEASE_NAMESPACE, &host.name);
+    let old = store.get(&key).map(|object| object.value());
+    let value = lease(host, old.as_ref());
+    put(store, key, old.is_some(), value).await
+}
+
+async fn put(store: &Store, key: Key, is_there: bool, value: Value) -> Result<(), StoreError> {
+    let change = if is_there { Change::Update { key, expected: None, value } } else { Change::Create { key, value } };
+    store.commit(change, Durability::Kernel).await.map(drop)
+}
+
+/// What users wrote of the node, for the scheduler.
+pub fn adopt_spec(host: &mut Host, node: &Node) {
+    let spec = node.spec.clone().unwrap_or_default();
+    host.cordoned = spec.unschedulable.unwrap_or(false);
+    host.taints = spec.taints.unwrap_or_default();
+    host.labels.extend(node.metadata.labels.clone().unwrap_or_default());
+}
+
+fn object(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
+    let mut metadata = old.map_or_else(
+        || json!({"uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now()}),
+        |old| old["metadata"].clone(),
+    );
+    metadata["name"] = json!(host.name);
+    if !metadata["labels"].is_object() {
+        metadata["labels"] = json!({});
+    }
+    for (key, value) in &host.labels {
+        metadata["labels"][key] = json!(value);
+    }
+    let mut spec = old.map_or_else(|| json!({}), |old| old["spec"].clone());
+    // As with a kubelet, those of the configuration are only registered: users may remove them.
+    if old.is_none() && !host.taints.is_empty() {
+        spec["taints"] = json!(host.taints);
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec,
+        "status": status(host, images, old.map(|old| &old["status"])),
+    })
+}
+
+fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
+    let list = |resources: &cgroupd::ResourceList| {
+        let mut all: serde_json::Map<String, Value> =
+            resources.iter().map(|(resource, amount)| (resource.to_string(), json!(text(amount)))).collect();
+        all.insert("pods".to_owned(), json!(host.max_pods.to_string()));
+        Value::Object(all)
+    };
+    let mut addresses: Vec<Value> =
+        host.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+    addresses.push(json!({"type": "Hostname", "address": host.name}));
+    let conditions = conditions().map(|(kind, truth, reason, message)| condition(kind, truth, reason, message, old));
+    json!({
+        "capacity": list(&host.capacity),
+        "allocatable": list(&host.allocatable),
+        "conditions": conditions,
+        "addresses": addresses,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+        "nodeInfo": info(),
+        "images": image_list(images),
+        "features": {"supplementalGroupsPolicy": true},
+    })
+}
+
+/// In the kubelet's words.
+fn conditions() -> [(&'static str, &'static str, &'static str, &'static str); 4] {
+    [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ]
+}
+
+fn condition(kind: &str, truth: &str, reason: &str, message: &str, old: Option<&Value>) -> Value {
+    let known = old.and_then(|old| old["conditions"].as_array()?.iter().find(|own| own["type"] == kind));
+    let same = known.filter(|known| known["status"] == truth);
+    let since = same.map_or_else(|| json!(clock::now()), |known| known["lastTransitionTime"].clone());
+    json!({
+        "type": kind, "status": truth, "reason": reason, "message": message,
+        "lastHeartbeatTime": clock::now(), "lastTransitionTime": since,
+    })
+}
+
+fn info() -> Value {
+    let uname = rustix::system::uname();
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    json!({
+        "machineID": read("/etc/machine-id"),
+        "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+        "bootID": crate::engine::record::boot_id(),
+        "kernelVersion": uname.release().to_string_lossy(),
+        "osImage": os_image(&read("/etc/os-release")),
+        "containerRuntimeVersion": concat!("monopod://", env!("CARGO_PKG_VERSION")),
+        "kubeletVersion": KUBELET_VERSION,
+        "kubeProxyVersion": "",
+        "operatingSystem": "linux",
+        "architecture": super::host::architecture(),
+    })
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn os_image(text: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    line.unwrap_or("Linux").trim_matches(['"', '\'']).to_owned()
+}
+
+fn image_list(images: &image::Store) -> Vec<Value> {
+    let all = images.images().unwrap_or_default().into_iter().flatten();
+    let mut all: Vec<(u64, Vec<String>)> = all.map(|image| (image.size, names(&image))).collect();
+    all.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+    all.truncate(IMAGES_MAX);
+    all.into_iter().map(|(size, names)| json!({"names": names, "sizeBytes": size})).collect()
+}
+
+fn names(image: &image::Image) -> Vec<String> {
+    image.repo_digests.iter().cloned().chain(image.references.iter().map(ToString::to_string)).collect()
+}
+
+fn lease(host: &Host, old: Option<&Value>) -> Value {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let metadata = old.map_or_else(
+        || {
+            json!({"name": host.name, "namespace": LEASE_NAMESPACE, "uid": uuid::Uuid::new_v4().to_string(),
+                "creationTimestamp": clock::now()})
+        },
+        |old| old["metadata"].clone(),
+    );
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata,
+        "spec": {"holderIdentity": host.name, "leaseDurationSeconds": 40, "renewTime": now},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::host::example;
+
+    fn rendered(old: Option<&Value>) -> Value {
+        let dir = tempfile::tempdir().unwrap();
+        let images = image::Store::open(dir.path(), image::Limits::default()).unwrap();
+        object(&example(), &images, old)
+    }
+
+    #[test]
+    fn a_node_has_what_a_kubelet_shows() {
+        let node: Node = serde_json::from_value(rendered(None)).unwrap();
+        let status = node.status.unwrap();
+        let capacity = status.capacity.unwrap();
+        let text = |name: &str| capacity[name].0.clone();
+        assert_eq!((text("cpu"), text("memory"), text("pods")), ("2".into(), "1Gi".into(), "110".into()));
+        let ready = status.conditions.unwrap().into_iter().find(|own| own.type_ == "Ready").unwrap();
+        assert_eq!(ready.status, "True");
+        assert_eq!(node.metadata.labels.unwrap()["kubernetes.io/hostname"], "n1");
+        assert!(status.node_info.unwrap().container_runtime_version.starts_with("monopod://"));
+    }
+
+    #[test]
+    fn what_users_wrote_stays() {
+        let mut old = rendered(None);
+        old["metadata"]["labels"]["mine"] = json!("x");
+        old["spec"]["unschedulable"] = json!(true);
+        old["status"]["conditions"][3]["lastTransitionTime"] = json!("2026-01-01T00:00:00Z");
+        let new = rendered(Some(&old));
+        assert_eq!(new["metadata"]["labels"]["mine"], "x");
+        assert_eq!(new["metadata"]["uid"], old["metadata"]["uid"]);
+        assert_eq!(new["spec"]["unschedulable"], true);
+        assert_eq!(new["status"]["conditions"][3]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn the_system_is_called_as_it_calls_itself() {
+        assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+        assert_eq!(os_image(""), "Linux");
+    }
+}

@@ -1,0 +1,511 @@
+//! Pods between the store and the driver: what users want goes down, what happened comes up.
+//!
+//! The store says which pods there should be; nothing here remembers what can be read there again. A pod's status is
+//! written by one task at a time, the newest one wins, and a conflict means reading again.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde_json::Value;
+
+use super::admit::{self, Refusal};
+use super::events::{Recorder, Said};
+use super::host::Host;
+use super::schedule::{self, Usage};
+use super::source::Claimed;
+use crate::convert::machine;
+use crate::convert::status::{self, Surroundings};
+use crate::node::Node;
+use crate::pod::spec::PodSpec;
+use crate::pod::status::Status;
+use crate::store::{Change, Durability, Key, Object, Store, StoreError, Version, WatchEvent, WatchEventKind};
+
+/// The resource.
+pub const PODS: &str = "pods";
+/// The scheduler that we are.
+const SCHEDULER: &str = "default-scheduler";
+/// Attempts to write a status that others keep changing; the next notice tries again.
+const WRITES_MAX: usize = 16;
+
+/// What is known of a pod that the driver has.
+#[derive(Debug)]
+struct Known {
+    key: Key,
+    /// What the status needs besides the machine.
+    around: Rc<Surroundings>,
+    usage: Usage,
+    priority: i32,
+    status: Rc<RefCell<Writing>>,
+}
+
+/// A pod's status on its way to the store.
+#[derive(Debug, Default)]
+struct Writing {
+    /// Newer than what is being written.
+    next: Option<Box<Status>>,
+    busy: bool,
+    /// What was written last: its echo in the feed is no news.
+    version: Option<Version>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Pods {
+    store: Store,
+    events: Rc<RefCell<Recorder>>,
+    host: Rc<Host>,
+    known: BTreeMap<String, Known>,
+    /// Pods that found no place, looked at again whenever something becomes free.
+    pending: BTreeSet<Key>,
+    /// Pods that only their manifests end.
+    claimed: Claimed,
+    /// The node drains: nothing new is taken in.
+    refusing: bool,
+}
+
+impl Pods {
+    pub fn new(store: Store, events: Rc<RefCell<Recorder>>, host: Rc<Host>, claimed: Claimed) -> Self {
+        Self { store, events, host, known: BTreeMap::new(), pending: BTreeSet::new(), claimed, refusing: false }
+    }
+
+    /// The node's labels, taints or `unschedulable` have changed.
+    pub fn set_host(&mut self, host: Rc<Host>, node: &mut Node) {
+        self.host = host;
+        self.retry(node);
+    }
+
+    /// Takes over what runs, then goes through all objects.
+    pub async fn begin(&mut self, node: &mut Node) {
+        let mut bound = BTreeMap::new();
+        let (objects, _) = self.store.list(PODS, None);
+        for object in &objects {
+            let Some(pod) = read(object) else { continue };
+            if self.is_ours(&pod) {
+                bound.extend(pod.metadata.uid.clone().map(|uid| (uid, pod)));
+            }
+        }
+        let keys: BTreeMap<String, (Key, Pod)> =
+            bound.iter().map(|(uid, pod)| (uid.clone(), (key_of(pod), pod.clone()))).collect();
+        let adoption = node.adopt(bound).await;
+        tracing::info!(
+            adopted = adoption.adopted.len(),
+            orphans = adoption.orphans.len(),
+            fresh = adoption.fresh.len(),
+            "pods of an earlier life"
+        );
+        for uid in adoption.adopted {
+            if let Some((key, pod)) = keys.get(&uid) {
+                self.know(&uid, key.clone(), pod);
+            }
+        }
+        for object in objects {
+            self.sync(&object, node);
+        }
+    }
+
+    /// A change in the store.
+    pub fn changed(&mut self, event: &WatchEvent, node: &mut Node) {
+        match event.kind {
+            WatchEventKind::Added | WatchEventKind::Modified => self.sync(&event.object, node),
+            WatchEventKind::Deleted => self.deleted(&event.object, node),
+        }
+    }
+
+    /// From now on nothing new is taken in.
+    pub fn refuse(&mut self) {
+        self.refusing = true;
+    }
+
+    /// Every pod that is here with its priority.
+    pub fn priorities(&self) -> impl Iterator<Item = (&str, i32)> {
+        self.known.iter().map(|(uid, known)| (uid.as_str(), known.priority))
+    }
+
+    /// Everything again, after the feed was cut off.
+    pub fn resync(&mut self, node: &mut Node) {
+        let (objects, _) = self.store.list(PODS, None);
+        let there: BTreeSet<String> = objects.iter().filter_map(uid_of).collect();
+        let gone: Vec<String> = self.known.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
+        gone.iter().for_each(|uid| self.lose(uid, node));
+        objects.iter().for_each(|object| self.sync(object, node));
+    }
+
+    fn deleted(&mut self, object: &Object, node: &mut Node) {
+        self.pending.remove(&object.key);
+        match uid_of(object).filter(|uid| node.has(uid)) {
+            Some(uid) => self.lose(&uid, node),
+            None => self.retry(node),
+        }
+    }
+
+    /// Whatever it was, the driver ends it now (DE3); a static pod is only shown again (ST3).
+    fn lose(&self, uid: &str, node: &mut Node) {
+        if !self.claimed.borrow().contains(uid) {
+            node.change(uid, |machine, now| machine.delete(Duration::ZERO, now));
+        }
+    }
+
+    /// Brings one pod nearer to what its object says; doing it again changes nothing.
+    pub fn sync(&mut self, object: &Object, node: &mut Node) {
+        let Some(pod) = read(object) else { return };
+        let Some(uid) = pod.metadata.uid.clone() else { return };
+        if !self.is_ours(&pod) {
+            return self.schedule(object, &pod, node);
+        }
+        self.pending.remove(&object.key);
+        if let Some(known) = self.known.get(&uid) {
+            let echo = known.status.borrow().version == Some(object.version);
+            if !echo {
+                self.update(&uid, pod, node);
+            }
+            return;
+        }
+        if node.has(&uid) || self.slot_is_taken(&object.key, node) {
+            // What is left of an earlier pod of this name ends first; its removal brings us here again.
+            return;
+        }
+        // A static pod that nothing is remembered of starts, whatever it was shown as.
+        let ended = matches!(phase(&pod), Some("Succeeded" | "Failed")) && !self.claimed.borrow().contains(&uid);
+        if pod.metadata.deletion_timestamp.is_some() {
+            self.remove(&pod);
+        } else if !ended {
+            self.add(&uid, object, pod, node);
+        }
+    }
+
+    fn is_ours(&self, pod: &Pod) -> bool {
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&self.host.name)
+    }
+
+    fn slot_is_taken(&self, key: &Key, node: &Node) -> bool {
+        node.pods().any(|spec| *spec.namespace == *key.namespace && *spec.name == *key.name)
+    }
+
+    fn know(&mut self, uid: &str, key: Key, pod: &Pod) {
+        let around = Rc::new(self.host.surroundings(pod));
+        let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+        let known = Known { key, around, usage: Usage::of(pod), priority, status: Rc::default() };
+        self.known.insert(uid.to_owned(), known);
+    }
+
+    fn add(&mut self, uid: &str, object: &Object, pod: Pod, node: &mut Node) {
+        let mut spec = machine::spec(&pod);
+        self.host.complete(&mut spec);
+        let used = self.used(node, None);
+        let refusal = match self.refusing {
+            true => Some(Refusal::shutdown()),
+            false => admit::check(&pod, &self.host, &used),
+        };
+        self.know(uid, object.key.clone(), &pod);
+        match refusal {
+            None => node.add(pod, spec),
+            Some(Refusal { reason, message }) => node.reject(pod, spec, reason, &message),
+        }
+    }
+
+    /// What living pods have, but for one.
+    fn used(&self, node: &Node, without: Option<&str>) -> Vec<&Usage> {
+        let living = self.known.iter().filter(|(uid, _)| Some(uid.as_str()) != without);
+        let living = living.filter(|(uid, _)| node.status(uid).is_some_and(|status| !status.phase.is_final()));
+        living.map(|(_, known)| &known.usage).collect()
+    }
+
+    fn update(&mut self, uid: &str, pod: Pod, node: &mut Node) {
+        let deletion = pod.metadata.deletion_timestamp.is_some();
+        let grace = pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let around = Rc::new(self.host.surroundings(&pod));
+        if let Some(known) = self.known.get_mut(uid) {
+            known.around = around;
+            known.usage = Usage::of(&pod);
+        }
+        self.take_conditions(uid, &pod, node);
+        let mut spec: PodSpec = machine::spec(&pod);
+        self.host.complete(&mut spec);
+        let shown = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        node.update(pod, &spec);
+        if !shown && let Some(status) = node.status(uid) {
+            // A new object of a static pod that runs.
+            self.publish(uid, Box::new(status));
+        }
+        if deletion && !self.claimed.borrow().contains(uid) {
+            let grace = grace.map_or(spec.grace, Duration::from_secs);
+            node.change(uid, |machine, now| machine.delete(grace, now));
+        }
+    }
+
+    /// Conditions that others own, such as readiness gates (CO5, CO11).
+    fn take_conditions(&self, uid: &str, pod: &Pod, node: &mut Node) {
+        let all = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        for condition in all.into_iter().flatten().filter(|condition| !status::is_own(&condition.type_)) {
+            node.change(uid, |machine, now| machine.set_condition(status::foreign(condition, now.wall), now));
+        }
+    }
+
+    // Up.
+
+    /// The newest status of a pod; written when the one before is.
+    pub fn publish(&mut self, uid: &str, status: Box<Status>) {
+        let Some(known) = self.known.get(uid) else { return };
+        let mut writing = known.status.borrow_mut();
+        writing.next = Some(status);
+        if writing.busy {
+            return;
+        }
+        writing.busy = true;
+        let (store, key, around) = (self.store.clone(), known.key.clone(), known.around.clone());
+        let (slot, uid) = (known.status.clone(), uid.to_owned());
+        tokio::task::spawn_local(async move { write_all(&store, &key, &uid, &around, &slot).await });
+    }
+
+    /// An event of a pod.
+    pub fn said(&self, uid: &str, event: &crate::pod::event::KubeEvent, node: &Node) {
+        let spec = node.pods().find(|spec| spec.uid == uid);
+        if let Some(spec) = spec {
+            self.events.borrow_mut().say(&Said::of_pod(spec, event, &self.host.name));
+        }
+    }
+
+    /// Nothing is left of a pod: its object goes, and what waited for its place comes.
+    pub fn removed(&mut self, uid: &str, node: &mut Node) {
+        if let Some(known) = self.known.remove(uid)
+            && let Some(object) = self.store.get(&known.key)
+        {
+            match read(&object) {
+                Some(pod) if pod.metadata.uid.as_deref() == Some(uid) => self.remove(&pod),
+                _ => self.sync(&object, node),
+            }
+        } else {
+            let (objects, _) = self.store.list(PODS, None);
+            objects.iter().for_each(|object| self.sync(object, node));
+        }
+        self.retry(node);
+    }
+
+    /// Deletes the object of a pod that has ended; finalizers keep it (DE4).
+    fn remove(&self, pod: &Pod) {
+        if pod.metadata.finalizers.iter().flatten().next().is_some() {
+            return;
+        }
+        let (store, key, uid) = (self.store.clone(), key_of(pod), pod.metadata.uid.clone());
+        tokio::task::spawn_local(async move {
+            loop {
+                let Some(object) = store.get(&key).filter(|object| uid_of(object) == uid) else { return };
+                let change = Change::Delete { key: key.clone(), expected: Some(object.version) };
+                match store.commit(change, Durability::Disk).await {
+                    Ok(_) | Err(StoreError::NotFound(_)) => return,
+                    Err(StoreError::Conflict { .. }) => {}
+                    Err(error) => return tracing::error!("delete {key}: {error}"),
+                }
+            }
+        });
+    }
+
+    // Scheduling.
+
+    /// Binds a pod that fits; another one stays Pending and says why.
+    fn schedule(&mut self, object: &Object, pod: &Pod, node: &mut Node) {
+        let Some(spec) = &pod.spec else { return };
+        let name = spec.scheduler_name.as_deref().unwrap_or(SCHEDULER);
+        let gated = spec.scheduling_gates.iter().flatten().next().is_some();
+        if spec.node_name.as_deref().is_some_and(|name| !name.is_empty()) || name != SCHEDULER || gated {
+            return;
+        }
+        if pod.metadata.deletion_timestamp.is_some() {
+            return self.remove(pod);
+        }
+        if self.refusing {
+            self.pending.insert(object.key.clone());
+            return;
+        }
+        let used = self.used(node, None);
+        let neighbours = || self.neighbours();
+        match schedule::fit(pod, &self.host, &used, &neighbours) {
+            Ok(()) => self.bind(object, pod),
+            Err(misfit) => {
+                self.pending.insert(object.key.clone());
+                let message = misfit.message();
+                if unschedulable_message(pod) != Some(&message) {
+                    self.events.borrow_mut().say(&Said::failed_scheduling(pod, &message));
+                    self.commit_now(object, |value| schedule::mark_unschedulable(value, &message));
+                }
+            }
+        }
+    }
+
+    /// The other pods as they are stored; only affinity asks for them.
+    fn neighbours(&self) -> Vec<Pod> {
+        let (objects, _) = self.store.list(PODS, None);
+        let living = |pod: &Pod| self.is_ours(pod) && !matches!(phase(pod), Some("Succeeded" | "Failed"));
+        objects.iter().filter_map(read).filter(living).collect()
+    }
+
+    fn bind(&mut self, object: &Object, pod: &Pod) {
+        let name = self.host.name.clone();
+        self.events.borrow_mut().say(&Said::scheduled(pod, &name));
+        // The feed brings it back with its node's name.
+        self.commit_now(object, |value| schedule::mark_bound(value, &name));
+    }
+
+    /// One change of exactly this version; if somebody was quicker, the feed brings the pod again.
+    fn commit_now(&self, object: &Object, change: impl FnOnce(&mut Value)) {
+        let mut value = object.value();
+        change(&mut value);
+        let change = Change::Update { key: object.key.clone(), expected: Some(object.version), value };
+        let answer = self.store.commit(change, Durability::Kernel);
+        tokio::task::spawn_local(async move {
+            match answer.await {
+                Ok(_) | Err(StoreError::Conflict { .. } | StoreError::NotFound(_)) => {}
+                Err(error) => tracing::error!("schedule: {error}"),
+            }
+        });
+    }
+
+    /// Something became free.
+    pub fn retry(&mut self, node: &mut Node) {
+        for key in std::mem::take(&mut self.pending) {
+            if let Some(object) = self.store.get(&key) {
+                self.sync(&object, node);
+            }
+        }
+    }
+
+    /// How many pods are here, for the status line.
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+}
+
+/// Writes until nothing newer is there.
+async fn write_all(store: &Store, key: &Key, uid: &str, around: &Surroundings, slot: &RefCell<Writing>) {
+    loop {
+        let next = slot.borrow_mut().next.take();
+        let Some(status) = next else {
+            slot.borrow_mut().busy = false;
+            return;
+        };
+        let status = status::status(&status, around);
+        match write(store, key, uid, &status, slot).await {
+            Ok(()) => {}
+            Err(error) => tracing::error!("write the status of {key}: {error}"),
+        }
+    }
+}
+
+async fn write(
+    store: &Store,
+    key: &Key,
+    uid: &str,
+    status: &PodStatus,
+    slot: &RefCell<Writing>,
+) -> Result<(), StoreError> {
+    for _ in 0..WRITES_MAX {
+        let Some(object) = store.get(key).filter(|object| uid_of(object).as_deref() == Some(uid)) else {
+            return Ok(());
+        };
+        let mut value = object.value();
+        if !put_status(&mut value, status) {
+            return Ok(());
+        }
+        let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
+        match store.commit(change, Durability::Kernel).await {
+            Ok(written) => {
+                slot.borrow_mut().version = Some(written.version);
+                return Ok(());
+            }
+            Err(StoreError::Conflict { .. }) => tokio::task::yield_now().await,
+            Err(StoreError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Replaces what the node owns of a status; false when that changes nothing.
+fn put_status(value: &mut Value, status: &PodStatus) -> bool {
+    let Ok(mut new) = serde_json::to_value(status) else { return false };
+    let old = value.get("status").cloned().unwrap_or_default();
+    for kept in ["nominatedNodeName", "resourceClaimStatuses", "resize"] {
+        if let Some(own) = old.get(kept) {
+            new[kept] = own.clone();
+        }
+    }
+    // A condition that somebody wrote a moment ago, and that the machine has not heard of.
+    let known: BTreeSet<String> = kinds(&new).collect();
+    let foreign = old["conditions"].as_array().into_iter().flatten();
+    let foreign = foreign.filter(|condition| {
+        condition["type"].as_str().is_some_and(|kind| !known.contains(kind) && !status::is_own(kind))
+    });
+    let foreign: Vec<Value> = foreign.cloned().collect();
+    if let Some(all) = new["conditions"].as_array_mut() {
+        all.splice(0..0, foreign);
+    }
+    let changed = old != new;
+    value["status"] = new;
+    changed
+}
+
+fn kinds(status: &Value) -> impl Iterator<Item = String> {
+    let all = status["conditions"].as_array().into_iter().flatten();
+    all.filter_map(|condition| condition["type"].as_str().map(str::to_owned)).collect::<Vec<_>>().into_iter()
+}
+
+fn unschedulable_message(pod: &Pod) -> Option<&String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "PodScheduled")?.message.as_ref()
+}
+
+pub(super) fn read(object: &Object) -> Option<Pod> {
+    object.read().inspect_err(|error| tracing::error!("{} is no Pod: {error}", object.key)).ok()
+}
+
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+pub(super) fn key_of(pod: &Pod) -> Key {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    Key::new(PODS, &text(&pod.metadata.namespace), &text(&pod.metadata.name))
+}
+
+/// Without decoding the rest.
+pub(super) fn uid_of(object: &Object) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        uid: Option<String>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Head {
+        metadata: Metadata,
+    }
+    serde_json::from_str::<Head>(&object.text).ok()?.metadata.uid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// CO11: what others wrote stays, what the node owns is replaced.
+    #[test]
+    fn a_status_leaves_foreign_conditions() {
+        let mut value = json!({"status": {
+            "nominatedNodeName": "n",
+            "conditions": [{"type": "example.com/gate", "status": "True"}, {"type": "Ready", "status": "False"}]
+        }});
+        let condition = |kind: &str| k8s_openapi::api::core::v1::PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            ..Default::default()
+        };
+        let status = PodStatus { conditions: Some(vec![condition("Ready")]), ..PodStatus::default() };
+        assert!(put_status(&mut value, &status));
+        let kinds: Vec<_> = kinds(&value["status"]).collect();
+        assert_eq!(kinds, ["example.com/gate", "Ready"]);
+        assert_eq!(value["status"]["nominatedNodeName"], "n");
+        assert_eq!(value["status"]["conditions"][1]["status"], "True");
+        assert!(!put_status(&mut value, &status));
+    }
+}

@@ -1,0 +1,295 @@
+//! Static manifests: a directory whose files become objects, and whose changes become theirs.
+//!
+//! Nothing is remembered between two looks but what the store has: a look reads every file, and [`diff`] tells what has to
+//! happen for the store to say the same. A file that is not understood changes nothing of what it said before. The contract
+//! for writers is a rename into the directory; what is written in place is taken when it is closed.
+
+pub mod diff;
+pub mod manifest;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::fs::inotify;
+use serde_json::{Value, json};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use super::events::{Recorder, Said};
+use super::host::Host;
+use super::pods::PODS;
+use super::{ServeError, clock};
+use crate::pod::event::Severity;
+use crate::store::{Change, Durability, Key, Store, StoreError};
+
+use diff::{Step, Stored};
+use manifest::Wanted;
+
+/// Says which file an object comes from.
+pub const MANIFEST: &str = "monopod.io/manifest";
+/// What the file said of it, so that a change is seen.
+const MANIFEST_HASH: &str = "monopod.io/manifest-hash";
+/// Whoever deletes a static pod's object sees it gone for so long: it comes back with the same uid.
+const SHOWN_AGAIN: Duration = Duration::from_secs(1);
+/// Endings of manifests.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+/// Every resource that a file may hold, pods last: they need the others.
+const RESOURCES: [&str; 10] = [
+    "namespaces",
+    "priorityclasses.scheduling.k8s.io",
+    "serviceaccounts",
+    "configmaps",
+    "secrets",
+    "persistentvolumes",
+    "persistentvolumeclaims",
+    "services",
+    "limitranges",
+    PODS,
+];
+
+/// The uids of pods that some file wants: nobody but the file ends them (ST3).
+pub type Claimed = Rc<RefCell<BTreeSet<String>>>;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Source {
+    dir: PathBuf,
+    store: Store,
+    host: Rc<Host>,
+    events: Rc<RefCell<Recorder>>,
+    claimed: Claimed,
+    /// What is wrong, by file; told once.
+    wrong: BTreeMap<String, String>,
+    watch: AsyncFd<OwnedFd>,
+    /// Pods that somebody deleted, and when they are shown again.
+    held: BTreeMap<Key, Instant>,
+}
+
+impl Source {
+    /// # Errors
+    /// The directory can't be made or watched.
+    pub fn open(dir: &Path, store: Store, host: Rc<Host>, events: Rc<RefCell<Recorder>>) -> Result<Self, ServeError> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let watch = inotify::init(flags).map_err(|errno| ServeError::io("inotify_init1", dir)(errno.into()))?;
+        if !dir.as_os_str().is_empty() {
+            std::fs::create_dir_all(dir).map_err(ServeError::io("make", dir))?;
+            let what = inotify::WatchFlags::CLOSE_WRITE
+                | inotify::WatchFlags::MOVED_TO
+                | inotify::WatchFlags::MOVED_FROM
+                | inotify::WatchFlags::DELETE
+                | inotify::WatchFlags::ONLYDIR;
+            inotify::add_watch(&watch, dir, what).map_err(|errno| ServeError::io("watch", dir)(errno.into()))?;
+        }
+        let watch = super::registered(watch).map_err(ServeError::io("watch", dir))?;
+        let claimed = Claimed::default();
+        Ok(Self {
+            dir: dir.to_owned(),
+            store,
+            host,
+            events,
+            claimed,
+            wrong: BTreeMap::new(),
+            watch,
+            held: BTreeMap::new(),
+        })
+    }
+
+    pub fn claimed(&self) -> Claimed {
+        self.claimed.clone()
+    }
+
+    /// Until something in the directory has changed, or a pod has to be shown again.
+    pub async fn changed(&self) {
+        let held = self.held.values().min().copied();
+        let due = async {
+            match held {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.watch.readable() => {
+                if let Ok(mut ready) = ready {
+                    let mut buffer = [0; 4096];
+                    while rustix::io::read(self.watch.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
+                    ready.clear_ready();
+                }
+            }
+            () = due => {}
+        }
+    }
+
+    /// Somebody deleted this pod's object, which its file still wants (ST3).
+    pub fn deleted(&mut self, key: &Key, uid: &str) {
+        if self.claimed.borrow().contains(uid) {
+            self.held.insert(key.clone(), Instant::now() + SHOWN_AGAIN);
+        }
+    }
+
+    /// How many files are not understood.
+    pub fn wrong(&self) -> usize {
+        self.wrong.len()
+    }
+
+    /// Reads everything and brings the store to it.
+    pub async fn look(&mut self) {
+        let (wanted, mut wrong) = self.read();
+        let stored = self.stored();
+        let broken: BTreeSet<String> = wrong.keys().cloned().collect();
+        *self.claimed.borrow_mut() = claimed(&wanted, &stored, &broken);
+        let now = Instant::now();
+        self.held.retain(|_, until| *until > now);
+        for step in diff::diff(wanted, &stored, &broken) {
+            if let Step::Refuse { file, why, .. } = &step {
+                wrong.insert(file.clone(), why.clone());
+                continue;
+            }
+            if matches!(step, Step::Create(_)) && self.held.contains_key(step.key()) {
+                continue;
+            }
+            let what = step.key().to_string();
+            match self.take(step).await {
+                // Somebody else changed it at the same time: the next look sees it.
+                Ok(()) | Err(StoreError::NotFound(_) | StoreError::Conflict { .. }) => {}
+                Err(error) => tracing::error!("{what}: {error}"),
+            }
+        }
+        self.tell(wrong);
+    }
+
+    /// Every manifest by file name, and what is wrong with files.
+    fn read(&self) -> (Vec<Wanted>, BTreeMap<String, String>) {
+        let (mut wanted, mut wrong) = (Vec::new(), BTreeMap::new());
+        for path in manifests(&self.dir) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match manifest::read(&path, &name, &self.host, &self.store) {
+                Ok(all) => wanted.extend(all),
+                Err(error) => drop(wrong.insert(name, error)),
+            }
+        }
+        (wanted, wrong)
+    }
+
+    fn stored(&self) -> Vec<Stored> {
+        let all = RESOURCES.iter().flat_map(|resource| self.store.list(resource, None).0);
+        all.filter_map(|object| {
+            let value: Value = serde_json::from_str(&object.text).ok()?;
+            let text = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
+            let annotation = |name: &str| value["metadata"]["annotations"][name].as_str().map(str::to_owned);
+            Some(Stored {
+                key: object.key.clone(),
+                uid: text("/metadata/uid").unwrap_or_default(),
+                file: annotation(MANIFEST),
+                hash: annotation(MANIFEST_HASH).unwrap_or_default(),
+                ending: !value["metadata"]["deletionTimestamp"].is_null(),
+            })
+        })
+        .collect()
+    }
+
+    async fn take(&self, step: Step) -> Result<(), StoreError> {
+        let commit = |change| self.store.commit(change, Durability::Kernel);
+        match step {
+            Step::Create(wanted) => {
+                tracing::info!(manifest = wanted.file, "creating {}", wanted.key);
+                let key = wanted.key.clone();
+                commit(Change::Create { key, value: stamped(wanted) }).await.map(drop)
+            }
+            Step::Update(wanted) => {
+                tracing::info!(manifest = wanted.file, "updating {}", wanted.key);
+                let old = self.store.get(&wanted.key).map(|object| object.value()).unwrap_or_default();
+                let key = wanted.key.clone();
+                let mut value = stamped(wanted);
+                for kept in ["uid", "creationTimestamp"] {
+                    value["metadata"][kept] = old["metadata"][kept].clone();
+                }
+                commit(Change::Update { key, expected: None, value }).await.map(drop)
+            }
+            Step::End { key } => self.end(&key).await,
+            // Its deletion in the feed holds it back for a moment.
+            Step::Again { key } => commit(Change::Delete { key, expected: None }).await.map(drop),
+            Step::Delete { key } => {
+                tracing::info!("deleting {key}: its manifest is gone");
+                commit(Change::Delete { key, expected: None }).await.map(drop)
+            }
+            Step::Refuse { .. } => Ok(()),
+        }
+    }
+
+    /// Graceful deletion of a pod (DE2).
+    async fn end(&self, key: &Key) -> Result<(), StoreError> {
+        tracing::info!("ending {key}: its manifest has changed or is gone");
+        let Some(object) = self.store.get(key) else { return Ok(()) };
+        let mut value = object.value();
+        let grace = value["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30).max(0);
+        let at = clock::wall().0.saturating_add(grace.saturating_mul(1_000_000_000));
+        value["metadata"]["deletionTimestamp"] = json!(clock::seconds(crate::pod::timer::WallTime(at)));
+        value["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
+        self.store.commit(change, Durability::Kernel).await.map(drop)
+    }
+
+    /// Says what is wrong when it was not wrong before.
+    fn tell(&mut self, wrong: BTreeMap<String, String>) {
+        for (file, why) in &wrong {
+            if self.wrong.get(file) != Some(why) {
+                tracing::error!(manifest = file, "{why}");
+                let said = Said::of_node(&self.host.name, Severity::Warning, "InvalidManifest", why);
+                self.events.borrow_mut().say(&said);
+            }
+        }
+        self.wrong = wrong;
+    }
+}
+
+/// The pods of files that are understood, and those that a broken file said before.
+fn claimed(wanted: &[Wanted], stored: &[Stored], broken: &BTreeSet<String>) -> BTreeSet<String> {
+    let good = wanted.iter().filter_map(|wanted| wanted.uid.clone());
+    let kept = stored.iter().filter(|stored| stored.file.as_ref().is_some_and(|file| broken.contains(file)));
+    good.chain(kept.filter(|stored| !stored.ending).map(|stored| stored.uid.clone())).collect()
+}
+
+/// An object as it goes into the store.
+fn stamped(wanted: Wanted) -> Value {
+    let Wanted { mut value, file, hash, uid, .. } = wanted;
+    let metadata = &mut value["metadata"];
+    if !metadata["annotations"].is_object() {
+        metadata["annotations"] = json!({});
+    }
+    metadata["annotations"][MANIFEST] = json!(file);
+    metadata["annotations"][MANIFEST_HASH] = json!(hash);
+    metadata["uid"] = json!(uid.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
+    metadata["creationTimestamp"] = json!(clock::now());
+    value
+}
+
+/// Files in the order of their names; hidden ones and those with other endings are somebody else's (ST1).
+fn manifests(dir: &Path) -> Vec<PathBuf> {
+    if dir.as_os_str().is_empty() {
+        return Vec::new();
+    }
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            report(dir, &error);
+            return Vec::new();
+        }
+    };
+    let wanted = |path: &PathBuf| {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let ending = path.extension().is_some_and(|own| ENDINGS.iter().any(|ending| own == *ending));
+        !hidden && ending && path.is_file()
+    };
+    let mut all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(wanted).collect();
+    all.sort();
+    all
+}
+
+fn report(dir: &Path, error: &io::Error) {
+    tracing::error!("read {}: {error}", dir.display());
+}

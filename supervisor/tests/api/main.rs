@@ -1,0 +1,10 @@
+//! The API server in this process, spoken to over its socket and over TLS, by hand and by real kubectls.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod access;
+mod clients;
+mod harness;
+mod machinery;
+mod pods;
+mod watches;

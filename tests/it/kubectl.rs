@@ -1,0 +1,95 @@
+//! Every kubectl that is installed, against `monopod serve`: `tests/transcripts/kubectl.txt` command by command.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::serve::{Daemon, wait_until, with_busybox};
+use crate::{Test, tests, transcript};
+
+pub fn tests() -> Vec<Test> {
+    tests![Host: every_kubectl_prints_what_a_cluster_would, transcripts_are_matched_line_by_line]
+}
+
+/// Where the daemon puts certificates and kubeconfig.
+const ACCESS: &str = "/run/access";
+
+/// What the transcript's commands read.
+const FILES: &[(&str, &str)] = &[
+    ("cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata:\n  colour: blue\n"),
+    ("ssa.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ssa}\ndata: {k: one}\n"),
+    (
+        "chatty.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: chatty}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - name: talk\n    image: busybox\n    command: [sh, -c, 'for i in 1 2 3; do echo line $i; done; sleep 1000']\n  \
+         - name: serve\n    image: busybox\n    command: [sh, -c, 'mkdir /w; echo from the pod > /w/hello; echo ready; exec httpd -f -p 8080 -h /w']\n    \
+         readinessProbe: {httpGet: {port: 8080, path: /hello}, periodSeconds: 1}\n",
+    ),
+    (
+        "bad-field.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec:\n  containers:\n  - name: c\n    image: busybox\n    \
+         imagePullPolice: Always\n",
+    ),
+    (
+        "bad-type.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec:\n  containers:\n  - name: c\n    image: busybox\n    \
+         ports: [{containerPort: eighty}]\n",
+    ),
+    (
+        "bad-value.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec:\n  restartPolicy: Sometimes\n  containers:\n  \
+         - {name: c, image: busybox}\n",
+    ),
+];
+
+fn transcripts_are_matched_line_by_line() -> Result<()> {
+    transcript::check()
+}
+
+fn every_kubectl_prints_what_a_cluster_would() -> Result<()> {
+    let clients = clients();
+    ensure!(!clients.is_empty(), "no kubectl is installed (Debian: kubernetes-client)");
+    let steps = transcript::parse(include_str!("../transcripts/kubectl.txt"));
+    for client in &clients {
+        with(client, &steps).with_context(|| client.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn with(client: &Path, steps: &[transcript::Step]) -> Result<()> {
+    with_busybox(|| {
+        let _daemon = Daemon::configured(&format!("nodeName: node1\napi: {{dir: {ACCESS}}}\n"))?;
+        let kubeconfig = Path::new(ACCESS).join("kubeconfig");
+        wait_until("a kubeconfig", || kubeconfig.exists().then_some(()))?;
+        let dir = tempfile::tempdir()?;
+        std::os::unix::fs::symlink(client, dir.path().join("kubectl"))?;
+        for (name, text) in FILES {
+            std::fs::write(dir.path().join(name), text)?;
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}", dir.path().display());
+        transcript::run(steps, dir.path(), |command| {
+            command.env("PATH", &path).env("KUBECONFIG", &kubeconfig).env("HOME", dir.path());
+        })
+    })
+}
+
+/// `kubectl` and `kubectl.1.NN` in the search path, and beside where the first one really lies.
+fn clients() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let real: Vec<PathBuf> = dirs
+        .iter()
+        .filter_map(|dir| dir.join("kubectl").canonicalize().ok()?.parent().map(Path::to_path_buf))
+        .collect();
+    dirs.extend(real);
+    let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name == "kubectl" || name.strip_prefix("kubectl.1.").is_some_and(|minor| minor.parse::<u32>().is_ok())
+    };
+    let found: BTreeSet<PathBuf> =
+        entries.map(|entry| entry.path()).filter(named).filter_map(|path| path.canonicalize().ok()).collect();
+    found.into_iter().collect()
+}

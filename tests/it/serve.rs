@@ -1,0 +1,315 @@
+//! `monopod serve` on a private host: static pods, and that the daemon's death disturbs nobody.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::host::{self, PATIENCE, private_host};
+use crate::run::image;
+use crate::{Test, tests};
+
+pub fn tests() -> Vec<Test> {
+    tests![Host: a_manifest_becomes_a_pod_and_its_removal_ends_it, a_killed_daemon_disturbs_no_container,
+        kills_at_any_moment_lose_no_exit_code, an_edit_replaces_the_pod_and_a_broken_file_changes_nothing,
+        a_pod_whose_manifest_goes_while_nobody_looks_is_ended, a_second_daemon_is_refused]
+}
+
+const CONFIG: &str = "/run/serve.yaml";
+const MANIFESTS: &str = "/run/manifests";
+const MACHINES: &str = "/var/lib/monopod/machines";
+const LOGS: &str = "/var/log/pods";
+/// Between two looks at something that nobody tells a test about.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// A running daemon; it dies with the value.
+pub struct Daemon(Child);
+
+impl Daemon {
+    fn start() -> Result<Self> {
+        Self::configured("nodeName: n1\n")
+    }
+
+    /// With further options.
+    pub fn configured(options: &str) -> Result<Self> {
+        std::fs::create_dir_all(MANIFESTS)?;
+        std::fs::write(CONFIG, format!("staticPodPath: {MANIFESTS}\nallowUnenforcedLimits: true\n{options}"))?;
+        let log = std::fs::File::options().create(true).append(true).open("/run/serve.log")?;
+        let mut command = host::binary("monopod")?;
+        command.args(["-v", "serve", "--config", CONFIG]).stdin(Stdio::null()).stderr(log);
+        Ok(Self(command.spawn().context("start monopod serve")?))
+    }
+
+    fn kill(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is what tests usually wait for.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+pub fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let archive = image("busybox")?;
+    private_host(move || {
+        let output = host::binary("monopod")?.args(["image", "load"]).arg(&archive).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let result = body();
+        // Whatever failed: no monitor of this test outlives it.
+        end_everything();
+        result.with_context(|| std::fs::read_to_string("/run/serve.log").unwrap_or_default())
+    })
+}
+
+/// Kills what is left in this host's cgroups.
+fn end_everything() {
+    for dir in cgroups() {
+        // Gone already, mostly.
+        let _gone = std::fs::write(dir.join("cgroup.kill"), "1");
+    }
+}
+
+/// Leaves of pods that this host's daemon made.
+fn cgroups() -> Vec<PathBuf> {
+    let uids: BTreeSet<String> = names("/var/lib/monopod/sandboxes").into_iter().collect();
+    let roots = ["/sys/fs/cgroup/unified/monopod/kubepods", "/sys/fs/cgroup/monopod/kubepods"];
+    let mut found = Vec::new();
+    let mut open: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
+    while let Some(dir) = open.pop() {
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let below: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        let ours = below.iter().any(|path| uids.contains(&file_name(path)));
+        if ours {
+            found.extend(below);
+        } else {
+            open.extend(below);
+        }
+    }
+    found
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn names(dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| file_name(&entry.path())).collect()
+}
+
+/// Every process of every pod: monitors, pause, containers' first processes.
+fn processes() -> BTreeSet<String> {
+    let of = |dir: PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    cgroups().into_iter().flat_map(|dir| of(dir).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > until {
+            bail!("never: {what}");
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn pod(name: &str, policy: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  \
+         terminationGracePeriodSeconds: 2\n  containers:\n  - name: app\n    image: busybox\n    \
+         imagePullPolicy: Never\n    command: [sh, -c, {script:?}]\n"
+    )
+}
+
+/// Writes a manifest as the contract wants it.
+fn put(file: &str, text: &str) -> Result<()> {
+    std::fs::create_dir_all(MANIFESTS)?;
+    let hidden = Path::new(MANIFESTS).join(format!(".{file}"));
+    std::fs::write(&hidden, text)?;
+    std::fs::rename(hidden, Path::new(MANIFESTS).join(file))?;
+    Ok(())
+}
+
+fn take_away(file: &str) -> Result<()> {
+    Ok(std::fs::remove_file(Path::new(MANIFESTS).join(file))?)
+}
+
+/// All that the newest pod of this name has written.
+fn log(name: &str) -> String {
+    let prefix = format!("default_{name}-n1_");
+    let mut all = String::new();
+    for dir in names(LOGS).into_iter().filter(|dir| dir.starts_with(&prefix)) {
+        let mut files = names(&format!("{LOGS}/{dir}/app"));
+        files.sort();
+        for file in files {
+            all += &std::fs::read_to_string(format!("{LOGS}/{dir}/app/{file}")).unwrap_or_default();
+        }
+    }
+    all
+}
+
+/// What the daemon remembers of a pod.
+fn remembered(name: &str) -> Option<Value> {
+    let all = names(MACHINES).into_iter().filter(|file| file.ends_with(".json"));
+    let mut read = all.filter_map(|file| {
+        serde_json::from_str::<Value>(&std::fs::read_to_string(format!("{MACHINES}/{file}")).ok()?).ok()
+    });
+    read.find(|kept| kept["spec"]["name"] == format!("{name}-n1"))
+}
+
+/// Exit codes of a pod's ended instances, in their order.
+fn exit_codes(name: &str) -> Vec<i64> {
+    let kept = remembered(name).unwrap_or_default();
+    let dead = kept["snapshot"]["state"]["containers"][0]["dead"].as_array().cloned().unwrap_or_default();
+    dead.iter().filter_map(|one| one["record"]["exit_code"].as_i64()).collect()
+}
+
+fn gone(name: &str) -> Option<()> {
+    let prefix = format!("default_{name}-n1_");
+    let left = names(LOGS).iter().any(|dir| dir.starts_with(&prefix)) || remembered(name).is_some();
+    (!left).then_some(())
+}
+
+const COUNT: &str = "trap 'exit 0' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02 & wait; done";
+
+fn a_manifest_becomes_a_pod_and_its_removal_ends_it() -> Result<()> {
+    with_busybox(|| {
+        let daemon = Daemon::start()?;
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
+        ensure!(processes().is_empty(), "left: {:?}", processes());
+        ensure!(names("/var/lib/monopod/sandboxes").is_empty(), "records are left");
+        daemon.kill()
+    })
+}
+
+/// Lines of a log, and that none is missing or twice.
+fn consecutive(text: &str) -> Result<usize> {
+    let numbers = text.lines().filter_map(|line| line.rsplit_once("line ")?.1.parse::<usize>().ok());
+    for (expected, number) in numbers.clone().enumerate() {
+        ensure!(expected == number, "line {expected} is missing, {number} came");
+    }
+    Ok(numbers.count())
+}
+
+/// D43, F01
+fn a_killed_daemon_disturbs_no_container() -> Result<()> {
+    with_busybox(|| {
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        let daemon = Daemon::start()?;
+        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        let before = main_processes();
+        ensure!(before.len() >= 2, "monitor, pause and container are looked for: {before:?}");
+        daemon.kill()?;
+        let lines = consecutive(&log("one"))?;
+        wait_until("it writes on alone", || (consecutive(&log("one")).unwrap_or(0) > lines + 10).then_some(()))?;
+        for _ in 0..5 {
+            // At its start, at adoption, and when it has come to rest.
+            for pause in [0, 5, 15, 40, 100, 300] {
+                let daemon = Daemon::start()?;
+                std::thread::sleep(Duration::from_millis(pause));
+                daemon.kill()?;
+            }
+        }
+        ensure!(main_processes() == before, "{before:?} became {:?}", main_processes());
+        consecutive(&log("one"))?;
+        let daemon = Daemon::start()?;
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
+        daemon.kill()
+    })
+}
+
+/// The oldest process of every leaf: `sleep` comes and goes.
+fn main_processes() -> BTreeSet<u32> {
+    let of = |dir: PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let pids = cgroups().into_iter().filter_map(|dir| of(dir).lines().filter_map(|pid| pid.parse().ok()).min());
+    pids.collect()
+}
+
+/// F01: each pod ends once with its own code, while nobody or somebody looks.
+fn kills_at_any_moment_lose_no_exit_code() -> Result<()> {
+    const PODS: i64 = 6;
+    with_busybox(|| {
+        for number in 0..PODS {
+            let script = format!("sleep 0.{number}5; exit {}", 10 + number);
+            put(&format!("p{number}.yaml"), &pod(&format!("p{number}"), "Never", &script))?;
+        }
+        for pause in [60, 130, 20, 210, 5, 90, 40, 170] {
+            let daemon = Daemon::start()?;
+            std::thread::sleep(Duration::from_millis(pause));
+            daemon.kill()?;
+        }
+        let daemon = Daemon::start()?;
+        for number in 0..PODS {
+            let codes = wait_until("an exit code", || {
+                let codes = exit_codes(&format!("p{number}"));
+                (!codes.is_empty()).then_some(codes)
+            })?;
+            ensure!(codes == [10 + number], "p{number}: {codes:?}");
+        }
+        daemon.kill()
+    })
+}
+
+/// ST4
+fn an_edit_replaces_the_pod_and_a_broken_file_changes_nothing() -> Result<()> {
+    with_busybox(|| {
+        let daemon = Daemon::start()?;
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        wait_until("the first writes", || log("one").contains("line 3").then_some(()))?;
+        let before = main_processes();
+        put("one.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: one}\nspec: {containers: {}}\n")?;
+        wait_until("the fault is told", || {
+            let told = std::fs::read_to_string("/run/serve.log").unwrap_or_default();
+            told.contains("one.yaml:4").then_some(())
+        })?;
+        ensure!(main_processes() == before, "a broken file disturbed its pod");
+        put("one.yaml", &pod("one", "Always", "trap 'exit 0' TERM; echo second; sleep 1000 & wait"))?;
+        wait_until("the second writes", || log("one").contains("second").then_some(()))?;
+        wait_until("the first is gone", || (!log("one").contains("line")).then_some(()))?;
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
+        daemon.kill()
+    })
+}
+
+fn a_pod_whose_manifest_goes_while_nobody_looks_is_ended() -> Result<()> {
+    with_busybox(|| {
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        let daemon = Daemon::start()?;
+        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        daemon.kill()?;
+        take_away("one.yaml")?;
+        let daemon = Daemon::start()?;
+        wait_until("the pod is gone", || gone("one"))?;
+        wait_until("its processes are gone", || processes().is_empty().then_some(()))?;
+        daemon.kill()
+    })
+}
+
+fn a_second_daemon_is_refused() -> Result<()> {
+    private_host(|| {
+        let daemon = Daemon::start()?;
+        wait_until("the first runs", || Path::new(MACHINES).exists().then_some(()))?;
+        let mut second: Command = host::binary("monopod")?;
+        let output = second.args(["serve", "--config", CONFIG]).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && text.contains("another monopod serve"), "{}: {text}", output.status);
+        daemon.kill()
+    })
+}
