@@ -7,7 +7,9 @@ use crate::{Test, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: manifest_04_gets_every_file_and_variable, manifest_06_mounts_every_type_of_volume,
-        manifest_07_knows_its_address]
+        manifest_07_knows_its_address, every_type_has_its_mode_owner_and_writability, links_never_lead_out_of_a_volume,
+        a_deleted_pod_follows_no_link, unsafe_paths_are_refused, mounts_obey_their_options,
+        variables_come_from_a_file_of_an_init_container]
 }
 
 /// Runs pods until they end by themselves; what their containers wrote.
@@ -161,4 +163,212 @@ fn manifest_07_knows_its_address() -> Result<()> {
         ensure!(seen.lines().last() == Some(ip), "{seen}");
         holds(&seen, &["CPU_REQUEST=1", "NODE_NAME=node1", "POD_NAME=downward-demo", "POD_NAMESPACE=default"])
     })
+}
+
+/// What a mount is expected to be, by the rules.
+struct Expected {
+    mode: u32,
+    group: u32,
+    is_writable: bool,
+}
+
+/// VO10, VO17, VO20, VO22, VO25, VO35, VO41, VO45, VO50
+fn expected(kind: &str, read_only: bool, sub: bool, group: Option<u32>, user: u32) -> Expected {
+    let is_content = matches!(kind, "config" | "secret" | "info" | "all");
+    let (base, gid) = match (kind, group) {
+        ("host", _) => (0o755, 0),
+        ("secret", Some(group)) if sub => (0o440, group),
+        ("secret", None) if sub => (0o400, 0),
+        (_, Some(group)) if is_content && sub => (0o644, group),
+        (_, None) if is_content && sub => (0o644, 0),
+        (_, Some(group)) => (0o2777, group),
+        (_, None) => (0o777, 0),
+    };
+    let may_write = kind != "host" || user == 0;
+    Expected { mode: base, group: gid, is_writable: may_write && !read_only && !is_content }
+}
+
+/// Volume type x readOnly x subPath x fsGroup x runAsUser.
+fn every_type_has_its_mode_owner_and_writability() -> Result<()> {
+    const KINDS: [&str; 8] = ["disk", "mem", "host", "config", "secret", "info", "all", "claim"];
+    let script = "for m in /m/*; do if [ -d $m ]; then touch $m/x 2>/dev/null && w=true || w=false; \
+        else sh -c \": >> $m\" 2>/dev/null && w=true || w=false; fi; echo $m $(stat -Lc '%a %u %g' $m) $w; done";
+    with_images(&["busybox"], || {
+        for (group, user) in [(None, 0), (None, 1000), (Some(2000), 0), (Some(2000), 1000)] {
+            let host = tempfile::tempdir()?;
+            std::fs::set_permissions(host.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+            let mut mounts = String::new();
+            let mut cases = Vec::new();
+            for kind in KINDS {
+                for (read_only, sub) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let target = format!(
+                        "/m/{kind}-{}-{}",
+                        if read_only { "ro" } else { "rw" },
+                        if sub { "sub" } else { "root" }
+                    );
+                    let path = if sub { ", subPath: key" } else { "" };
+                    mounts += &format!("      - {{name: {kind}, mountPath: {target}, readOnly: {read_only}{path}}}\n");
+                    cases.push((target, expected(kind, read_only, sub, group, user)));
+                }
+            }
+            let group_field = group.map(|group| format!(", fsGroup: {group}")).unwrap_or_default();
+            let text = format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata: {{key: x}}\n---\n\
+                 apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{key: x}}\n---\n\
+                 apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: p{user}}}\n\
+                 spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Mi}}}}}}\n---\n\
+                 apiVersion: v1\nkind: Pod\nmetadata: {{name: table}}\nspec:\n  restartPolicy: Never\n  \
+                 securityContext: {{runAsUser: {user}{group_field}}}\n  containers:\n    - name: app\n      image: busybox\n      \
+                 imagePullPolicy: Never\n      command: [sh, -c, {script:?}]\n      volumeMounts:\n{mounts}  volumes:\n    \
+                 - {{name: disk, emptyDir: {{}}}}\n    - {{name: mem, emptyDir: {{medium: Memory}}}}\n    \
+                 - {{name: host, hostPath: {{path: {}}}}}\n    - {{name: config, configMap: {{name: c}}}}\n    \
+                 - {{name: secret, secret: {{secretName: s, defaultMode: 0400}}}}\n    \
+                 - {{name: info, downwardAPI: {{items: [{{path: key, fieldRef: {{fieldPath: metadata.name}}}}]}}}}\n    \
+                 - {{name: all, projected: {{sources: [{{configMap: {{name: c}}}}]}}}}\n    \
+                 - {{name: claim, persistentVolumeClaim: {{claimName: p{user}}}}}\n",
+                host.path().display()
+            );
+            // Each pair starts with claims of its own.
+            let _none = std::fs::remove_dir_all("/var/lib/monopod/claims");
+            let seen = output(&text)?;
+            for (target, expected) in &cases {
+                let line = format!("{target} {:o} 0 {} {}", expected.mode, expected.group, expected.is_writable);
+                ensure!(
+                    seen.lines().any(|found| found == line),
+                    "fsGroup {group:?}, user {user}: no {line:?} in\n{seen}"
+                );
+            }
+            ensure!(seen.lines().count() == cases.len(), "{seen}");
+        }
+        Ok(())
+    })
+}
+
+/// A pod whose init container runs `prepare` in volume `v`, and whose container mounts `sub_path` of it and runs `look`.
+fn two_steps(volume: &str, prepare: &str, sub_path: &str, look: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: two}}\nspec:\n  restartPolicy: Never\n  volumes: [{{name: v, {volume}}}]\n  \
+         initContainers:\n  - {{name: first, image: busybox, imagePullPolicy: Never, command: [sh, -c, {prepare:?}], \
+         volumeMounts: [{{name: v, mountPath: /v}}]}}\n  containers:\n  - {{name: app, image: busybox, imagePullPolicy: Never, \
+         command: [sh, -c, {look:?}], volumeMounts: [{{name: v, mountPath: /s, subPath: {sub_path}}}]}}\n"
+    )
+}
+
+/// VO42, D6, P10: in memory and on disk; the container never starts.
+fn links_never_lead_out_of_a_volume() -> Result<()> {
+    let prepare = "cd /v; ln -s /etc absolute; ln -s ../../../../../../etc up; ln -s /proc/1/root magic; mkdir real; \
+                   echo inside > real/file; ln -s real inside";
+    with_images(&["busybox"], || {
+        for volume in ["emptyDir: {}", "emptyDir: {medium: Memory}"] {
+            for path in ["absolute", "up", "up/ssh", "magic/etc", "absolute/new"] {
+                let file = written(&two_steps(volume, prepare, path, "echo started; ls /s"))?;
+                let got = crate::host::binary("monopod")?.args(["run", "--for=2s"]).arg(file.path()).output()?;
+                let (out, error) = (String::from_utf8_lossy(&got.stdout), String::from_utf8_lossy(&got.stderr));
+                ensure!(!out.contains("started"), "{volume} {path}: {out}");
+                ensure!(error.contains("failed to prepare subPath"), "{volume} {path}: {error}");
+            }
+            let seen = output(&two_steps(volume, prepare, "inside", "cat /s/file"))?;
+            ensure!(seen == "inside\n", "{volume}: {seen}");
+        }
+        ensure!(!std::path::Path::new("/etc/new").exists(), "something was made outside");
+        Ok(())
+    })
+}
+
+/// P11, VO17: what a pod leaves behind is removed, what its links and mounts lead to is not.
+fn a_deleted_pod_follows_no_link() -> Result<()> {
+    with_images(&["busybox"], || {
+        let host = tempfile::tempdir()?;
+        let canary = host.path().join("canary");
+        std::fs::write(&canary, "same")?;
+        let path = host.path().display();
+        let script = format!(
+            "cd /v; ln -s {path} link; ln -s {path}/canary file; ln -s / root; mkdir -p a/b/c; ln -s ../../.. a/b/c/up; \
+             mkfifo fifo; touch 'a/with space' a/b/-rf; chmod 000 a/b; i=0; while [ $i -lt 300 ]; do mkdir d; cd d; i=$((i+1)); done"
+        );
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: app\n    \
+             image: busybox\n    imagePullPolicy: Never\n    command: [sh, -c, {script:?}]\n    \
+             volumeMounts: [{{name: v, mountPath: /v}}, {{name: h, mountPath: /v/host}}]\n  volumes:\n  \
+             - {{name: v, emptyDir: {{}}}}\n  - {{name: h, hostPath: {{path: {path}}}}}\n"
+        );
+        output(&text)?;
+        ensure!(std::fs::read_to_string(&canary)? == "same", "the canary changed");
+        for dir in ["/var/lib/monopod/pods", "/var/lib/monopod/trash"] {
+            let left = std::fs::read_dir(dir)?.count();
+            ensure!(left == 0, "{left} left in {dir}");
+        }
+        Ok(())
+    })
+}
+
+/// VO16, VO23, VO40: before anything starts.
+fn unsafe_paths_are_refused() -> Result<()> {
+    let pod = |volume: &str, mount: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  volumes: [{{name: v, {volume}}}]\n  containers:\n  \
+             - {{name: c, image: x, volumeMounts: [{{name: v, mountPath: /v{mount}}}]}}\n"
+        )
+    };
+    with_images(&[], || {
+        for (volume, mount) in [
+            ("configMap: {name: c, items: [{key: k, path: ../x}]}", ""),
+            ("configMap: {name: c, items: [{key: k, path: /x}]}", ""),
+            ("configMap: {name: c, items: [{key: k, path: ..data}]}", ""),
+            ("downwardAPI: {items: [{path: a/../../x, fieldRef: {fieldPath: metadata.name}}]}", ""),
+            ("projected: {sources: [{serviceAccountToken: {path: ../token}}]}", ""),
+            ("hostPath: {path: /tmp/../etc}", ""),
+            ("emptyDir: {}", ", subPath: ../x"),
+            ("emptyDir: {}", ", subPath: /x"),
+            ("emptyDir: {}", ", subPathExpr: a/../../x"),
+        ] {
+            let file = written(&pod(volume, mount))?;
+            let got = crate::host::binary("monopod")?.arg("run").arg(file.path()).output()?;
+            ensure!(got.status.code() == Some(2), "{volume}{mount}: {}", got.status);
+        }
+        Ok(())
+    })
+}
+
+/// VO5, VO36, VO45, EN9: order, types of volumes, recursion, expressions.
+fn mounts_obey_their_options() -> Result<()> {
+    let script = "echo x > /a/b/nested || exit 1; ls /a; ls /image/bin/busybox; /image/bin/busybox true 2>/dev/null || echo noexec; \
+        touch /image/x 2>/dev/null || echo image is read-only; cat /expr/name; touch /deep/host/x 2>/dev/null || echo deep is read-only; \
+        touch /flat/x 2>/dev/null || echo flat is read-only";
+    with_images(&["busybox"], || {
+        let host = tempfile::tempdir()?;
+        std::fs::create_dir_all(host.path().join("pods/me"))?;
+        std::fs::write(host.path().join("pods/me/name"), "by expression\n")?;
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: me}}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: app\n    \
+             image: busybox\n    imagePullPolicy: Never\n    command: [sh, -c, {script:?}]\n    \
+             env: [{{name: ME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n    volumeMounts:\n    \
+             - {{name: inner, mountPath: /a/b}}\n    - {{name: outer, mountPath: /a}}\n    - {{name: image, mountPath: /image}}\n    \
+             - {{name: host, mountPath: /expr, subPathExpr: pods/$(ME)}}\n    \
+             - {{name: host, mountPath: /deep/host, readOnly: true, recursiveReadOnly: Enabled}}\n    \
+             - {{name: host, mountPath: /flat, readOnly: true}}\n  volumes:\n  - {{name: inner, emptyDir: {{}}}}\n  \
+             - {{name: outer, emptyDir: {{medium: Memory}}}}\n  - {{name: image, image: {{reference: busybox, pullPolicy: Never}}}}\n  \
+             - {{name: host, hostPath: {{path: {}, type: Directory}}}}\n",
+            host.path().display()
+        );
+        let seen = output(&text)?;
+        let expected =
+            ["b", "/image/bin/busybox", "noexec", "image is read-only", "by expression", "deep is read-only"];
+        holds(&seen, &expected)?;
+        holds(&seen, &["flat is read-only"])
+    })
+}
+
+/// Section 6, `fileKeyRef`.
+fn variables_come_from_a_file_of_an_init_container() -> Result<()> {
+    for volume in ["emptyDir: {}", "emptyDir: {medium: Memory}"] {
+        with_images(&["busybox"], || {
+            let text = two_steps(volume, "printf \"KEY='from the file'\\n\" > /v/env", "sub", "echo $A");
+            let env = "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: KEY}}}], volumeMounts: [{name: v, mountPath: /s";
+            let seen = output(&text.replace("volumeMounts: [{name: v, mountPath: /s", env))?;
+            ensure!(seen == "from the file\n", "{volume}: {seen:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

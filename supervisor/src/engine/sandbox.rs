@@ -300,7 +300,8 @@ impl Engine {
             Err(error) => return Err(EngineError::io("discard", dir)(error)),
         }
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = std::fs::remove_dir_all(&trash) {
+            // Strangers wrote it: no link is followed and no mount entered.
+            if let Err(error) = crate::volume::remove::path(&trash) {
                 tracing::warn!("delete {}: {error}; the next start tries again", trash.display());
             }
         });

@@ -87,7 +87,7 @@ impl Engine {
             std::fs::read_dir(self.dirs().trash()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         tokio::task::spawn_blocking(move || {
             for path in entries {
-                if let Err(error) = std::fs::remove_dir_all(&path) {
+                if let Err(error) = crate::volume::remove::path(&path) {
                     tracing::warn!("delete {}: {error}", path.display());
                 }
             }

@@ -90,6 +90,8 @@ pub(super) struct Context {
     sandboxes: Rc<RefCell<BTreeMap<u32, SandboxId>>>,
     addresses: Rc<RefCell<Vec<IpAddr>>>,
     pub volumes: Rc<volumes::State>,
+    /// Of all pods of the node.
+    pub claims: Rc<volumes::ClaimUsers>,
     /// With what changed since: labels, annotations.
     newest: Rc<RefCell<Rc<Pod>>>,
     instances: Rc<RefCell<BTreeMap<Instance, Known>>>,
@@ -111,6 +113,7 @@ impl Context {
         pod: Pod,
         spec: &PodSpec,
         notices: mpsc::UnboundedSender<Notice>,
+        claims: Rc<volumes::ClaimUsers>,
     ) -> Self {
         let reference =
             PodReference { namespace: spec.namespace.clone(), name: spec.name.clone(), uid: spec.uid.clone() };
@@ -125,6 +128,7 @@ impl Context {
             sandboxes: Rc::default(),
             addresses: Rc::default(),
             volumes: Rc::default(),
+            claims,
             newest: Rc::new(newest),
             instances: Rc::default(),
             execs: Rc::default(),
@@ -145,6 +149,7 @@ impl Context {
             sandboxes: self.sandboxes.clone(),
             addresses: self.addresses.clone(),
             volumes: self.volumes.clone(),
+            claims: self.claims.clone(),
             newest: self.newest.clone(),
             instances: self.instances.clone(),
             execs: self.execs.clone(),

@@ -79,6 +79,7 @@ struct Entry {
 pub struct Node {
     engine: Engine,
     settings: Rc<Settings>,
+    claims: Rc<volumes::ClaimUsers>,
     pods: BTreeMap<String, Entry>,
     engine_events: mpsc::UnboundedReceiver<EngineEvent>,
     inbox: mpsc::UnboundedReceiver<Input>,
@@ -100,6 +101,7 @@ impl Node {
         let node = Self {
             engine,
             settings,
+            claims: Rc::default(),
             pods: BTreeMap::new(),
             engine_events,
             inbox,
@@ -128,7 +130,7 @@ impl Node {
 
     fn context(&self, pod: Pod, spec: &PodSpec) -> Rc<context::Context> {
         let (engine, settings) = (self.engine.clone(), self.settings.clone());
-        Rc::new(context::Context::new(engine, settings, pod, spec, self.notices.clone()))
+        Rc::new(context::Context::new(engine, settings, pod, spec, self.notices.clone(), self.claims.clone()))
     }
 
     fn insert(&mut self, uid: String, machine: Machine, context: Rc<context::Context>) {

@@ -27,7 +27,7 @@ use crate::pod::event::VolumeFailure;
 use crate::volume::payload::{self, Kind, Payload};
 use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
 use crate::volume::usage::{self, Exceeded};
-use crate::volume::{self, ReadyVolume, Site, VolumeError, atomic};
+use crate::volume::{self, ReadyVolume, Site, VolumeError, atomic, claims};
 
 /// Readers that are on their way through a directory that was replaced still find it for this long.
 const OLD_FILES_STAY: Duration = Duration::from_secs(1);
@@ -57,6 +57,23 @@ impl State {
     /// Calls `look` with the volumes that are set up.
     pub(super) fn with<T>(&self, look: impl FnOnce(&[ReadyVolume]) -> T) -> T {
         look(&self.ready.borrow())
+    }
+}
+
+/// Which pod has a claim that only one may use (`ReadWriteOncePod`): its uid, by namespace and claim.
+#[derive(Debug, Default)]
+pub(super) struct ClaimUsers(RefCell<BTreeMap<(String, String), String>>);
+
+impl ClaimUsers {
+    /// False when another pod has it.
+    fn take(&self, namespace: &str, claim: &str, uid: &str) -> bool {
+        let mut users = self.0.borrow_mut();
+        users.entry((namespace.to_owned(), claim.to_owned())).or_insert_with(|| uid.to_owned()) == uid
+    }
+
+    /// Whoever waits for one finds it at its next try.
+    fn give_back(&self, uid: &str) {
+        self.0.borrow_mut().retain(|_, user| user != uid);
     }
 }
 
@@ -127,6 +144,7 @@ pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
     let mut ready = Vec::new();
     for volume in volumes(&pod) {
         let source = decide(context, &pod, volume).map_err(|error| failed(&volume.name, error.to_string()))?;
+        take_claim(context, &pod, volume).map_err(|message| failed(&volume.name, message))?;
         let mount = kept.remove(&volume.name);
         let made = make(&volume.name, source, dir.clone(), payload::fs_group(&pod), mount).await;
         ready.push(made.map_err(|error| failed(&volume.name, error.to_string()))?);
@@ -138,6 +156,17 @@ pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
 
 fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
     pod.spec.iter().filter_map(|spec| spec.volumes.as_ref()).flatten()
+}
+
+fn take_claim(context: &Context, pod: &Pod, volume: &Volume) -> Result<(), String> {
+    let Some(claim) = claims::claim_of(pod, volume) else { return Ok(()) };
+    let found = context.settings.objects.claim(&context.reference.namespace, &claim);
+    let modes = found.and_then(|claim| claim.spec.as_ref()?.access_modes.clone()).unwrap_or_default();
+    let alone = modes.iter().any(|mode| mode == "ReadWriteOncePod");
+    if !alone || context.claims.take(&context.reference.namespace, &claim, &context.reference.uid) {
+        return Ok(());
+    }
+    Err("volume uses the ReadWriteOncePod access mode and is already in use by another pod".to_owned())
 }
 
 /// Mounts that are there already: of an earlier set-up, or in the monitor.
@@ -369,5 +398,6 @@ pub(super) fn tear_down(context: &Context) -> Result<(), EngineError> {
     }
     context.volumes.tokens.borrow_mut().clear();
     context.volumes.ready.borrow_mut().clear();
+    context.claims.give_back(&context.reference.uid);
     context.engine.discard(&context.dir())
 }

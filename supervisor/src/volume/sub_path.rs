@@ -96,4 +96,47 @@ mod tests {
         }
         assert_eq!(outside.path().read_dir().unwrap().count(), 0);
     }
+
+    /// P10: a container exchanges a directory on the way with a link to the outside.
+    #[test]
+    fn an_exchange_meanwhile_never_leads_outside() {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use std::sync::atomic::{AtomicBool, Ordering};
+        const ROUNDS: usize = 1_000;
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::create_dir(outside.path().join("b")).unwrap();
+        symlink(outside.path(), dir.path().join("link")).unwrap();
+        let (real, link) = (dir.path().join("a"), dir.path().join("link"));
+        let root = directory(dir.path());
+        let inside = std::fs::metadata(real.join("b")).unwrap().ino();
+        let done = AtomicBool::new(false);
+        let opened = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    renameat_with(CWD, &real, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            let (mut opened, mut refused, mut round) = (0, 0, 0);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            // On a busy machine one of both may sleep through many rounds.
+            while (round < ROUNDS || opened == 0 || refused == 0) && std::time::Instant::now() < deadline {
+                round += 1;
+                if let Ok(found) = open(root.as_fd(), "a/b") {
+                    assert_eq!(rustix::fs::fstat(found).unwrap().st_ino, inside, "round {round}");
+                    opened += 1;
+                } else {
+                    refused += 1;
+                }
+                // What is missing is made, inside or not at all.
+                let _made_or_refused = open(root.as_fd(), &format!("a/new/{round}"));
+            }
+            done.store(true, Ordering::Relaxed);
+            opened.min(refused)
+        });
+        assert!(opened > 0, "one side won every time: nothing was tested");
+        let names: Vec<_> = outside.path().read_dir().unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["b"], "something was made outside");
+    }
 }

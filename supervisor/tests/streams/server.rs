@@ -93,6 +93,8 @@ async fn open(dir: &Path) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Notice>
         log: LogPolicy { max_bytes: 100_000, max_files: 5 },
         seccomp_dir: dir.join("seccomp"),
         resources: cgroupd::Policy::default(),
+        snapshots: None,
+        comes_back: None,
     };
     let (node, notices) = Node::new(engine, events, settings);
     (node, notices, Store::open(dirs.images(), Limits::default()).unwrap())

@@ -102,6 +102,8 @@ impl World {
             log: LogPolicy::default(),
             seccomp_dir: dirs.data.join("seccomp"),
             resources: cgroupd::Policy::default(),
+            snapshots: None,
+            comes_back: None,
         };
         let (node, notices) = Node::new(engine, events, settings);
         let labels = NodeLabels { name: "node1".to_owned(), ..NodeLabels::default() };

@@ -13,7 +13,7 @@ mod make;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -264,13 +264,16 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
 /// Names of the claims that a pod uses.
 pub fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().filter_map(|spec| spec.volumes.as_ref()).flatten();
-    volumes
-        .filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(source), _) => Some(source.claim_name.clone()),
-            (None, Some(_)) => Some(ephemeral_name(&name(&pod.metadata), &volume.name)),
-            (None, None) => None,
-        })
-        .collect()
+    volumes.filter_map(|volume| claim_of(pod, volume)).collect()
+}
+
+/// Name of the claim that a volume uses.
+pub fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(ephemeral_name(&name(&pod.metadata), &volume.name)),
+        (None, None) => None,
+    }
 }
 
 fn is_finished(pod: &Pod) -> bool {
