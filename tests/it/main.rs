@@ -12,6 +12,7 @@ mod leaks;
 mod pause;
 mod pause_image;
 mod pause_tools;
+mod registry;
 mod run;
 mod tidy;
 mod vm;
@@ -103,8 +104,16 @@ fn all() -> Vec<Test> {
         let named = move |name| &*Box::leak(format!("it::{area}::{name}").into_boxed_str());
         tests.into_iter().map(move |(name, run)| Test { name: named(name), ring: Ring::Host, run })
     });
-    [tidy::tests(), run::tests(), vm_cgroups::tests(), vm_planted::tests(), vm_systemd::tests(), pause.collect()]
-        .concat()
+    [
+        tidy::tests(),
+        run::tests(),
+        registry::tests(),
+        vm_cgroups::tests(),
+        vm_planted::tests(),
+        vm_systemd::tests(),
+        pause.collect(),
+    ]
+    .concat()
 }
 
 fn one(tests: Vec<Test>) -> ExitCode {

@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// An image archive that `cargo xtask images` built.
-fn image(name: &str) -> Result<PathBuf> {
+pub fn image(name: &str) -> Result<PathBuf> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let in_machine = Path::new("/images").join(format!("{name}.tar"));
     if in_machine.exists() {

@@ -5,6 +5,7 @@
 
 mod apt;
 mod bench_pause;
+mod bench_pull;
 mod build;
 mod ci;
 mod e2e;
@@ -47,6 +48,8 @@ enum Task {
 enum Bench {
     /// What pause costs, beside its peers.
     Pause(bench_pause::Args),
+    /// How long an image takes from a registry, beside others' tools.
+    Pull(bench_pull::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::E2e(task) => task.run(),
         Task::Image(task) => image::run(&task).map(|()| ExitCode::SUCCESS),
         Task::Bench(Bench::Pause(task)) => bench_pause::run(&task).map(|()| ExitCode::SUCCESS),
+        Task::Bench(Bench::Pull(task)) => bench_pull::run(&task).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Sim(task) => task.run(),
         Task::Ci => ci::run(),
