@@ -18,6 +18,7 @@ mod life_watch;
 mod pause;
 mod pause_image;
 mod pause_tools;
+mod registry;
 mod run;
 mod serve;
 mod tidy;
@@ -122,6 +123,7 @@ fn all() -> Vec<Test> {
         life_vm::tests(),
         serve::tests(),
         kubectl::tests(),
+        registry::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use xshell::cmd;
 
+use crate::apt::Apt;
 use crate::build::{self, Profile};
 use crate::e2e::E2e;
 use crate::sim::Sim;
@@ -26,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "crun",
     "iproute2",
     "nftables",
+    "openssl",
     "podman",
     "procps",
     "python3",
@@ -51,10 +53,15 @@ impl Test {
             images::image(image)?;
         }
         let filter = self.filter.iter();
+        // Unpacked and not installed: the package would start a registry on this machine.
+        let registry = build::root().join("target/docker-registry");
+        Apt::open(&sh)?.extract("docker-registry", &registry)?;
+        let path = format!("{}:{}", registry.join("usr/bin").display(), sh.var("PATH")?);
         // The host ring needs root, except for what only reads the checkout.
         let ring = if root { "host" } else { "checkout" };
         cmd!(sh, "cargo test --locked --workspace --profile ci --tests -- {filter...}")
             .env("MONOPOD_RING", ring)
+            .env("PATH", path)
             .run()?;
         if self.filter.is_none() {
             Sim::everyday().run()?;

@@ -3,6 +3,7 @@
 mod host;
 mod life;
 mod pause;
+mod pull;
 mod start;
 
 use anyhow::Result;
@@ -13,6 +14,8 @@ pub(crate) enum Bench {
     Life(life::Args),
     /// What pause costs, beside the programs that others use in its place
     Pause(pause::Args),
+    /// How long an image takes from a registry, beside others' tools
+    Pull(pull::Args),
     /// From a manifest to the first line of output, step by step, beside the kernel's floor; and the log path
     Start(start::Args),
 }
@@ -21,6 +24,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Life(args) => life::run(args),
         Bench::Pause(args) => pause::run(args),
+        Bench::Pull(args) => pull::run(args),
         Bench::Start(args) => start::run(args),
     }
 }
