@@ -29,6 +29,7 @@ mod vm_planted;
 mod vm_root;
 mod vm_runner;
 mod vm_systemd;
+mod volumes;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -62,7 +63,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl" | "volumes") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -114,6 +115,7 @@ fn all() -> Vec<Test> {
     [
         tidy::tests(),
         run::tests(),
+        volumes::tests(),
         life::tests(),
         life_hostile::tests(),
         life_manifests::tests(),

@@ -58,7 +58,7 @@ pub fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> 
     })
 }
 
-fn start(arguments: &[&str], manifest: &Path) -> Result<Running> {
+pub fn start(arguments: &[&str], manifest: &Path) -> Result<Running> {
     let mut command = host::binary("monopod")?;
     command.arg("run").args(arguments).arg(manifest);
     Running::start(command)

@@ -61,7 +61,6 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> R
         return Ok(answer);
     }
     let user = impersonate(user?.ok_or_else(Status::unauthorized)?, request.headers())?;
-    let accept = Accept::of(request.headers())?;
     let Route::Object(target) = route else {
         let verb = request.method().as_str().to_ascii_lowercase();
         let ask = Ask::Path { verb: &verb, path: uri.path() };
@@ -71,8 +70,9 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> R
         if request.method() != Method::GET {
             return Err(Status::method_not_allowed());
         }
-        return document(state, &route, &accept, request.headers());
+        return document(state, &route, &query, request.headers());
     };
+    let accept = Accept::of(request.headers())?;
     let agent = agent_of(request.headers());
     let call = Call {
         state: Rc::clone(state),
@@ -182,7 +182,24 @@ fn impersonate(user: User, headers: &HeaderMap) -> Result<User, Status> {
 }
 
 /// Documents about the server itself.
-fn document(state: &State, route: &Route, accept: &Accept, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+fn document(state: &State, route: &Route, query: &Query, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+    match route {
+        // These have media types of their own.
+        Route::OpenApiV2 => return openapi_at::v2(headers),
+        Route::OpenApiV3 => return Ok(openapi_at::index()),
+        Route::OpenApiV3Version(path) => return openapi_at::version(headers, path, query.get("hash").is_some()),
+        Route::Metrics => return Ok(health::metrics(state)),
+        Route::Root
+        | Route::Api
+        | Route::Apis
+        | Route::Group(_)
+        | Route::GroupVersion { .. }
+        | Route::Version
+        | Route::Health { .. }
+        | Route::Object(_)
+        | Route::Unknown => {}
+    }
+    let accept = &Accept::of(headers)?;
     let value = match route {
         Route::Root => discovery::root(),
         Route::Api | Route::Apis if accept.discovery.is_some() => return Ok(aggregated(route, accept)),
@@ -192,13 +209,14 @@ fn document(state: &State, route: &Route, accept: &Accept, headers: &HeaderMap) 
         Route::GroupVersion { group, version } => {
             discovery::api_resources(group, version).ok_or_else(Status::no_such_path)?
         }
-        Route::OpenApiV2 => return openapi_at::v2(accept, headers),
-        Route::OpenApiV3 => return openapi_at::index(accept),
-        Route::OpenApiV3Version(path) => return openapi_at::version(accept, path),
-        Route::Metrics => return Ok(health::metrics(state)),
-        Route::Version | Route::Health { .. } | Route::Object(_) | Route::Unknown => {
-            return Err(Status::no_such_path());
-        }
+        Route::OpenApiV2
+        | Route::OpenApiV3
+        | Route::OpenApiV3Version(_)
+        | Route::Metrics
+        | Route::Version
+        | Route::Health { .. }
+        | Route::Object(_)
+        | Route::Unknown => return Err(Status::no_such_path()),
     };
     Ok(respond::write(accept, StatusCode::OK, Content::Value(value)))
 }

@@ -34,6 +34,7 @@ mod subresource;
 pub mod table;
 mod usage;
 mod verbs;
+mod wire;
 
 pub use body::{Body, Writer};
 pub use server::{Backends, Config, Server, ServerError};

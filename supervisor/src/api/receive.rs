@@ -12,6 +12,7 @@ use super::fields;
 use super::json;
 use super::registry::{self, Resource};
 use super::status::{Reason, Status};
+use super::wire;
 use crate::manifest::yaml;
 
 /// D33: bytes of a body.
@@ -82,9 +83,13 @@ pub(crate) fn document(media: &str, body: &[u8], kind: &str) -> Result<json::Doc
             json::parse(body).map_err(|error| unreadable(kind, body, "json", &error.to_string()))
         }
         "application/yaml" => from_yaml(body, kind),
+        "application/vnd.kubernetes.protobuf" => {
+            let value = wire::decode(body).map_err(|error| unreadable(kind, &[], "protobuf", &error.to_string()))?;
+            Ok(json::Document { value, duplicates: Vec::new() })
+        }
         _ => Err(Status::new(
             Reason::UnsupportedMediaType,
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
 }
@@ -219,7 +224,8 @@ mod tests {
         assert!(refused.unwrap_err().ends_with("(<empty>)"));
         let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d]\n";
         assert!(document("application/yaml", bomb.as_bytes(), "Pod").is_err());
-        let media = "application/vnd.kubernetes.protobuf";
-        assert_eq!(document(media, b"k8s", "Pod").unwrap_err().reason, Reason::UnsupportedMediaType);
+        let refused = |media| document(media, b"k8s", "Pod").unwrap_err().reason;
+        assert_eq!(refused("application/vnd.kubernetes.protobuf"), Reason::BadRequest);
+        assert_eq!(refused("text/plain"), Reason::UnsupportedMediaType);
     }
 }

@@ -1,14 +1,21 @@
 //! From a set of manifests to pods that may run, or to everything that is wrong with the set.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::admission::defaults;
 use crate::admission::validate::{self, FieldError};
-use crate::convert::facts::Objects;
+use crate::convert::facts::{Objects, PodToken};
+use crate::identity::{Issuer, ObjectClaim, Token, TokenRequest};
 use crate::manifest::{Fault, Manifest, Object, Refused};
+use crate::volume::claims::{self, NodeLabels, Waiting, World};
 
 /// What a set of manifests holds, with defaults and valid.
 #[derive(Debug, Default)]
@@ -27,25 +34,78 @@ type Key = (String, String);
 /// The objects that pods may refer to.
 #[derive(Debug, Default)]
 pub struct Given {
-    config_maps: BTreeMap<Key, ConfigMap>,
-    secrets: BTreeMap<Key, Secret>,
-    services: BTreeMap<Key, Service>,
+    config_maps: BTreeMap<Key, Rc<ConfigMap>>,
+    secrets: BTreeMap<Key, Rc<Secret>>,
+    services: BTreeMap<Key, Rc<Service>>,
     accounts: BTreeMap<Key, ServiceAccount>,
     classes: Vec<PriorityClass>,
+    claims: Vec<PersistentVolumeClaim>,
+    volumes: Vec<PersistentVolume>,
+    bound_claims: BTreeMap<Key, Rc<PersistentVolumeClaim>>,
+    bound_volumes: BTreeMap<String, Rc<PersistentVolume>>,
+    issuer: Option<Issuer>,
+}
+
+impl Given {
+    /// Binds the claims of the set, for `pods` with their uids. Claims keep their directories below `directory` from one
+    /// run to the next.
+    pub fn bind(&mut self, pods: Vec<Pod>, node: &str, directory: PathBuf) -> Vec<Waiting> {
+        let node = NodeLabels { name: node.to_owned(), ..NodeLabels::default() };
+        let (claims, volumes) = (std::mem::take(&mut self.claims), std::mem::take(&mut self.volumes));
+        let mut world = World { claims, volumes, pods, node, directory, ..World::default() };
+        let waiting = claims::settle(&mut world);
+        let named = |meta: &ObjectMeta| {
+            key(meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default())
+        };
+        self.bound_claims = world.claims.into_iter().map(|claim| (named(&claim.metadata), Rc::new(claim))).collect();
+        self.bound_volumes =
+            world.volumes.into_iter().map(|volume| (named(&volume.metadata).1, Rc::new(volume))).collect();
+        waiting
+    }
+
+    /// From now on pods get tokens.
+    pub fn issue(&mut self, issuer: Issuer) {
+        self.issuer = Some(issuer);
+    }
 }
 
 impl Objects for Given {
-    fn config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap> {
-        self.config_maps.get(&key(namespace, name))
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Rc<ConfigMap>> {
+        self.config_maps.get(&key(namespace, name)).cloned()
     }
 
-    fn secret(&self, namespace: &str, name: &str) -> Option<&Secret> {
-        self.secrets.get(&key(namespace, name))
+    fn secret(&self, namespace: &str, name: &str) -> Option<Rc<Secret>> {
+        self.secrets.get(&key(namespace, name)).cloned()
     }
 
-    fn services(&self, namespace: &str) -> Vec<&Service> {
+    fn services(&self, namespace: &str) -> Vec<Rc<Service>> {
         let wanted = |(of, name): &&Key| of == namespace || (of == "default" && name == "kubernetes");
-        self.services.iter().filter(|(key, _)| wanted(key)).map(|(_, service)| service).collect()
+        self.services.iter().filter(|(key, _)| wanted(key)).map(|(_, service)| service.clone()).collect()
+    }
+
+    fn claim(&self, namespace: &str, name: &str) -> Option<Rc<PersistentVolumeClaim>> {
+        self.bound_claims.get(&key(namespace, name)).cloned()
+    }
+
+    fn persistent_volume(&self, name: &str) -> Option<Rc<PersistentVolume>> {
+        self.bound_volumes.get(name).cloned()
+    }
+
+    fn token(&self, request: &PodToken<'_>) -> Result<Token, String> {
+        let issuer = self.issuer.as_ref().ok_or("there is no key to sign it with")?;
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let meta = &request.pod.metadata;
+        let account = request.pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let wanted = TokenRequest {
+            namespace: text(&meta.namespace),
+            service_account: ObjectClaim { name: account.unwrap_or("default".to_owned()), uid: String::new() },
+            audiences: request.audience.map(str::to_owned).into_iter().collect(),
+            life: request.life,
+            pod: Some(ObjectClaim { name: text(&meta.name), uid: text(&meta.uid) }),
+            secret: None,
+            node: None,
+        };
+        issuer.mint(&wanted, crate::identity::now()).map_err(|error| error.to_string())
     }
 }
 
@@ -117,15 +177,14 @@ fn sort(manifest: Manifest, admitted: &mut Admitted, pods: &mut Vec<Manifest>) {
     let objects = &mut admitted.objects;
     match manifest.object {
         Object::Pod(_) => pods.push(manifest),
-        Object::ConfigMap(object) => drop(objects.config_maps.insert(key, *object)),
-        Object::Secret(object) => drop(objects.secrets.insert(key, *object)),
-        Object::Service(object) => drop(objects.services.insert(key, *object)),
+        Object::ConfigMap(object) => drop(objects.config_maps.insert(key, Rc::new(*object))),
+        Object::Secret(object) => drop(objects.secrets.insert(key, Rc::new(*object))),
+        Object::Service(object) => drop(objects.services.insert(key, Rc::new(*object))),
         Object::ServiceAccount(object) => drop(objects.accounts.insert(key, *object)),
         Object::PriorityClass(object) => objects.classes.push(*object),
-        Object::Namespace(_)
-        | Object::PersistentVolume(_)
-        | Object::PersistentVolumeClaim(_)
-        | Object::LimitRange(_) => {
+        Object::PersistentVolume(object) => objects.volumes.push(*object),
+        Object::PersistentVolumeClaim(object) => objects.claims.push(*object),
+        Object::Namespace(_) | Object::LimitRange(_) => {
             if !admitted.ignored.contains(&kind) {
                 admitted.ignored.push(kind);
             }

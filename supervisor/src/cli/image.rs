@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::pull_bars::PullBars;
 use crate::image::load::{LoadError, Loaded, Options, Progress, Source};
+use crate::image::pull::{self, PullError, Request};
 use crate::image::reference::BadReference;
 use crate::image::store::{DEFAULT_ROOT, StoreError};
 use crate::image::{Digest, Image, Limits, Reference, Store, load};
@@ -27,6 +29,12 @@ pub struct ImageCommand {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Pull images from their registries
+    Pull {
+        /// Names, such as nginx, nginx:1.27 or registry.example.com/team/app@sha256:...
+        #[arg(value_name = "REF", required = true)]
+        images: Vec<String>,
+    },
     /// Load images from an OCI layout, an OCI archive or a docker archive
     Load {
         /// A directory, a file, or - for standard input; plain, gzip or zstd
@@ -63,6 +71,8 @@ pub enum ImageError {
     Store(#[from] StoreError),
     #[error("cannot load images from {}: {cause}{}", .from.display(), hint(.cause))]
     Load { from: PathBuf, cause: LoadError },
+    #[error("cannot pull {name}: {cause}")]
+    Pull { name: String, cause: PullError },
     #[error("cannot open {}: {cause}", .from.display())]
     Open { from: PathBuf, cause: io::Error },
     #[error(transparent)]
@@ -100,6 +110,7 @@ fn hint(cause: &LoadError) -> &'static str {
 pub fn run(command: &ImageCommand) -> Result<ExitCode, ImageError> {
     let store = Store::open(&command.root, Limits::default())?;
     match &command.verb {
+        Verb::Pull { images } => images.iter().try_for_each(|image| pull_image(&store, image))?,
         Verb::Load { from, name } => load_images(&store, from, name.as_deref())?,
         Verb::Ls { output } => list(&store, *output)?,
         Verb::Rm { images } => {
@@ -109,6 +120,19 @@ pub fn run(command: &ImageCommand) -> Result<ExitCode, ImageError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn pull_image(store: &Store, name: &str) -> Result<(), ImageError> {
+    let request = Request { name: name.to_owned(), secrets: Vec::new() };
+    let bars = PullBars::default();
+    let pulled = pull::pull(store, &request, &pull::Options::default(), &|progress| bars.show(name, progress));
+    bars.clear();
+    let pulled = pulled.map_err(|cause| ImageError::Pull { name: name.to_owned(), cause })?;
+    for text in &pulled.skipped {
+        writeln!(io::stderr(), "warning: left out {text}")?;
+    }
+    writeln!(io::stdout(), "Pulled {}\n{}", pulled.reference.familiar(), pulled.reference.with_digest(&pulled.digest))?;
+    Ok(())
 }
 
 fn load_images(store: &Store, from: &Path, name: Option<&str>) -> Result<(), ImageError> {

@@ -4,6 +4,7 @@ pub mod admit;
 pub mod check;
 pub mod drain;
 pub mod image;
+pub mod pull_bars;
 pub mod reset;
 pub mod run;
 pub mod serve;
@@ -43,8 +44,8 @@ pub fn command() -> clap::Command {
 
 /// Entry of the `monopod` binary.
 pub fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(crate::image::unpack::UNPACK_ARGUMENT) {
-        return crate::image::unpack_main();
+    if let Some(worker) = std::env::args().nth(1).as_deref().and_then(crate::image::worker) {
+        return worker();
     }
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, FileKeySelector, Pod, Service};
 
 use super::ConfigError;
 use super::expand::expand;
-use super::facts::{NodeFacts, Objects, PodFacts};
-use super::field;
+use super::facts::{EnvFiles, NodeFacts, Objects, PodFacts};
+use super::{env_file, field};
 
 /// What a process gets when neither image nor manifest sets `PATH` (rule EN2).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -22,6 +22,7 @@ pub struct Sources<'a> {
     pub pod_facts: &'a PodFacts,
     pub node: &'a NodeFacts,
     pub objects: &'a dyn Objects,
+    pub files: &'a dyn EnvFiles,
 }
 
 impl std::fmt::Debug for Sources<'_> {
@@ -121,23 +122,39 @@ fn referenced(sources: Sources<'_>, container: &Container, from: &EnvVarSource) 
         let map = present(sources.objects.config_map(namespace, name), selector.optional, || {
             format!("configmap {name:?} not found")
         })?;
-        let value = map.and_then(|map| map.data.as_ref()).and_then(|data| data.get(key));
-        return Ok(present(value, selector.optional, || {
+        let value = map.as_ref().and_then(|map| map.data.as_ref()).and_then(|data| data.get(key)).cloned();
+        return present(value, selector.optional, || {
             format!("couldn't find key {key} in ConfigMap {namespace}/{name}")
-        })?
-        .cloned());
+        });
     }
     if let Some(selector) = &from.secret_key_ref {
         let (name, key) = (&selector.name, &selector.key);
         let secret = present(sources.objects.secret(namespace, name), selector.optional, || {
             format!("secret {name:?} not found")
         })?;
-        let value = secret.and_then(|secret| secret.data.as_ref()).and_then(|data| data.get(key));
+        let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
+        let value = data.and_then(|data| data.get(key));
         let value =
             present(value, selector.optional, || format!("couldn't find key {key} in Secret {namespace}/{name}"))?;
         return Ok(value.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()));
     }
+    if let Some(selector) = &from.file_key_ref {
+        return from_file(sources, selector);
+    }
     Err(ConfigError::new("the source of an environment variable is not supported"))
+}
+
+/// `fileKeyRef`: an empty value is as good as none.
+fn from_file(sources: Sources<'_>, selector: &FileKeySelector) -> Result<Option<String>, ConfigError> {
+    let FileKeySelector { volume_name, path, key, optional } = selector;
+    let content = sources.files.read(volume_name, path).map_err(ConfigError)?;
+    let content = match present(content, *optional, || "couldn't parse env file".to_owned())? {
+        None => return Ok(None),
+        Some(content) => content,
+    };
+    let value = env_file::value(&content, key).map_err(|_| ConfigError::new("couldn't parse env file"))?;
+    let value = value.filter(|value| !value.is_empty());
+    present(value, *optional, || format!("environment variable key {key:?} not found in file {path:?}"))
 }
 
 /// A missing thing is an error unless its reference is optional (rule EN6).
@@ -165,7 +182,7 @@ fn service_variables(sources: Sources<'_>) -> Environment {
         let meta = &service.metadata;
         let is_api = meta.namespace.as_deref() == Some("default") && meta.name.as_deref() == Some("kubernetes");
         if is_api || (links && meta.namespace.as_deref() == Some(own)) {
-            all.extend(variables_of(service));
+            all.extend(variables_of(&service));
         }
     }
     all
@@ -204,19 +221,53 @@ fn variables_of(service: &Service) -> Vec<(String, String)> {
 mod tests {
     use super::super::facts::NoObjects;
     use super::*;
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+    use std::rc::Rc;
 
     struct OneMap(ConfigMap);
 
     impl Objects for OneMap {
-        fn config_map(&self, _: &str, name: &str) -> Option<&ConfigMap> {
-            (name == "settings").then_some(&self.0)
+        fn config_map(&self, _: &str, name: &str) -> Option<Rc<ConfigMap>> {
+            (name == "settings").then(|| Rc::new(self.0.clone()))
         }
-        fn secret(&self, _: &str, _: &str) -> Option<&k8s_openapi::api::core::v1::Secret> {
+        fn secret(&self, _: &str, _: &str) -> Option<Rc<Secret>> {
             None
         }
-        fn services(&self, _: &str) -> Vec<&Service> {
+        fn services(&self, _: &str) -> Vec<Rc<Service>> {
             Vec::new()
+        }
+    }
+
+    struct OneFile;
+
+    impl EnvFiles for OneFile {
+        fn read(&self, _volume: &str, path: &str) -> Result<Option<Vec<u8>>, String> {
+            Ok((path == "env").then(|| b"KEY='from file'\nEMPTY=''\n".to_vec()))
+        }
+    }
+
+    /// The services of a namespace and the API's.
+    struct Services;
+
+    impl Objects for Services {
+        fn config_map(&self, namespace: &str, name: &str) -> Option<Rc<ConfigMap>> {
+            NoObjects.config_map(namespace, name)
+        }
+        fn secret(&self, namespace: &str, name: &str) -> Option<Rc<Secret>> {
+            NoObjects.secret(namespace, name)
+        }
+        fn services(&self, _: &str) -> Vec<Rc<Service>> {
+            let service = |text: &str| Rc::new(serde_json::from_str(text).unwrap());
+            [
+                r#"{"metadata":{"name":"kubernetes","namespace":"default"},
+                    "spec":{"clusterIP":"10.96.0.1","ports":[{"name":"https","port":443}]}}"#,
+                r#"{"metadata":{"name":"my-db","namespace":"ns"},
+                    "spec":{"clusterIP":"10.96.0.7","ports":[{"port":5432},{"name":"m-x","port":9,"protocol":"UDP"}]}}"#,
+                r#"{"metadata":{"name":"headless","namespace":"ns"},"spec":{"clusterIP":"None","ports":[{"port":1}]}}"#,
+                r#"{"metadata":{"name":"other","namespace":"elsewhere"},"spec":{"clusterIP":"10.96.0.9","ports":[{"port":1}]}}"#,
+            ]
+            .map(service)
+            .into()
         }
     }
 
@@ -239,7 +290,8 @@ mod tests {
         let container: Container = serde_json::from_str(container).unwrap();
         let pod: Pod = serde_json::from_str(r#"{"metadata":{"name":"p","namespace":"ns"}}"#).unwrap();
         let (pod_facts, node) = facts();
-        manifest_environment(Sources { pod: &pod, pod_facts: &pod_facts, node: &node, objects }, &container)
+        let sources = Sources { pod: &pod, pod_facts: &pod_facts, node: &node, objects, files: &OneFile };
+        manifest_environment(sources, &container)
     }
 
     fn pairs(environment: &Environment) -> Vec<(&str, &str)> {
@@ -298,6 +350,50 @@ mod tests {
         )
         .unwrap();
         assert_eq!(pairs(&got), [("IP", "10.0.0.5"), ("LIMIT", "2"), ("NODE", "node1"), ("REQUEST", "1")]);
+    }
+
+    /// SV1
+    #[test]
+    fn services_become_variables() {
+        let all = environment(r#"{"name":"c"}"#, &Services).unwrap();
+        let got: Vec<_> = pairs(&all).into_iter().filter(|(name, _)| name.starts_with("MY_DB")).collect();
+        let expected = [
+            ("MY_DB_PORT", "tcp://10.96.0.7:5432"),
+            ("MY_DB_PORT_5432_TCP", "tcp://10.96.0.7:5432"),
+            ("MY_DB_PORT_5432_TCP_ADDR", "10.96.0.7"),
+            ("MY_DB_PORT_5432_TCP_PORT", "5432"),
+            ("MY_DB_PORT_5432_TCP_PROTO", "tcp"),
+            ("MY_DB_PORT_9_UDP", "udp://10.96.0.7:9"),
+            ("MY_DB_PORT_9_UDP_ADDR", "10.96.0.7"),
+            ("MY_DB_PORT_9_UDP_PORT", "9"),
+            ("MY_DB_PORT_9_UDP_PROTO", "udp"),
+            ("MY_DB_SERVICE_HOST", "10.96.0.7"),
+            ("MY_DB_SERVICE_PORT", "5432"),
+            ("MY_DB_SERVICE_PORT_M_X", "9"),
+        ];
+        assert_eq!(got, expected);
+        assert_eq!(all.get("KUBERNETES_SERVICE_HOST").map(String::as_str), Some("10.96.0.1"));
+        assert!(!all.keys().any(|name| name.starts_with("HEADLESS") || name.starts_with("OTHER")), "{all:?}");
+    }
+
+    /// Section 6, `fileKeyRef`.
+    #[test]
+    fn a_file_gives_values_by_key() {
+        let of = |path: &str, key: &str, optional: bool| {
+            let env = format!(
+                r#"{{"name":"c","env":[{{"name":"A","valueFrom":{{"fileKeyRef":
+                   {{"volumeName":"v","path":"{path}","key":"{key}","optional":{optional}}}}}}}]}}"#
+            );
+            environment(&env, &NoObjects).map(|all| all.get("A").cloned()).map_err(|error| error.to_string())
+        };
+        assert_eq!(of("env", "KEY", false), Ok(Some("from file".into())));
+        for key in ["EMPTY", "NONE"] {
+            assert_eq!(of("env", key, true), Ok(None));
+            let expected = format!("environment variable key \"{key}\" not found in file \"env\"");
+            assert_eq!(of("env", key, false), Err(expected));
+        }
+        assert_eq!(of("none", "KEY", true), Ok(None));
+        assert_eq!(of("none", "KEY", false), Err("couldn't parse env file".into()));
     }
 
     /// EN2, D17

@@ -1,8 +1,12 @@
 //! What a plan needs to know besides the manifest.
 
 use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+
+use crate::identity::Token;
 
 /// The node as its pods see it.
 #[derive(Debug, Clone)]
@@ -29,12 +33,47 @@ pub struct PodFacts {
     pub hostname: String,
 }
 
-/// The objects that a pod may refer to.
+/// The objects that a pod may refer to, as they are now.
 pub trait Objects {
-    fn config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap>;
-    fn secret(&self, namespace: &str, name: &str) -> Option<&Secret>;
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Rc<ConfigMap>>;
+    fn secret(&self, namespace: &str, name: &str) -> Option<Rc<Secret>>;
     /// Services of the namespace and `default/kubernetes`.
-    fn services(&self, namespace: &str) -> Vec<&Service>;
+    fn services(&self, namespace: &str) -> Vec<Rc<Service>>;
+    fn claim(&self, _namespace: &str, _name: &str) -> Option<Rc<PersistentVolumeClaim>> {
+        None
+    }
+    fn persistent_volume(&self, _name: &str) -> Option<Rc<PersistentVolume>> {
+        None
+    }
+    /// A new token of the pod's service account (rule VO29), or why there is none.
+    fn token(&self, _request: &PodToken<'_>) -> Result<Token, String> {
+        Err("this node issues no tokens".to_owned())
+    }
+}
+
+/// A token for a pod.
+#[derive(Debug, Clone, Copy)]
+pub struct PodToken<'a> {
+    pub pod: &'a Pod,
+    /// None is the API server.
+    pub audience: Option<&'a str>,
+    pub life: Duration,
+}
+
+/// Files in volumes that give variables (`fileKeyRef`).
+pub trait EnvFiles {
+    /// The content, none when there is no such file, or why it can't be read.
+    fn read(&self, volume: &str, path: &str) -> Result<Option<Vec<u8>>, String>;
+}
+
+/// No files at all.
+#[derive(Debug, Clone, Copy)]
+pub struct NoFiles;
+
+impl EnvFiles for NoFiles {
+    fn read(&self, _volume: &str, _path: &str) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
 }
 
 /// No objects at all.
@@ -42,15 +81,15 @@ pub trait Objects {
 pub struct NoObjects;
 
 impl Objects for NoObjects {
-    fn config_map(&self, _namespace: &str, _name: &str) -> Option<&ConfigMap> {
+    fn config_map(&self, _namespace: &str, _name: &str) -> Option<Rc<ConfigMap>> {
         None
     }
 
-    fn secret(&self, _namespace: &str, _name: &str) -> Option<&Secret> {
+    fn secret(&self, _namespace: &str, _name: &str) -> Option<Rc<Secret>> {
         None
     }
 
-    fn services(&self, _namespace: &str) -> Vec<&Service> {
+    fn services(&self, _namespace: &str) -> Vec<Rc<Service>> {
         Vec::new()
     }
 }

@@ -1,6 +1,7 @@
 //! From Kubernetes objects to what the rest of the program understands. Pure: everything that must be known is an argument.
 
 pub mod env;
+mod env_file;
 pub mod event;
 pub mod expand;
 pub mod facts;
@@ -8,6 +9,7 @@ pub mod field;
 pub mod launch;
 pub mod machine;
 pub mod mounts;
+pub mod references;
 pub mod resources;
 pub mod security;
 pub mod slots;
@@ -19,7 +21,7 @@ pub mod status;
 pub struct ConfigError(pub String);
 
 impl ConfigError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }

@@ -28,6 +28,18 @@ pub struct VolumePlace {
     pub home: VolumeHome,
     /// Content that belongs to the node agent: mounted read-only whatever the mount says (rule VO25).
     pub read_only: bool,
+    /// Nothing in it is executed (rule VO36).
+    pub no_exec: bool,
+}
+
+impl VolumePlace {
+    pub fn on_host() -> Self {
+        Self { home: VolumeHome::Host, read_only: false, no_exec: false }
+    }
+
+    pub fn kept() -> Self {
+        Self { home: VolumeHome::Kept, ..Self::on_host() }
+    }
 }
 
 pub type Volumes = BTreeMap<String, VolumePlace>;
@@ -128,7 +140,7 @@ fn volume_mount(
         recursive_read_only,
         nosuid: security.no_new_privs(),
         nodev: !security.privileged(),
-        noexec: false,
+        noexec: place.no_exec,
         propagation,
     };
     Ok(Mount { target: normal(&mount.mount_path), source, options })
@@ -207,7 +219,7 @@ mod tests {
         mounts(&spec, &container, &environment, &volumes, "id", &mut Slots::default())
     }
 
-    const HOST: VolumePlace = VolumePlace { home: VolumeHome::Host, read_only: false };
+    const HOST: VolumePlace = VolumePlace { home: VolumeHome::Host, read_only: false, no_exec: false };
 
     /// VO5
     #[test]
@@ -260,7 +272,7 @@ mod tests {
     /// VO25, D8
     #[test]
     fn options_follow_volume_and_security() {
-        let kept = VolumePlace { home: VolumeHome::Kept, read_only: true };
+        let kept = VolumePlace { read_only: true, ..VolumePlace::kept() };
         let got = plan(
             r#"{"containers":[]}"#,
             r#"{"name":"c","securityContext":{"allowPrivilegeEscalation":false},"volumeMounts":[{"name":"v","mountPath":"/v"}]}"#,

@@ -189,6 +189,11 @@ impl Engine {
         Ok(self.client(id)?.keep_volume(name, mount).await?)
     }
 
+    /// A detached copy of a kept volume's mount: it outlives the monitor, and another one can keep it.
+    pub async fn clone_volume(&self, id: &SandboxId, name: &str) -> Result<OwnedFd, EngineError> {
+        Ok(self.client(id)?.clone_volume(name).await?)
+    }
+
     /// The pod's network namespace.
     pub fn network_namespace(&self, id: &SandboxId) -> Result<OwnedFd, EngineError> {
         self.sandbox(id)?.netns.try_clone().map_err(EngineError::io("duplicate", "network namespace"))

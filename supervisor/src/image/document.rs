@@ -68,6 +68,20 @@ fn is_manifest(media_type: &MediaType) -> bool {
     matches!(media_type, MediaType::ImageManifest) || media_type.to_string() == DOCKER_MANIFEST
 }
 
+/// What a registry's answer is: by its header, else by its own word, else by its shape. Whatever this says, reading it as that is
+/// what decides.
+pub fn media_type(bytes: &[u8], header: Option<&str>) -> MediaType {
+    let header = header.and_then(|header| header.split(';').next()).map(|header| MediaType::from(header.trim()));
+    if let Some(known) = header.filter(|media_type| is_index(media_type) || is_manifest(media_type)) {
+        return known;
+    }
+    match serde_json::from_slice::<Shape>(bytes) {
+        Ok(Shape { media_type: Some(own), .. }) => own.as_str().into(),
+        Ok(Shape { manifests: Some(_), .. }) => MediaType::ImageIndex,
+        Ok(_) | Err(_) => MediaType::ImageManifest,
+    }
+}
+
 /// Both documents' own say: a field that is only looked for.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -8,7 +8,7 @@ mod source;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType};
@@ -18,7 +18,7 @@ use super::digest::Digest;
 use super::document::{self, BadDocument, Blob, Config, DockerImage};
 use super::limits::{MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, MAX_MEMBERS};
 use super::reference::{BadReference, Reference};
-use super::store::{At as _, Store, StoreError, Work};
+use super::store::{At as _, Origin, Store, StoreError, Work};
 use super::tar::TarError;
 use super::unpack::{self, Job, UnpackError};
 use crate::sys;
@@ -101,7 +101,7 @@ pub fn load(
 ) -> Result<Vec<Loaded>, LoadError> {
     let work = store.begin()?;
     let content = Content::read(source, &work, progress)?;
-    let unpacker = open_unpacker(options)?;
+    let unpacker = open_unpacker(options.unpacker.as_deref())?;
     let mut loader = Loader {
         store,
         work: &work,
@@ -123,18 +123,18 @@ pub fn load(
     found.into_iter().map(|image| loader.import(image)).collect()
 }
 
-fn open_unpacker(options: &Options) -> Result<std::os::fd::OwnedFd, LoadError> {
-    match &options.unpacker {
+pub(super) fn open_unpacker(program: Option<&Path>) -> Result<std::os::fd::OwnedFd, LoadError> {
+    match program {
         Some(path) => File::open(path).map(Into::into).map_err(io_error("open", path)),
         None => sys::unpack::own_program().map_err(io_error("open", "/proc/self/exe")),
     }
 }
 
-fn io_error(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LoadError {
+pub(super) fn io_error(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LoadError {
     move |cause| LoadError::Io { call, path: path.into(), cause }
 }
 
-fn document_error(name: impl Into<String>) -> impl FnOnce(BadDocument) -> LoadError {
+pub(super) fn document_error(name: impl Into<String>) -> impl FnOnce(BadDocument) -> LoadError {
     move |cause| LoadError::Document { name: name.into(), cause }
 }
 
@@ -150,7 +150,7 @@ struct Loader<'a> {
     store: &'a Store,
     work: &'a Work<'a>,
     content: &'a Content,
-    unpacker: std::os::fd::BorrowedFd<'a>,
+    unpacker: BorrowedFd<'a>,
     progress: &'a mut dyn FnMut(Progress),
     /// What stands in the work directory, verified, and where it belongs.
     finished: HashMap<String, PathBuf>,
@@ -262,7 +262,8 @@ impl Loader<'_> {
         }
         let manifest_digest = self.keep_manifest(&image)?;
         self.work.publish(&std::mem::take(&mut self.finished))?;
-        self.store.name(&image.descriptor, &image.references, image.made_here)?;
+        let origin = if image.made_here { Origin::MadeHere } else { Origin::Manifest };
+        self.store.name(&image.descriptor, &image.references, &origin)?;
         Ok(Loaded {
             id: manifest.config.digest,
             manifest: manifest_digest,
@@ -307,36 +308,59 @@ impl Loader<'_> {
         directory: &Path,
         (number, count): (usize, usize),
     ) -> Result<Digest, LoadError> {
-        super::store::make_directory(directory)?;
-        let target = directory.join("fs");
-        super::store::make_directory(&target)?;
-        // What a container sees as the mode of `/` when the layer does not say.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&target, mode).map_err(io_error("chmod", &target))?;
         let file = File::open(stored).map_err(io_error("open", stored))?;
-        let target = super::store::open_directory(&target)?;
-        let job = Job {
-            program: self.unpacker,
-            layer: file.as_fd(),
-            target: target.as_fd(),
-            lock: self.store.lock_file().as_fd(),
-            limits: self.store.limits(),
-        };
         let progress = &mut *self.progress;
         let total = layer.size;
         let mut tell = |bytes| progress(Progress::Unpack { number, count, bytes, total });
         tell(0);
-        let unpacked = unpack::unpack(&job, &mut tell).map_err(|cause| LoadError::Unpack {
-            number,
-            count,
-            digest: layer.digest.clone(),
-            cause,
-        })?;
-        self.skipped.extend(unpacked.skipped);
-        let diff_id = unpacked.summary.diff_id;
-        let path = directory.join("diff_id");
-        std::fs::write(&path, diff_id.to_string()).at("write", path)?;
+        let place =
+            Place { store: self.store, program: self.unpacker, directory, digest: &layer.digest, number, count };
+        let (diff_id, skipped) = place.unpack(file.as_fd(), &mut tell)?;
+        self.skipped.extend(skipped);
         Ok(diff_id)
+    }
+}
+
+/// Where a layer is unpacked, and what it is called in errors.
+pub(super) struct Place<'a> {
+    pub(super) store: &'a Store,
+    /// The program that is run as the unpacker.
+    pub(super) program: BorrowedFd<'a>,
+    /// Becomes the layer's directory in the store.
+    pub(super) directory: &'a Path,
+    pub(super) digest: &'a Digest,
+    pub(super) number: usize,
+    pub(super) count: usize,
+}
+
+impl Place<'_> {
+    /// Unpacks the layer that `stored` gives, a file or a pipe: its diff id, and what was left out.
+    pub(super) fn unpack(
+        &self,
+        stored: BorrowedFd<'_>,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<(Digest, Vec<String>), LoadError> {
+        super::store::make_directory(self.directory)?;
+        let target = self.directory.join("fs");
+        super::store::make_directory(&target)?;
+        // What a container sees as the mode of `/` when the layer does not say.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&target, mode).map_err(io_error("chmod", &target))?;
+        let target = super::store::open_directory(&target)?;
+        let job = Job {
+            program: self.program,
+            layer: stored,
+            target: target.as_fd(),
+            lock: self.store.lock_file().as_fd(),
+            limits: self.store.limits(),
+        };
+        let (number, count, digest) = (self.number, self.count, self.digest.clone());
+        let unpacked =
+            unpack::unpack(&job, tell).map_err(|cause| LoadError::Unpack { number, count, digest, cause })?;
+        let diff_id = unpacked.summary.diff_id;
+        let path = self.directory.join("diff_id");
+        std::fs::write(&path, diff_id.to_string()).at("write", path)?;
+        Ok((diff_id, unpacked.skipped))
     }
 }
 
@@ -362,7 +386,7 @@ fn names_of(descriptor: &Descriptor) -> Result<Vec<Reference>, LoadError> {
     }
 }
 
-fn check_size(blob: &Blob, path: &Path) -> Result<(), LoadError> {
+pub(super) fn check_size(blob: &Blob, path: &Path) -> Result<(), LoadError> {
     let actual = std::fs::metadata(path).map_err(io_error("stat", path))?.len();
     if actual != blob.size {
         return Err(LoadError::Size { name: blob.digest.to_string(), wanted: blob.size, actual });
@@ -375,7 +399,7 @@ fn read_digest(path: &Path) -> Result<Digest, LoadError> {
     text.parse().map_err(|err| io_error("read", path)(io::Error::other(err)))
 }
 
-fn oci_digest(digest: &Digest) -> Result<oci_spec::image::Digest, LoadError> {
+pub(super) fn oci_digest(digest: &Digest) -> Result<oci_spec::image::Digest, LoadError> {
     digest.to_string().parse().map_err(|err| io_error("digest", digest.hex())(io::Error::other(err)))
 }
 
@@ -388,23 +412,23 @@ fn architecture() -> &'static str {
     }
 }
 
-fn this_machine() -> String {
+pub(super) fn this_machine() -> String {
     format!("linux/{}", architecture())
 }
 
-fn is_this_machine(descriptor: &Descriptor) -> bool {
+pub(super) fn is_this_machine(descriptor: &Descriptor) -> bool {
     descriptor.platform().as_ref().is_none_or(|platform| {
         platform.os().to_string() == "linux" && platform.architecture().to_string() == architecture()
     })
 }
 
-fn platforms(descriptors: &[Descriptor]) -> String {
+pub(super) fn platforms(descriptors: &[Descriptor]) -> String {
     let all = descriptors.iter().filter_map(|d| d.platform().as_ref());
     let names = all.map(|p| format!("{}/{}", p.os(), p.architecture()));
     names.take(20).collect::<Vec<_>>().join(", ")
 }
 
-fn check_platform(config: &Config) -> Result<(), LoadError> {
+pub(super) fn check_platform(config: &Config) -> Result<(), LoadError> {
     // Old tools left both empty.
     let os = config.os.is_empty() || config.os == "linux";
     let arch = config.architecture.is_empty() || config.architecture == architecture();

@@ -10,7 +10,9 @@ pub mod document;
 pub mod limits;
 pub mod load;
 pub mod pax;
+pub mod pull;
 pub mod reference;
+pub mod registry;
 pub mod store;
 pub mod tar;
 pub mod tree;
@@ -21,3 +23,13 @@ pub use limits::Limits;
 pub use reference::Reference;
 pub use store::{Image, Store};
 pub use unpack::unpack_main;
+
+/// The entry that a first argument chooses, when it makes this program one of the store's processes.
+pub fn worker(argument: &str) -> Option<fn() -> std::process::ExitCode> {
+    match argument {
+        unpack::UNPACK_ARGUMENT => Some(unpack_main),
+        registry::fetch::FETCH_ARGUMENT => Some(registry::fetch_main),
+        pull::worker::PULL_ARGUMENT => Some(pull::worker::pull_main),
+        _ => None,
+    }
+}

@@ -82,6 +82,12 @@ impl Reference {
         format!("{}@{digest}", self.repository())
     }
 
+    /// The name that an image gets which was asked for by digest: a tag beside it decided nothing.
+    pub fn decided(&self) -> Self {
+        let tag = if self.digest.is_some() { None } else { self.tag.clone() };
+        Self { tag, ..self.clone() }
+    }
+
     /// As people write it: without what is the default.
     pub fn familiar(&self) -> String {
         let full = self.to_string();

@@ -29,6 +29,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use super::digest::Digest;
 use super::document::{self, BadDocument, Config};
 use super::limits::{Limits, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
+use super::pull::Progress;
 use super::reference::Reference;
 use super::tree;
 
@@ -37,6 +38,8 @@ pub const DEFAULT_ROOT: &str = "/var/lib/monopod/images";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Marks a manifest that was made here for a docker archive: no registry knows its digest.
 const MADE_HERE: &str = "io.monopod.made-here";
+/// The index through which a registry gave the manifest: what its repository digest is.
+const INDEX_DIGEST: &str = "io.monopod.index";
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const BLOBS: &str = "blobs/sha256";
 const LAYERS: &str = "layers";
@@ -89,6 +92,17 @@ impl Image {
     }
 }
 
+/// Where a manifest's name comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Made here for a docker archive.
+    MadeHere,
+    /// What the name stands for is the manifest itself.
+    Manifest,
+    /// The name stands for an index, which names the manifest for this machine.
+    Index(Digest),
+}
+
 /// What [`Store::remove`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
@@ -97,14 +111,23 @@ pub struct Removed {
     pub collected: bool,
 }
 
+/// Who wants to know how pulls go on: the name of the image, and what happened.
+pub type Watcher = Box<dyn Fn(&str, Progress) + Send + Sync>;
+
 /// An image store. Many processes may have one open.
-#[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     limits: Limits,
+    watcher: Option<Watcher>,
     lock: File,
     /// Work in this process, as `lock` is for all processes.
     working: RwLock<()>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 /// Unfinished work: a directory in `tmp` that goes with it.
@@ -133,9 +156,22 @@ impl Store {
         if !layout.exists() {
             write_file(&layout, OCI_LAYOUT)?;
         }
-        let store = Self { lock: open_lock(&root.join("lock"))?, root, limits, working: RwLock::new(()) };
+        let store =
+            Self { lock: open_lock(&root.join("lock"))?, root, limits, watcher: None, working: RwLock::new(()) };
         store.collect()?;
         Ok(store)
+    }
+
+    /// The same store, whose pulls somebody watches.
+    pub fn watched(self, watcher: Watcher) -> Self {
+        Self { watcher: Some(watcher), ..self }
+    }
+
+    /// Passes the progress of a pull on to whoever watches.
+    pub fn tell(&self, name: &str, progress: Progress) {
+        if let Some(watcher) = &self.watcher {
+            watcher(name, progress);
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -190,6 +226,8 @@ impl Store {
                 live.extend(blobs.map(|blob| blob.digest.hex().to_owned()));
             }
             live.insert(digest.to_owned());
+            let index = annotation(descriptor, INDEX_DIGEST).and_then(|index| index.parse::<Digest>().ok());
+            live.extend(index.map(|index| index.hex().to_owned()));
         }
         Ok(live)
     }
@@ -262,7 +300,7 @@ impl Store {
     }
 
     /// Gives an image its names; each name leaves the image that had it.
-    pub(super) fn name(&self, descriptor: &Descriptor, references: &[Reference], made_here: bool) -> Result<()> {
+    pub(super) fn name(&self, descriptor: &Descriptor, references: &[Reference], origin: &Origin) -> Result<()> {
         self.change_index(|descriptors| {
             let named =
                 |d: &Descriptor| ref_name(d).is_some_and(|name| references.iter().any(|r| r.to_string() == name));
@@ -271,7 +309,7 @@ impl Store {
             let names: Vec<_> = references.iter().map(Some).collect();
             let nameless = names.is_empty() && !descriptors.iter().any(|d| d.digest() == descriptor.digest());
             let names = if nameless { vec![None] } else { names };
-            descriptors.extend(names.into_iter().map(|name| described(descriptor, name, made_here)));
+            descriptors.extend(names.into_iter().map(|name| described(descriptor, name, origin)));
         })
     }
 
@@ -283,7 +321,7 @@ impl Store {
     }
 
     /// A small blob; its digest is checked again, since disks lie.
-    fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+    pub(super) fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let path = self.blob_path(digest);
         let bytes = read_bounded(&path, limit)?;
         if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(damaged(&path, "its content does not fit its name")) }
@@ -308,10 +346,11 @@ impl Store {
         let bytes = self.read_blob(&manifest.config.digest, MAX_CONFIG_BYTES)?;
         let config = document::config(&bytes, manifest.layers.len())
             .map_err(|err| damaged(&self.blob_path(&manifest.config.digest), err))?;
-        let names = descriptors.iter().filter_map(|d| Some((ref_name(d)?.parse::<Reference>().ok()?, is_made_here(d))));
-        let names: BTreeMap<Reference, bool> = names.collect();
-        let repo_digests =
-            names.iter().filter(|(_, made_here)| !**made_here).map(|(name, _)| name.with_digest(&digest));
+        let names = descriptors
+            .iter()
+            .filter_map(|d| Some((ref_name(d)?.parse::<Reference>().ok()?, registry_digest(d, &digest))));
+        let names: BTreeMap<Reference, Option<Digest>> = names.collect();
+        let repo_digests = names.iter().filter_map(|(name, known)| Some(name.with_digest(known.as_ref()?)));
         let mut repo_digests: Vec<String> = repo_digests.collect();
         repo_digests.dedup();
         let blobs = manifest.layers.iter().chain([&manifest.config]);
@@ -340,7 +379,10 @@ impl Store {
             let name = ref_name(descriptor).and_then(|name| name.parse::<Reference>().ok());
             name.is_some_and(|name| match reference.digest() {
                 Some(digest) => {
-                    name.repository() == reference.repository() && descriptor.digest().to_string() == digest.to_string()
+                    let digest = digest.to_string();
+                    let same = descriptor.digest().to_string() == digest
+                        || annotation(descriptor, INDEX_DIGEST) == Some(&digest);
+                    name.repository() == reference.repository() && same
                 }
                 None => name == *reference,
             })
@@ -408,9 +450,13 @@ impl Work<'_> {
     }
 }
 
-fn described(descriptor: &Descriptor, name: Option<&Reference>, made_here: bool) -> Descriptor {
+fn described(descriptor: &Descriptor, name: Option<&Reference>, origin: &Origin) -> Descriptor {
     let name = name.map(|name| (REF_NAME.to_owned(), name.to_string()));
-    let mark = made_here.then(|| (MADE_HERE.to_owned(), "true".to_owned()));
+    let mark = match origin {
+        Origin::MadeHere => Some((MADE_HERE.to_owned(), "true".to_owned())),
+        Origin::Manifest => None,
+        Origin::Index(digest) => Some((INDEX_DIGEST.to_owned(), digest.to_string())),
+    };
     let annotations: HashMap<_, _> = name.into_iter().chain(mark).collect();
     let mut descriptor = descriptor.clone();
     descriptor.set_annotations((!annotations.is_empty()).then_some(annotations));
@@ -426,8 +472,13 @@ fn ref_name(descriptor: &Descriptor) -> Option<&str> {
     annotation(descriptor, REF_NAME)
 }
 
-fn is_made_here(descriptor: &Descriptor) -> bool {
-    annotation(descriptor, MADE_HERE).is_some()
+/// By which digest the registry knows a manifest of ours, if it does.
+fn registry_digest(descriptor: &Descriptor, manifest: &Digest) -> Option<Digest> {
+    match (annotation(descriptor, MADE_HERE), annotation(descriptor, INDEX_DIGEST)) {
+        (Some(_), _) => None,
+        (None, None) => Some(manifest.clone()),
+        (None, Some(index)) => index.parse().ok(),
+    }
 }
 
 fn own_digest(descriptor: &Descriptor, path: &Path) -> Result<Digest> {

@@ -158,6 +158,14 @@ impl Client {
         }
     }
 
+    /// A detached copy of a kept volume's mount, for another monitor of the pod.
+    pub async fn clone_volume(&self, name: &str) -> Result<OwnedFd> {
+        match self.call(Request::CloneVolume { name: name.to_owned() }, Descriptors::default()).await? {
+            (Answer::Volume { root }, fds) => take(&fds, root),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
     pub async fn create_container(&self, spec: ContainerSpec, fds: Descriptors) -> Result<Created> {
         match self.call(Request::CreateContainer(spec), fds).await? {
             (Answer::ContainerCreated { pid, identity, pidfd }, fds) => {

@@ -36,6 +36,10 @@ pub enum Request {
     OpenVolume {
         name: String,
     },
+    /// Sends back a detached copy of the kept volume's mount: with it the content outlives this monitor.
+    CloneVolume {
+        name: String,
+    },
     /// Prepares everything up to the exec and fails early; the process waits.
     CreateContainer(ContainerSpec),
     /// Lets the prepared process exec.

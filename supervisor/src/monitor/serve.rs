@@ -138,6 +138,9 @@ impl State {
             Request::OpenVolume { name } => {
                 self.volumes.open(&name).map(|root| Outcome::Now(Answer::Volume { root: FdSlot(0) }, vec![root]))
             }
+            Request::CloneVolume { name } => {
+                self.volumes.copy(&name).map(|root| Outcome::Now(Answer::Volume { root: FdSlot(0) }, vec![root]))
+            }
             Request::CreateContainer(spec) => self.create_container(spec, fds, caller),
             Request::StartContainer { id } => self.start_container(&id, caller),
             Request::SignalContainer { id, signal } => self.signal_container(&id, signal),

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
 };
 
 use super::failure::{Called, Result, exists, not_found};
@@ -75,6 +75,13 @@ impl Volumes {
         let mount = tmpfs(&[("mode", "1777"), ("size", &bytes.to_string())], attributes)
             .called(|| format!("fsmount(tmpfs, size={bytes})"))?;
         self.keep(name, mount.as_fd())
+    }
+
+    /// A detached copy of a kept volume's mount. Only this namespace may copy it, before Linux 6.15.
+    pub(super) fn copy(&self, name: &str) -> Result<OwnedFd> {
+        let root = self.open(name)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&root, "", flags).called(|| format!("open_tree(volume {name})"))
     }
 
     /// The root directory of a kept volume.

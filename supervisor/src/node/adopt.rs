@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{Context, Known};
 use super::snapshots::Kept;
-use super::{Node, clock, execute, launch};
+use super::{Node, clock, launch, volumes};
 use crate::convert::launch::LaunchPlan;
 use crate::convert::slots::{Needed, SeccompProfile};
 use crate::engine::Engine;
@@ -80,7 +80,7 @@ impl Node {
             let sandboxes = found.remove(&uid).unwrap_or_default();
             let orphan = pod.is_none();
             let pod = pod.unwrap_or_else(|| bare(&kept));
-            match self.adopt_one(kept, pod.clone(), &sandboxes) {
+            match self.adopt_one(kept, pod.clone(), &sandboxes).await {
                 Ok(()) if orphan => {
                     self.delete(&uid);
                     done.orphans.push(uid);
@@ -98,7 +98,12 @@ impl Node {
         done
     }
 
-    fn adopt_one(&mut self, kept: Kept, pod: Pod, sandboxes: &[Found]) -> Result<(), crate::pod::adopt::AdoptError> {
+    async fn adopt_one(
+        &mut self,
+        kept: Kept,
+        pod: Pod,
+        sandboxes: &[Found],
+    ) -> Result<(), crate::pod::adopt::AdoptError> {
         let same = self.settings.snapshots.as_ref().is_some_and(|snapshots| snapshots.is_of_this_boot(&kept));
         let boot = if same { Boot::Same } else { Boot::New };
         let context = self.context(pod, &kept.spec);
@@ -107,7 +112,7 @@ impl Node {
         let uid = kept.spec.uid.clone();
         let running = observed.sandbox.is_some();
         let machine = Machine::adopt(kept.spec, kept.snapshot, observed, boot, clock::now())?;
-        if running && let Err(failure) = execute::set_up_volumes(&context) {
+        if running && let Err(failure) = volumes::set_up(&context).await {
             tracing::warn!(pod = context.reference.name, volume = failure.volume, "{}", failure.message);
         }
         self.insert(uid, machine, context);

@@ -12,7 +12,7 @@ use netsetup::hostname::{self, HostnameError, Names};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::snapshots::Snapshots;
-use super::{Notice, clock};
+use super::{Notice, clock, volumes};
 use crate::convert::env::Sources;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
 use crate::convert::mounts::termination_log;
@@ -26,7 +26,6 @@ use crate::pod::event::{Event, Exit};
 use crate::pod::spec::{Index, PodSpec};
 use crate::pod::status::{TERMINATION_MESSAGE_BYTES, termination_message};
 use crate::runtime::launch::Process;
-use crate::volume::ReadyVolume;
 
 /// What is the same for all pods of a node.
 pub struct Settings {
@@ -88,7 +87,9 @@ pub(super) struct Context {
     notices: mpsc::UnboundedSender<Notice>,
     sandboxes: Rc<RefCell<BTreeMap<u32, SandboxId>>>,
     addresses: Rc<RefCell<Vec<IpAddr>>>,
-    pub volumes: Rc<RefCell<Vec<ReadyVolume>>>,
+    pub volumes: Rc<volumes::State>,
+    /// With what changed since: labels, annotations.
+    newest: Rc<RefCell<Rc<Pod>>>,
     instances: Rc<RefCell<BTreeMap<Instance, Known>>>,
     execs: Rc<RefCell<BTreeMap<String, oneshot::Sender<MonitorExit>>>>,
     turns: Rc<RefCell<BTreeMap<Turn, Rc<Mutex<()>>>>>,
@@ -111,6 +112,7 @@ impl Context {
     ) -> Self {
         let reference =
             PodReference { namespace: spec.namespace.clone(), name: spec.name.clone(), uid: spec.uid.clone() };
+        let newest = RefCell::new(Rc::new(pod.clone()));
         Self {
             engine,
             settings,
@@ -121,6 +123,7 @@ impl Context {
             sandboxes: Rc::default(),
             addresses: Rc::default(),
             volumes: Rc::default(),
+            newest: Rc::new(newest),
             instances: Rc::default(),
             execs: Rc::default(),
             turns: Rc::default(),
@@ -129,6 +132,7 @@ impl Context {
 
     /// The same pod after a change of its spec; what runs is shared.
     pub(super) fn changed(&self, pod: Pod, spec: &PodSpec) -> Self {
+        self.set_newest_pod(pod.clone());
         Self {
             engine: self.engine.clone(),
             settings: self.settings.clone(),
@@ -139,6 +143,7 @@ impl Context {
             sandboxes: self.sandboxes.clone(),
             addresses: self.addresses.clone(),
             volumes: self.volumes.clone(),
+            newest: self.newest.clone(),
             instances: self.instances.clone(),
             execs: self.execs.clone(),
             turns: self.turns.clone(),
@@ -153,6 +158,15 @@ impl Context {
         self.turns.borrow_mut().entry(turn).or_default().clone()
     }
 
+    /// The pod with what changed since it was taken in: labels, annotations.
+    pub(super) fn newest_pod(&self) -> Rc<Pod> {
+        self.newest.borrow().clone()
+    }
+
+    pub(super) fn set_newest_pod(&self, pod: Pod) {
+        *self.newest.borrow_mut() = Rc::new(pod);
+    }
+
     pub(super) fn api_spec(&self) -> Option<&ApiSpec> {
         self.pod.spec.as_ref()
     }
@@ -165,7 +179,13 @@ impl Context {
     }
 
     pub(super) fn sources<'a>(&'a self, facts: &'a PodFacts) -> Sources<'a> {
-        Sources { pod: &self.pod, pod_facts: facts, node: &self.settings.node, objects: &*self.settings.objects }
+        Sources {
+            pod: &self.pod,
+            pod_facts: facts,
+            node: &self.settings.node,
+            objects: &*self.settings.objects,
+            files: self,
+        }
     }
 
     /// `<name>_<namespace>(<uid>)`

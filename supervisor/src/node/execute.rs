@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::adopt::{ContainerMemo, SandboxMemo};
 use super::context::{CLUSTER_DOMAIN, Context, Known, Turn};
-use super::{Input, clock, images, launch, probes};
+use super::{Input, clock, images, launch, probes, volumes};
 use crate::convert::launch::{self as plan};
 use crate::convert::mounts::{PodFile, termination_log};
 use crate::convert::resources;
@@ -24,10 +24,8 @@ use crate::engine::sandbox::SandboxRequest;
 use crate::monitor::client::ClientError;
 use crate::monitor::protocol::{HostNamespaces, MonitorError, PidNamespace};
 use crate::pod::action::{Action, Instance, Todo};
-use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User, VolumeFailure};
-use crate::pod::spec::PullPolicy;
+use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
 use crate::runtime::launch::Process;
-use crate::volume::{self, VolumeFacts};
 
 /// Prefix of a container's id in the API.
 const RUNTIME: &str = "monopod://";
@@ -66,13 +64,13 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
         None => None,
     };
     match todo {
-        Todo::SetUpVolumes => Some(Outcome::VolumesSetUp(set_up_volumes(context))),
+        Todo::SetUpVolumes => Some(Outcome::VolumesSetUp(volumes::set_up(context).await)),
         Todo::CreateSandbox { attempt } => {
             let made = create_sandbox(context, *attempt).await;
             Some(Outcome::SandboxCreated(made.map_err(|error| error.to_string())))
         }
         Todo::EnsureImage { image, policy, .. } => {
-            Some(Outcome::Image(ensure_image(context, image, *policy, pull_started)))
+            Some(Outcome::Image(images::ensure(context, image, *policy, pull_started).await))
         }
         Todo::CreateContainer { instance, .. } => {
             Some(Outcome::ContainerCreated(create_container(context, *instance).await))
@@ -101,7 +99,7 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
         }
         Todo::Cancel { .. } => None,
         Todo::StopSandbox { attempt } => Some(Outcome::SandboxStopped(text(stop_sandbox(context, *attempt).await))),
-        Todo::TearDownVolumes => Some(Outcome::VolumesTornDown(text(tear_down_volumes(context)))),
+        Todo::TearDownVolumes => Some(Outcome::VolumesTornDown(text(volumes::tear_down(context)))),
         Todo::RemovePod => Some(Outcome::PodRemoved(text(remove_pod(context).await))),
     }
 }
@@ -136,18 +134,6 @@ fn report(context: &Context, result: Result<(), EngineError>) {
     }
 }
 
-pub(super) fn set_up_volumes(context: &Context) -> Result<(), VolumeFailure> {
-    let Some(spec) = context.api_spec() else { return Ok(()) };
-    let dir = context.dir();
-    let failed = |volume: String, message: String| VolumeFailure { volume, message };
-    crate::engine::dirs::create_private(&dir).map_err(|error| failed(String::new(), error.to_string()))?;
-    let memory = u64::try_from(context.settings.node.allocatable_memory_bytes).unwrap_or(0);
-    let facts = VolumeFacts { pod_dir: dir, memory_bytes: memory };
-    let ready = volume::set_up(spec, &facts).map_err(|(volume, error)| failed(volume, error.to_string()))?;
-    *context.volumes.borrow_mut() = ready;
-    Ok(())
-}
-
 async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady, Box<dyn std::error::Error>> {
     let spec = context.api_spec().ok_or("pod has no spec")?;
     let id = context.new_sandbox(attempt);
@@ -180,24 +166,9 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     let addresses = if host.network { context.settings.node.ips.clone() } else { status.addresses };
     context.set_addresses(addresses.clone());
     write_pod_files(context, spec, host.network, &names, &addresses)?;
-    keep_volumes(context).await?;
+    volumes::keep(context, &id).await?;
     context.engine.finish_sandbox(&id)?;
     Ok(SandboxReady { ips: addresses })
-}
-
-async fn keep_volumes(context: &Context) -> Result<(), EngineError> {
-    let Some(sandbox) = context.newest_sandbox() else { return Ok(()) };
-    let mut kept = Vec::new();
-    for volume in context.volumes.borrow().iter() {
-        if volume.place.home == crate::convert::mounts::VolumeHome::Kept {
-            let mount = volume.root.try_clone().map_err(EngineError::io("duplicate mount of volume", &volume.name))?;
-            kept.push((volume.name.clone(), mount));
-        }
-    }
-    for (name, mount) in kept {
-        context.engine.keep_volume(&sandbox, &name, mount).await?;
-    }
-    Ok(())
 }
 
 fn sysctls(spec: &ApiSpec) -> Vec<(String, String)> {
@@ -289,15 +260,6 @@ fn dns_config(spec: &ApiSpec) -> Resolv {
     }
 }
 
-fn ensure_image(
-    context: &Context,
-    name: &str,
-    policy: PullPolicy,
-    _pull_started: &dyn Fn(),
-) -> Result<crate::pod::event::ImageReady, crate::pod::event::ImageFailure> {
-    images::find(&context.settings.images, name, policy).map(|image| images::ready(&image))
-}
-
 async fn create_container(context: &Context, instance: Instance) -> Result<Created, StartFailure> {
     let failure = |kind, message: String| StartFailure { kind, message };
     let (Some(container), Some(spec), Some(sandbox)) =
@@ -306,7 +268,7 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         return Err(failure(StartFailureKind::Create, "the pod has no sandbox".to_owned()));
     };
     let name = container.image.clone().unwrap_or_default();
-    let image = images::find(&context.settings.images, &name, PullPolicy::Never)
+    let image = images::stored(&context.settings.images, &name)
         .map_err(|_| failure(StartFailureKind::Create, format!("image {name} is gone from the store")))?;
     let id = ContainerId::random();
     let facts = context.facts();
@@ -327,8 +289,8 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         .engine
         .write_pod_file(&sandbox, &termination_log(id.as_str()), b"", 0o666)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
-    let descriptors = launch::descriptors(context, &plan, &image, &id)
-        .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
+    let descriptors = launch::descriptors(context, &plan, container, &image, &id)
+        .map_err(|error| failure(error.kind(), error.to_string()))?;
     let memo = ContainerMemo::new(instance, &plan);
     let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
     let process = Rc::new(plan.launch.process.clone());
@@ -421,11 +383,6 @@ async fn stop_sandbox(context: &Context, attempt: u32) -> Result<(), EngineError
         Some(id) => context.engine.stop_sandbox(&id).await,
         None => Ok(()),
     }
-}
-
-fn tear_down_volumes(context: &Context) -> Result<(), EngineError> {
-    context.volumes.borrow_mut().clear();
-    context.engine.discard(&context.dir())
 }
 
 /// Everything that is left: sandboxes with their containers, directories, logs (rules TR7, LG4).

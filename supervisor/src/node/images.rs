@@ -1,25 +1,115 @@
-//! Finding the image that a container asks for.
+//! Finding the image that a container asks for, and pulling it.
 
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Secret as ApiSecret;
+use tokio::sync::Semaphore;
+
+use super::context::Context;
+use crate::image::pull::Request;
+use crate::image::pull::worker::{self, Kind, Refused};
+use crate::image::registry::Secret;
+use crate::image::registry::config::PullSecret;
 use crate::image::{Image, Reference, Store};
-use crate::pod::event::{ImageFailure, ImageReady};
+use crate::pod::event::{ImageFailure, ImageReady, PullReport};
 use crate::pod::spec::{PullPolicy, Signal};
 
-/// Looks in the store alone: nothing is pulled from registries yet.
-pub(super) fn find(store: &Store, name: &str, policy: PullPolicy) -> Result<Image, ImageFailure> {
+/// Pulls that run at the same time; the others wait in the order in which they were asked for.
+const PULLS_AT_ONCE: usize = 4;
+static PULLS: Semaphore = Semaphore::const_new(PULLS_AT_ONCE);
+
+/// Finds the image, or pulls it, as the policy says (section 3.2).
+pub(super) async fn ensure(
+    context: &Context,
+    name: &str,
+    policy: PullPolicy,
+    pull_started: &dyn Fn(),
+) -> Result<ImageReady, ImageFailure> {
+    let store = &context.settings.images;
+    match (find(store, name)?, policy) {
+        (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(ready(&image, None)),
+        (None, PullPolicy::Never) => return Err(ImageFailure::NeverPull),
+        (Some(_) | None, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => {}
+    }
+    pull_started();
+    let asked = Instant::now();
+    let _turn = PULLS.acquire().await;
+    let request = Request { name: name.to_owned(), secrets: secrets(context) };
+    let mut tell = |progress| store.tell(name, progress);
+    let pulled = worker::run(store.root(), &request, &mut tell).await.map_err(failure)?;
+    let image = stored(store, name)?;
+    let report = PullReport {
+        took: Duration::from_millis(pulled.took_ms),
+        took_with_waiting: asked.elapsed(),
+        bytes: pulled.size,
+    };
+    for text in &pulled.skipped {
+        context.warn(format!("image {name}: left out {text}"));
+    }
+    Ok(ready(&image, Some(report)))
+}
+
+fn failure(refused: Refused) -> ImageFailure {
+    match refused.kind {
+        Kind::Unavailable => ImageFailure::RegistryUnavailable(format!(": {}", refused.message)),
+        Kind::Signature => ImageFailure::SignatureValidationFailed(format!(": {}", refused.message)),
+        Kind::Other => ImageFailure::Pull(refused.message),
+    }
+}
+
+/// An image that must be there.
+pub(super) fn stored(store: &Store, name: &str) -> Result<Image, ImageFailure> {
+    find(store, name)?.ok_or_else(|| ImageFailure::Inspect("it is gone from the image store".to_owned()))
+}
+
+/// Looks in the store alone.
+fn find(store: &Store, name: &str) -> Result<Option<Image>, ImageFailure> {
     let reference: Reference = name.parse().map_err(|_| ImageFailure::InvalidName)?;
-    let found = store.resolve(&reference).map_err(|error| ImageFailure::Inspect(error.to_string()))?;
-    found.ok_or_else(|| match policy {
-        PullPolicy::Never => ImageFailure::NeverPull,
-        PullPolicy::Always | PullPolicy::IfNotPresent => ImageFailure::Pull(format!(
-            "{} is not in the image store and pulling is not supported yet: get it with `monopod image load`",
-            reference.familiar()
-        )),
+    store.resolve(&reference).map_err(|error| ImageFailure::Inspect(error.to_string()))
+}
+
+/// The pod's `imagePullSecrets`, as far as they are there (IP8).
+fn secrets(context: &Context) -> Vec<PullSecret> {
+    let Some(spec) = context.api_spec() else { return Vec::new() };
+    let namespace = &context.reference.namespace;
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for reference in spec.image_pull_secrets.iter().flatten() {
+        let secret = context.settings.objects.secret(namespace, &reference.name);
+        match secret.and_then(|secret| pull_secret(&secret)) {
+            Some(secret) => found.push(secret),
+            None => missing.push(reference.name.as_str()),
+        }
+    }
+    if !missing.is_empty() {
+        context.warn(format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        ));
+    }
+    found
+}
+
+/// Of both types that a kubelet knows; another type holds no logins.
+fn pull_secret(secret: &ApiSecret) -> Option<PullSecret> {
+    let (key, legacy) = match secret.type_.as_deref()? {
+        "kubernetes.io/dockerconfigjson" => (".dockerconfigjson", false),
+        "kubernetes.io/dockercfg" => (".dockercfg", true),
+        _ => return None,
+    };
+    let plain = secret.string_data.as_ref().and_then(|data| data.get(key)).cloned();
+    let encoded = || String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
+    Some(PullSecret {
+        namespace: secret.metadata.namespace.clone().unwrap_or_default(),
+        name: secret.metadata.name.clone().unwrap_or_default(),
+        uid: secret.metadata.uid.clone().unwrap_or_default(),
+        legacy,
+        content: plain.or_else(encoded).map(Secret::new)?,
     })
 }
 
-pub(super) fn ready(image: &Image) -> ImageReady {
+fn ready(image: &Image, pulled: Option<PullReport>) -> ImageReady {
     let stop_signal = image.config.stop_signal.as_deref().and_then(signal);
-    ImageReady { pulled: None, image_id: image.image_id(), stop_signal }
+    ImageReady { pulled, image_id: image.image_id(), stop_signal }
 }
 
 /// `SIGTERM`, `TERM` or a number, as image authors write it.

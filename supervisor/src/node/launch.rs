@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
+use k8s_openapi::api::core::v1::Container;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
@@ -15,6 +16,7 @@ use crate::convert::slots::{Needed, SeccompProfile};
 use crate::engine::id::ContainerId;
 use crate::engine::program::sealed;
 use crate::image::Image;
+use crate::pod::event::StartFailureKind;
 use crate::runtime::seccomp;
 use crate::volume;
 
@@ -25,10 +27,24 @@ pub(super) enum OpenError {
     System { call: &'static str, path: String, source: rustix::io::Errno },
     #[error(transparent)]
     Engine(#[from] crate::engine::error::EngineError),
-    #[error("failed to prepare subPath for volumeMount {volume:?} of container: {source}")]
+    #[error("failed to prepare subPath for volumeMount {volume:?} of container {container:?}: {source}")]
+    SubPath { volume: String, container: String, source: volume::VolumeError },
+    #[error("volume {volume:?}: {source}")]
     Volume { volume: String, source: volume::VolumeError },
     #[error("cannot load seccomp profile {profile:?}: {cause}")]
     Seccomp { profile: String, cause: String },
+}
+
+impl OpenError {
+    /// A sub path that can't be had is the manifest's, or the volume's, fault (VO42).
+    pub(super) fn kind(&self) -> StartFailureKind {
+        match self {
+            Self::SubPath { .. } => StartFailureKind::Config,
+            Self::System { .. } | Self::Engine(_) | Self::Volume { .. } | Self::Seccomp { .. } => {
+                StartFailureKind::Create
+            }
+        }
+    }
 }
 
 /// What the image says about its process.
@@ -46,13 +62,14 @@ pub(super) fn image_process(image: &Image) -> ImageProcess {
 
 /// The places of the volumes that are set up.
 pub(super) fn places(context: &Context) -> Volumes {
-    context.volumes.borrow().iter().map(|volume| (volume.name.clone(), volume.place)).collect()
+    context.volumes.with(|ready| ready.iter().map(|volume| (volume.name.clone(), volume.place)).collect())
 }
 
 /// Every descriptor, in the order of the slots.
 pub(super) fn descriptors(
     context: &Context,
     plan: &LaunchPlan,
+    container: &Container,
     image: &Image,
     id: &ContainerId,
 ) -> Result<Vec<OwnedFd>, OpenError> {
@@ -62,7 +79,9 @@ pub(super) fn descriptors(
         .map(|needed| match needed {
             Needed::Layer(layer) => open_layer(image.layers.get(*layer).map(std::path::PathBuf::as_path)),
             Needed::Scratch => Ok(context.engine.make_scratch(id)?),
-            Needed::Volume { name, sub_path, recursive } => open_volume(context, name, sub_path.as_deref(), *recursive),
+            Needed::Volume { name, sub_path, recursive } => {
+                open_volume(context, &container.name, name, sub_path.as_deref(), *recursive)
+            }
             Needed::HostShm => detached("/dev/shm"),
             Needed::Seccomp(profile) => seccomp_program(context, profile, capabilities),
         })
@@ -75,13 +94,21 @@ fn open_layer(path: Option<&Path>) -> Result<OwnedFd, OpenError> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(system("open", path))
 }
 
-fn open_volume(context: &Context, name: &str, sub_path: Option<&str>, recursive: bool) -> Result<OwnedFd, OpenError> {
-    let volumes = context.volumes.borrow();
-    let failed = |source| OpenError::Volume { volume: name.to_owned(), source };
-    let found = volumes.iter().find(|volume| volume.name == name);
-    let found =
-        found.ok_or_else(|| failed(volume::VolumeError::Unsupported { kind: "that is not set up".to_owned() }))?;
-    volume::detached_copy(found.root.as_fd(), sub_path, recursive).map_err(failed)
+fn open_volume(
+    context: &Context,
+    container: &str,
+    name: &str,
+    sub_path: Option<&str>,
+    recursive: bool,
+) -> Result<OwnedFd, OpenError> {
+    let failed = |source| match sub_path {
+        Some(_) => OpenError::SubPath { volume: name.to_owned(), container: container.to_owned(), source },
+        None => OpenError::Volume { volume: name.to_owned(), source },
+    };
+    context.volumes.with(|ready| match ready.iter().find(|volume| volume.name == name) {
+        Some(volume) => volume::detached_copy(volume.root.as_fd(), sub_path, recursive).map_err(failed),
+        None => Err(failed(volume::VolumeError::Content("it is not set up".to_owned()))),
+    })
 }
 
 fn detached(path: &str) -> Result<OwnedFd, OpenError> {

@@ -12,8 +12,10 @@ mod execute;
 mod facts;
 mod images;
 mod launch;
+mod objects;
 mod probes;
 mod snapshots;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
+use crate::convert::references;
 use crate::engine::{Engine, EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
 use crate::pod::action::{Action, ActionId, Todo};
@@ -30,11 +33,14 @@ use crate::pod::machine::Machine;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::pod::timer::Now;
+use crate::store::Key;
+use crate::volume::payload::Kind;
 
 pub use adopt::Adoption;
 pub use clock::wall_clock;
 pub use context::{LogPolicy, Settings};
 pub use facts::{host_addresses, node_facts};
+pub use objects::StoreObjects;
 pub use snapshots::Snapshots;
 
 /// What reaches the driver from its own tasks.
@@ -153,6 +159,8 @@ impl Node {
             machine.set_deadline(deadline, new.generation, now);
         }
         entry.context = Rc::new(entry.context.changed(pod, machine.spec()));
+        // It spoke through the old one.
+        volumes::refresh_tokens(&entry.context);
         self.settle(&new.uid);
     }
 
@@ -184,6 +192,49 @@ impl Node {
             entry.machine.delete(own, clock::now());
         }
         self.settle(uid);
+    }
+
+    /// An object was added, changed or deleted: files that come from it change, and what waited for it is tried at once.
+    pub fn object_changed(&mut self, key: &Key) {
+        for uid in self.uids() {
+            let Some(entry) = self.pods.get_mut(&uid) else { continue };
+            let own = key.namespace.is_empty() || *entry.context.reference.namespace == *key.namespace;
+            if !own || !references::refers_to(&entry.context.newest_pod(), &key.resource, &key.name) {
+                continue;
+            }
+            let kind = match &*key.resource {
+                "configmaps" => Some(Kind::ConfigMap),
+                "secrets" => Some(Kind::Secret),
+                _ => None,
+            };
+            if let Some(kind) = kind {
+                volumes::object_changed(&entry.context, kind, &key.name);
+            }
+            entry.machine.objects_changed(clock::now());
+            self.settle(&uid);
+        }
+    }
+
+    /// The pod itself changed (labels, annotations): files that tell of it change.
+    pub fn pod_changed(&mut self, pod: Pod) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(entry) = self.pods.get(&uid) {
+            entry.context.set_newest_pod(pod);
+            volumes::object_changed(&entry.context, Kind::Pod, "");
+        }
+    }
+
+    /// Counts what the pods' disk volumes take, off the loop, and evicts those with one beyond its `sizeLimit` (EV2). To
+    /// be called every so often; counting many files takes long.
+    pub async fn check_storage(&mut self) {
+        for uid in self.uids() {
+            let Some(entry) = self.pods.get(&uid) else { continue };
+            let exceeded = volumes::exceeded(&entry.context).await;
+            if let (Some(exceeded), Some(entry)) = (exceeded, self.pods.get_mut(&uid)) {
+                entry.machine.fail("Evicted", &exceeded.to_string(), Some(Duration::ZERO), clock::now());
+                self.settle(&uid);
+            }
+        }
     }
 
     /// The layer below, for who ends it.

@@ -23,6 +23,7 @@ mod start;
 pub mod status;
 mod stop;
 pub mod timer;
+mod wake;
 mod watch;
 mod wish;
 

@@ -284,7 +284,11 @@ fn open_or_make(root: &OwnedFd, sub_path: &str) -> std::result::Result<OwnedFd, 
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let found = match tree::open(&here, name, flags, resolve) {
             Err(Errno::NOENT) => {
-                rustix::fs::mkdirat(&here, name, mode).or_else(|errno| ignore(errno, Errno::EXIST))?;
+                match rustix::fs::mkdirat(&here, name, mode) {
+                    // Independent of our umask.
+                    Ok(()) => rustix::fs::fchmod(tree::open(&here, name, OFlags::DIRECTORY, resolve)?, mode)?,
+                    Err(errno) => ignore(errno, Errno::EXIST)?,
+                }
                 tree::open(&here, name, flags, resolve)
             }
             other => other,
@@ -294,6 +298,7 @@ fn open_or_make(root: &OwnedFd, sub_path: &str) -> std::result::Result<OwnedFd, 
     Ok(here)
 }
 
+/// Success when it is the error that may be.
 fn ignore(errno: Errno, ignored: Errno) -> std::result::Result<(), Errno> {
     if errno == ignored { Ok(()) } else { Err(errno) }
 }

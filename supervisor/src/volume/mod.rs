@@ -1,22 +1,31 @@
 //! A pod's volumes: what they are on the node, and detached copies of their mounts for the containers (section 7).
 //!
-//! Volumes on disk live below the pod's directory and vanish with it; memory volumes are detached tmpfs mounts that the
-//! pod's monitor keeps. Nothing here trusts a path that a container could have changed: everything below a volume's root
-//! is reached by descriptor (D1, D6).
+//! [`source`] decides what a volume becomes, [`make`] makes it. Volumes on disk live below the pod's directory and vanish
+//! with it; those in memory, and all files that are written by us, are detached tmpfs mounts that the pod's monitor keeps.
+//! Nothing here trusts a path that a container could have changed: everything below a volume's root is reached by
+//! descriptor (D1, D6).
 
+pub mod atomic;
+pub mod claims;
 mod empty_dir;
 mod host_path;
+mod memory;
 pub mod ownership;
+pub mod payload;
+pub mod remove;
+pub mod source;
 pub mod sub_path;
+pub mod usage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use k8s_openapi::api::core::v1::{PodSpec, Volume};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
-use crate::convert::mounts::{VolumeHome, VolumePlace};
+use crate::convert::mounts::VolumePlace;
+use source::{GroupPolicy, Persistent, PersistentPlace, Source};
 
 /// Why a volume could not be set up; shown as `FailedMount` (rule VO1).
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +40,19 @@ pub enum VolumeError {
     Escapes { path: String },
     #[error("sizeLimit {text:?}: {cause}")]
     SizeLimit { text: String, cause: String },
+    /// Something that the volume is made from is missing or wrong, in kubelet's words.
+    #[error("{0}")]
+    Content(String),
 }
 
 impl VolumeError {
-    fn system(call: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Self {
+    pub(crate) fn system(call: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Self {
         let path = path.as_ref().display().to_string();
         move |source| Self::System { call, path, source }
+    }
+
+    pub(crate) fn io(call: &'static str, path: impl AsRef<Path>, error: &std::io::Error) -> Self {
+        Self::system(call, path)(Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 }
 
@@ -45,65 +61,125 @@ impl VolumeError {
 pub struct ReadyVolume {
     pub name: String,
     pub place: VolumePlace,
-    /// The root of a host volume, or the detached mount of a kept one until the monitor has it.
+    /// The root of a host volume, or a mount of a kept one that belongs to no namespace.
     pub root: OwnedFd,
+    /// Its files are written by us, and change with the objects that they come from.
+    pub is_content: bool,
 }
 
-/// What setting up depends on, besides the manifest.
-#[derive(Debug, Clone)]
-pub struct VolumeFacts {
+/// What making depends on, besides the source.
+#[derive(Debug)]
+pub struct Site<'a> {
     /// The pod's own directory on disk.
-    pub pod_dir: PathBuf,
-    /// Upper bound of a memory volume: the node's allocatable memory, or the pod's limit when it is smaller (rule VO11).
-    pub memory_bytes: u64,
+    pub pod_dir: &'a Path,
+    /// `fsGroup`
+    pub group: Option<u32>,
 }
 
-/// Sets up every volume of the pod, used or not (rule VO3). Repeating it finds what is there.
-pub fn set_up(spec: &PodSpec, facts: &VolumeFacts) -> Result<Vec<ReadyVolume>, (String, VolumeError)> {
-    let fs_group = spec.security_context.as_ref().and_then(|security| security.fs_group);
-    let volumes = spec.volumes.iter().flatten();
-    volumes.map(|volume| one(volume, facts, fs_group).map_err(|error| (volume.name.clone(), error))).collect()
-}
-
-fn one(volume: &Volume, facts: &VolumeFacts, fs_group: Option<i64>) -> Result<ReadyVolume, VolumeError> {
-    let ready =
-        |home, root| ReadyVolume { name: volume.name.clone(), place: VolumePlace { home, read_only: false }, root };
-    if let Some(source) = &volume.host_path {
-        return Ok(ready(VolumeHome::Host, host_path::open(source)?));
-    }
-    let plain = k8s_openapi::api::core::v1::EmptyDirVolumeSource::default();
-    let source = match &volume.empty_dir {
-        Some(source) => source,
-        None if has_other_source(volume) => return Err(VolumeError::Unsupported { kind: kind_of(volume) }),
-        None => &plain,
+/// Makes one volume, used or not (rule VO3). `kept` is the mount of an earlier time, when the pod had a monitor already:
+/// what is in it stays.
+///
+/// # Errors
+/// A call failed. Repeating it finds what is there.
+pub fn make(name: &str, source: &Source, site: &Site<'_>, kept: Option<OwnedFd>) -> Result<ReadyVolume, VolumeError> {
+    let ready = |place: VolumePlace, root| ReadyVolume { name: name.to_owned(), place, root, is_content: false };
+    let or = |made: &dyn Fn() -> Result<OwnedFd, VolumeError>| match kept {
+        Some(kept) => Ok(kept),
+        None => made(),
     };
-    match source.medium.as_deref() {
-        None | Some("") => {
-            let root = empty_dir::on_disk(&facts.pod_dir, &volume.name)?;
-            own(root.as_fd(), fs_group)?;
-            Ok(ready(VolumeHome::Host, root))
+    match source {
+        Source::Disk => {
+            let (root, is_new) = empty_dir::on_disk(site.pod_dir, name)?;
+            if let Some(group) = site.group.filter(|_| is_new) {
+                ownership::give_to_group(root.as_fd(), group, false)?;
+            }
+            Ok(ready(VolumePlace::on_host(), root))
         }
-        Some("Memory") => Ok(ready(VolumeHome::Kept, empty_dir::in_memory(source, facts.memory_bytes, fs_group)?)),
-        Some(medium) => Err(VolumeError::Unsupported { kind: format!("emptyDir medium {medium}") }),
+        Source::Memory { size_bytes } => {
+            Ok(ready(VolumePlace::kept(), or(&|| memory::tmpfs(Some(*size_bytes), site.group))?))
+        }
+        Source::HugePages { page_bytes } => {
+            Ok(ready(VolumePlace::kept(), or(&|| memory::huge_pages(*page_bytes, site.group))?))
+        }
+        Source::HostPath(source) => Ok(ready(VolumePlace::on_host(), host_path::open(source)?)),
+        Source::Content(payload) => {
+            let root = or(&|| memory::tmpfs(None, site.group))?;
+            atomic::sweep(root.as_fd())?;
+            write_at_once(root.as_fd(), payload, site.group)?;
+            let place = VolumePlace { read_only: true, ..VolumePlace::kept() };
+            Ok(ReadyVolume { is_content: true, ..ready(place, root) })
+        }
+        Source::Persistent(volume) => {
+            let place = VolumePlace { read_only: volume.read_only, ..VolumePlace::on_host() };
+            Ok(ready(place, persistent(volume, site.group)?))
+        }
+        Source::Image(layers) => {
+            let immutable = |place| VolumePlace { read_only: true, no_exec: true, ..place };
+            match layers.as_slice() {
+                [only] => Ok(ready(immutable(VolumePlace::on_host()), open_directory(only)?)),
+                several => Ok(ready(immutable(VolumePlace::kept()), or(&|| memory::overlay(several))?)),
+            }
+        }
     }
 }
 
-fn own(root: BorrowedFd<'_>, fs_group: Option<i64>) -> Result<(), VolumeError> {
-    match fs_group.and_then(|group| u32::try_from(group).ok()) {
-        Some(group) => ownership::give_to_group(root, group, false),
-        None => Ok(()),
+/// For a volume that no container has yet.
+fn write_at_once(root: BorrowedFd<'_>, payload: &payload::Payload, group: Option<u32>) -> Result<(), VolumeError> {
+    match atomic::write(root, payload, group)? {
+        atomic::Written::Changed { old: Some(old) } => atomic::remove_old(root, &old),
+        atomic::Written::Changed { old: None } | atomic::Written::Unchanged => Ok(()),
     }
 }
 
-fn has_other_source(volume: &Volume) -> bool {
-    kind_of(volume) != "emptyDir"
+/// Every user may write to the directory of a claim, as in an `emptyDir`.
+const CLAIM_MODE: Mode = Mode::from_raw_mode(0o777);
+
+fn persistent(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+    let root = match &volume.place {
+        PersistentPlace::HostPath(source) => return host_path::open(source),
+        PersistentPlace::Local(path) if rustix::fs::stat(path).is_err() => {
+            return Err(VolumeError::Content(format!("path {path:?} does not exist")));
+        }
+        PersistentPlace::Local(path) => open_directory(path)?,
+        PersistentPlace::Claim(path) => claim_directory(path)?,
+    };
+    match group {
+        // What is mounted read-only has its owner from elsewhere (VO50).
+        Some(group) if !volume.read_only && needs_group(root.as_fd(), group, volume.group_policy)? => {
+            ownership::give_to_group(root.as_fd(), group, false)?;
+        }
+        _ => {}
+    }
+    Ok(root)
 }
 
-/// The volume's source as the manifest spells it.
-fn kind_of(volume: &Volume) -> String {
-    let value = serde_json::to_value(volume).unwrap_or_default();
-    let mut keys = value.as_object().into_iter().flat_map(|object| object.keys());
-    keys.find(|key| *key != "name").cloned().unwrap_or_else(|| "emptyDir".to_owned())
+fn claim_directory(path: &Path) -> Result<OwnedFd, VolumeError> {
+    if let Some(parent) = path.parent() {
+        crate::engine::dirs::create_private(parent).map_err(|error| VolumeError::io("mkdir", parent, &error))?;
+    }
+    match rustix::fs::mkdir(path, CLAIM_MODE) {
+        Ok(()) => {
+            let root = open_directory(path)?;
+            // Independent of our umask.
+            rustix::fs::fchmod(&root, CLAIM_MODE).map_err(VolumeError::system("chmod", path))?;
+            Ok(root)
+        }
+        Err(Errno::EXIST) => open_directory(path),
+        Err(error) => Err(VolumeError::system("mkdir", path)(error)),
+    }
+}
+
+/// Rule VO52.
+fn needs_group(root: BorrowedFd<'_>, group: u32, policy: GroupPolicy) -> Result<bool, VolumeError> {
+    match policy {
+        GroupPolicy::Always => Ok(true),
+        GroupPolicy::OnRootMismatch => Ok(!ownership::root_matches(root, group)?),
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, VolumeError> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(VolumeError::system("open", path))
 }
 
 /// A detached copy of the mount at `root`, or of `sub_path` below it, for one container.
@@ -116,3 +192,24 @@ pub fn detached_copy(root: BorrowedFd<'_>, sub_path: Option<&str>, recursive: bo
     let from = below.as_ref().map_or(root, |fd| fd.as_fd());
     rustix::mount::open_tree(from, "", flags).map_err(VolumeError::system("open_tree", sub_path.unwrap_or("/")))
 }
+
+/// Most of a file in a volume that is read for a container.
+const READ_MAX: u64 = 1 << 20;
+
+/// A file of a volume, reached without leaving it; none when there is none.
+///
+/// # Errors
+/// The path leaves the volume, or what is there is no file.
+pub fn read_file(root: BorrowedFd<'_>, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+    use std::io::Read as _;
+    let file = match sub_path::beneath(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+        Err(VolumeError::System { source: Errno::NOENT, .. }) => return Ok(None),
+        file => std::fs::File::from(file?),
+    };
+    let mut content = Vec::new();
+    file.take(READ_MAX).read_to_end(&mut content).map_err(|error| VolumeError::io("read", path, &error))?;
+    Ok(Some(content))
+}
+
+#[cfg(test)]
+mod tests;

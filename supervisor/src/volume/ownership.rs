@@ -16,6 +16,13 @@ pub fn give_to_group(root: BorrowedFd<'_>, group: u32, read_only: bool) -> Resul
     give(root, group, read_only, 0)
 }
 
+/// Group, rights and setgid of the root are as [`give_to_group`] leaves them (`OnRootMismatch`, rule VO52).
+pub fn root_matches(root: BorrowedFd<'_>, group: u32) -> Result<bool, VolumeError> {
+    let stat = rustix::fs::fstat(root).map_err(VolumeError::system("stat", "volume"))?;
+    let mode = stat.st_mode & 0o7777;
+    Ok(stat.st_gid == group && with_group_rights(mode, true, false) == mode)
+}
+
 fn give(directory: BorrowedFd<'_>, group: u32, read_only: bool, depth: u32) -> Result<(), VolumeError> {
     if depth > DEPTH_MAX {
         return Err(VolumeError::system("fsGroup", "directory tree")(Errno::LOOP));

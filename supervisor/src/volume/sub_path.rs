@@ -43,7 +43,8 @@ fn create(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, VolumeError> {
     Ok(at)
 }
 
-fn beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, VolumeError> {
+/// Opens `path` without leaving `root`; links may lead from one place in it to another.
+pub(super) fn beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, VolumeError> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..ATTEMPTS {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {

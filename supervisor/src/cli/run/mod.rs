@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use netsetup::RangeChoice;
 
 use super::admit;
 use crate::engine::dirs::Dirs;
 use crate::engine::{Config, record};
+use crate::identity::{DEFAULT_ISSUER, Issuer};
 use crate::image::{Limits, Store};
 use crate::manifest;
 use crate::monitor::protocol::WhenBrainDies;
@@ -94,6 +96,8 @@ pub enum RunError {
     Host(#[from] cgroupd::host::HostError),
     #[error(transparent)]
     Tree(#[from] cgroupd::tree::TreeError),
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
     #[error("--pod-cidr: {0}")]
     Range(String),
     #[error("must be root: `cargo xtask run` runs the demo in a virtual machine for other users")]
@@ -161,11 +165,16 @@ fn offer_controllers(mount_point: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
-fn settings(command: &RunCommand, dirs: &Dirs, objects: admit::Given) -> Result<Settings, RunError> {
+fn settings(command: &RunCommand, dirs: &Dirs, mut objects: admit::Given, pods: &[Pod]) -> Result<Settings, RunError> {
     let page_sizes = cgroupd::host::page_sizes()?;
+    let node = node_facts(command.node_name.clone(), host_addresses());
+    for claim in objects.bind(pods.to_vec(), &node.name, dirs.data.join("claims")) {
+        eprintln!("claim {}: {}: {}", claim.name, claim.reason, claim.message);
+    }
+    objects.issue(Issuer::open(&dirs.data.join("identity"), DEFAULT_ISSUER)?);
     Ok(Settings {
-        images: Store::open(dirs.images(), Limits::default())?,
-        node: node_facts(command.node_name.clone(), host_addresses()),
+        images: Store::open(dirs.images(), Limits::default())?.watched(super::pull_bars::watcher()),
+        node,
         objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),

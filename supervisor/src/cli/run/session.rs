@@ -71,14 +71,17 @@ impl Session {
         let dirs = Dirs { data: command.data_dir.clone(), run: command.run_dir.clone(), log: command.log_dir.clone() };
         let (engine, events) = Engine::open(config(command, &dirs)?).await?;
         timeline.mark("engine open");
-        let settings = settings(command, &dirs, admitted.objects)?;
+        let mut pods = admitted.pods;
+        // Claims and tokens are bound to pods by uid.
+        pods.iter_mut().for_each(|pod| pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string()));
+        let settings = settings(command, &dirs, admitted.objects, &pods)?;
         let view = View::new(command.output, command.log_prefix, dirs.log, &settings.node)?;
         let node_name = settings.node.name.clone();
         let (node, notices) = Node::new(engine, events, settings);
-        let (pods, codes) = (BTreeMap::new(), Vec::new());
-        let mut session = Self { node, notices, pods, view, timeline, stage: Stage::Running, codes };
-        let several = admitted.pods.len() > 1;
-        for mut pod in admitted.pods {
+        let (shown, codes) = (BTreeMap::new(), Vec::new());
+        let mut session = Self { node, notices, pods: shown, view, timeline, stage: Stage::Running, codes };
+        let several = pods.len() > 1;
+        for mut pod in pods {
             bind(&mut pod, &node_name);
             session.add(pod, several)?;
         }
@@ -210,7 +213,6 @@ impl Shown {
 
 /// What an API server and a scheduler would have added.
 fn bind(pod: &mut Pod, node: &str) {
-    pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string());
     let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH);
     pod.metadata.creation_timestamp = Some(Time(now));
     if let Some(spec) = &mut pod.spec {

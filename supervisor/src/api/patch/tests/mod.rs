@@ -1,2 +1,4 @@
+mod apply;
 mod json;
 mod strategic;
+mod update;

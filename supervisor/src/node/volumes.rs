@@ -1,0 +1,373 @@
+//! A pod's volumes through its life: made, kept by the monitor, changed with the objects that they come from, given back.
+//!
+//! Every kept volume has a mount here that belongs to no namespace: through it files are changed, and with it the content
+//! outlives the monitor, so that a new sandbox finds what the old one had.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, ImageVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+    ServiceAccountTokenProjection, Volume,
+};
+
+use super::context::Context;
+use super::images;
+use crate::convert::env::Sources;
+use crate::convert::facts::{EnvFiles, Objects, PodFacts, PodToken};
+use crate::convert::mounts::VolumeHome;
+use crate::engine::error::EngineError;
+use crate::engine::id::SandboxId;
+use crate::identity::{self, Token};
+use crate::pod::event::VolumeFailure;
+use crate::volume::payload::{self, Kind, Payload};
+use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
+use crate::volume::usage::{self, Exceeded};
+use crate::volume::{self, ReadyVolume, Site, VolumeError, atomic};
+
+/// Readers that are on their way through a directory that was replaced still find it for this long.
+const OLD_FILES_STAY: Duration = Duration::from_secs(1);
+/// Most of a token's refresh that comes earlier, so that not all come at once (VO29).
+const REFRESH_JITTER_SECONDS: u64 = 10;
+/// A token that could not be had is asked for again after this time.
+const REFRESH_RETRY_SECONDS: u64 = 10;
+
+/// What a pod's volumes are made from, beside the manifest.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    ready: RefCell<Vec<ReadyVolume>>,
+    /// By volume and path.
+    tokens: RefCell<BTreeMap<(String, String), Token>>,
+    /// Objects that were immutable when they were read first: they are never read again (VO26).
+    frozen: Frozen,
+    refresher: RefCell<Option<tokio::task::AbortHandle>>,
+}
+
+#[derive(Debug, Default)]
+struct Frozen {
+    config_maps: RefCell<BTreeMap<String, Rc<ConfigMap>>>,
+    secrets: RefCell<BTreeMap<String, Rc<Secret>>>,
+}
+
+impl State {
+    /// Calls `look` with the volumes that are set up.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&[ReadyVolume]) -> T) -> T {
+        look(&self.ready.borrow())
+    }
+}
+
+/// The objects as this pod sees them.
+struct PodObjects<'a> {
+    all: &'a dyn Objects,
+    frozen: &'a Frozen,
+}
+
+impl Objects for PodObjects<'_> {
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Rc<ConfigMap>> {
+        if let Some(known) = self.frozen.config_maps.borrow().get(name) {
+            return Some(known.clone());
+        }
+        let found = self.all.config_map(namespace, name)?;
+        if found.immutable == Some(true) {
+            self.frozen.config_maps.borrow_mut().insert(name.to_owned(), found.clone());
+        }
+        Some(found)
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Rc<Secret>> {
+        if let Some(known) = self.frozen.secrets.borrow().get(name) {
+            return Some(known.clone());
+        }
+        let found = self.all.secret(namespace, name)?;
+        if found.immutable == Some(true) {
+            self.frozen.secrets.borrow_mut().insert(name.to_owned(), found.clone());
+        }
+        Some(found)
+    }
+
+    fn services(&self, namespace: &str) -> Vec<Rc<Service>> {
+        self.all.services(namespace)
+    }
+
+    fn claim(&self, namespace: &str, name: &str) -> Option<Rc<PersistentVolumeClaim>> {
+        self.all.claim(namespace, name)
+    }
+
+    fn persistent_volume(&self, name: &str) -> Option<Rc<PersistentVolume>> {
+        self.all.persistent_volume(name)
+    }
+
+    fn token(&self, request: &PodToken<'_>) -> Result<Token, String> {
+        self.all.token(request)
+    }
+}
+
+/// Files that `fileKeyRef` reads.
+impl EnvFiles for Context {
+    fn read(&self, volume: &str, path: &str) -> Result<Option<Vec<u8>>, String> {
+        self.volumes.with(|ready| {
+            let found = ready.iter().find(|known| known.name == volume);
+            let found = found.ok_or_else(|| format!("cannot find the volume {volume:?} referenced by FileKeyRef"))?;
+            volume::read_file(found.root.as_fd(), path).map_err(|_| "couldn't parse env file".to_owned())
+        })
+    }
+}
+
+/// Makes every volume of the pod (VO1, VO3). What exists already stays as it is, also in the monitor of an earlier daemon.
+pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
+    let dir = context.dir();
+    let failed = |volume: &str, message: String| VolumeFailure { volume: volume.to_owned(), message };
+    crate::engine::dirs::create_private(&dir).map_err(|error| failed("", error.to_string()))?;
+    let pod = context.newest_pod();
+    let mut kept = kept_mounts(context).await;
+    let mut ready = Vec::new();
+    for volume in volumes(&pod) {
+        let source = decide(context, &pod, volume).map_err(|error| failed(&volume.name, error.to_string()))?;
+        let mount = kept.remove(&volume.name);
+        let made = make(&volume.name, source, dir.clone(), payload::fs_group(&pod), mount).await;
+        ready.push(made.map_err(|error| failed(&volume.name, error.to_string()))?);
+    }
+    *context.volumes.ready.borrow_mut() = ready;
+    refresh_tokens(context);
+    Ok(())
+}
+
+fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    pod.spec.iter().filter_map(|spec| spec.volumes.as_ref()).flatten()
+}
+
+/// Mounts that are there already: of an earlier set-up, or in the monitor.
+async fn kept_mounts(context: &Rc<Context>) -> BTreeMap<String, OwnedFd> {
+    let before = std::mem::take(&mut *context.volumes.ready.borrow_mut()).into_iter();
+    let is_kept = |volume: &ReadyVolume| volume.place.home == VolumeHome::Kept;
+    let mut all: BTreeMap<String, OwnedFd> = before.filter(is_kept).map(|volume| (volume.name, volume.root)).collect();
+    let Some(sandbox) = context.newest_sandbox() else { return all };
+    for volume in volumes(&context.newest_pod()) {
+        if !all.contains_key(&volume.name)
+            && let Ok(mount) = context.engine.clone_volume(&sandbox, &volume.name).await
+        {
+            all.insert(volume.name.clone(), mount);
+        }
+    }
+    all
+}
+
+fn decide(context: &Context, pod: &Pod, volume: &Volume) -> Result<Source, VolumeError> {
+    let Some(spec) = pod.spec.as_ref() else { return Ok(Source::Disk) };
+    let facts = context.facts();
+    let objects = PodObjects { all: &*context.settings.objects, frozen: &context.volumes.frozen };
+    let mut token = |source: &ServiceAccountTokenProjection| token(context, pod, &volume.name, source);
+    let image = |source: &ImageVolumeSource| image_layers(context, source);
+    let mut around = Around { sources: sources(context, pod, &facts, &objects), token: &mut token, image: &image };
+    source::of(volume, spec, &mut around)
+}
+
+fn sources<'a>(context: &'a Context, pod: &'a Pod, facts: &'a PodFacts, objects: &'a dyn Objects) -> Sources<'a> {
+    Sources { pod, pod_facts: facts, node: &context.settings.node, objects, files: context }
+}
+
+/// Rule VO36; nothing is pulled for a volume yet.
+fn image_layers(context: &Context, source: &ImageVolumeSource) -> Result<Vec<PathBuf>, String> {
+    let name = source.reference.as_deref().unwrap_or_default();
+    match images::stored(&context.settings.images, name) {
+        Ok(image) => Ok(image.layers),
+        Err(_) => Err(format!("image {name:?} is not in the image store")),
+    }
+}
+
+/// Files that may be many are given to a group off the loop (VO53).
+async fn make(
+    name: &str,
+    source: Source,
+    pod_dir: PathBuf,
+    group: Option<u32>,
+    kept: Option<OwnedFd>,
+) -> Result<ReadyVolume, VolumeError> {
+    let may_be_long = group.is_some() && is_walked(&source);
+    let name = name.to_owned();
+    let making = move || volume::make(&name, &source, &Site { pod_dir: &pod_dir, group }, kept);
+    if !may_be_long {
+        return making();
+    }
+    match tokio::task::spawn_blocking(making).await {
+        Ok(made) => made,
+        Err(error) => Err(VolumeError::Content(error.to_string())),
+    }
+}
+
+fn is_walked(source: &Source) -> bool {
+    match source {
+        Source::Persistent(volume) => match volume.place {
+            PersistentPlace::Claim(_) | PersistentPlace::Local(_) => match volume.group_policy {
+                GroupPolicy::Always | GroupPolicy::OnRootMismatch => !volume.read_only,
+            },
+            PersistentPlace::HostPath(_) => false,
+        },
+        Source::Disk
+        | Source::Memory { .. }
+        | Source::HugePages { .. }
+        | Source::HostPath(_)
+        | Source::Content(_)
+        | Source::Image(_) => false,
+    }
+}
+
+/// The token of the time before, unless it is to be replaced.
+fn token(context: &Context, pod: &Pod, volume: &str, source: &ServiceAccountTokenProjection) -> Result<String, String> {
+    let key = (volume.to_owned(), source.path.clone());
+    let now = identity::now();
+    if let Some(known) = context.volumes.tokens.borrow().get(&key).filter(|known| now < refresh_at(context, known)) {
+        return Ok(known.text.clone());
+    }
+    let life = source.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let life = life.map_or(identity::DEFAULT_LIFE, Duration::from_secs);
+    let audience = source.audience.as_deref().filter(|audience| !audience.is_empty());
+    let token = context.settings.objects.token(&PodToken { pod, audience, life })?;
+    let text = token.text.clone();
+    context.volumes.tokens.borrow_mut().insert(key, token);
+    Ok(text)
+}
+
+/// The same pod always comes as much earlier.
+fn refresh_at(context: &Context, token: &Token) -> u64 {
+    let jitter = context.reference.uid.bytes().map(u64::from).sum::<u64>() % REFRESH_JITTER_SECONDS;
+    token.refresh_at().saturating_sub(jitter)
+}
+
+/// Hands every kept volume to the pod's monitor, and gets a mount back that outlives it.
+pub(super) async fn keep(context: &Context, sandbox: &SandboxId) -> Result<(), EngineError> {
+    let duplicate = |volume: &ReadyVolume| {
+        let mount = volume.root.try_clone().map_err(EngineError::io("duplicate mount of volume", &volume.name))?;
+        Ok::<_, EngineError>((volume.name.clone(), mount))
+    };
+    let kept: Vec<_> = context.volumes.with(|ready| {
+        ready.iter().filter(|volume| volume.place.home == VolumeHome::Kept).map(duplicate).collect::<Result<_, _>>()
+    })?;
+    for (name, mount) in kept {
+        context.engine.keep_volume(sandbox, &name, mount).await?;
+        let spare = context.engine.clone_volume(sandbox, &name).await?;
+        if let Some(volume) = context.volumes.ready.borrow_mut().iter_mut().find(|volume| volume.name == name) {
+            volume.root = spare;
+        }
+    }
+    Ok(())
+}
+
+/// An object changed: files that come from it change, too (VO26).
+pub(super) fn object_changed(context: &Rc<Context>, kind: Kind, name: &str) {
+    let pod = context.newest_pod();
+    for volume in volumes(&pod).filter(|volume| payload::refers_to(volume, kind, name)) {
+        rewrite(context, &pod, volume);
+    }
+}
+
+/// What is missing now leaves the files as they are, and is told.
+fn rewrite(context: &Rc<Context>, pod: &Pod, volume: &Volume) {
+    let is_ready =
+        context.volumes.with(|ready| ready.iter().any(|known| known.name == volume.name && known.is_content));
+    if !is_ready {
+        return;
+    }
+    let written = decide(context, pod, volume).and_then(|source| match source {
+        Source::Content(payload) => write(context, pod, &volume.name, &payload),
+        Source::Disk
+        | Source::Memory { .. }
+        | Source::HugePages { .. }
+        | Source::HostPath(_)
+        | Source::Persistent(_)
+        | Source::Image(_) => Ok(()),
+    });
+    if let Err(error) = written {
+        context.warn(format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name));
+    }
+}
+
+fn write(context: &Rc<Context>, pod: &Pod, name: &str, payload: &Payload) -> Result<(), VolumeError> {
+    let written = context.volumes.with(|ready| match ready.iter().find(|known| known.name == name) {
+        Some(volume) => atomic::write(volume.root.as_fd(), payload, payload::fs_group(pod)),
+        None => Ok(atomic::Written::Unchanged),
+    })?;
+    if let atomic::Written::Changed { old: Some(old) } = written {
+        remove_later(context, name.to_owned(), old);
+    }
+    Ok(())
+}
+
+fn remove_later(context: &Rc<Context>, name: String, old: String) {
+    let context = Rc::downgrade(context);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(OLD_FILES_STAY).await;
+        let Some(context) = context.upgrade() else { return };
+        let removed = context.volumes.with(|ready| match ready.iter().find(|known| known.name == name) {
+            Some(volume) => atomic::remove_old(volume.root.as_fd(), &old),
+            None => Ok(()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(volume = name, "remove files that were replaced: {error}");
+        }
+    });
+}
+
+/// Writes new tokens when the old ones have lived long enough, as long as the pod's volumes exist.
+pub(super) fn refresh_tokens(context: &Rc<Context>) {
+    if context.volumes.tokens.borrow().is_empty() {
+        return;
+    }
+    let weak = Rc::downgrade(context);
+    let task = tokio::task::spawn_local(async move {
+        loop {
+            let Some(context) = weak.upgrade() else { return };
+            let now = identity::now();
+            let due = context.volumes.tokens.borrow().values().map(|token| refresh_at(&context, token)).min();
+            let Some(due) = due else { return };
+            drop(context);
+            tokio::time::sleep(Duration::from_secs(due.saturating_sub(now))).await;
+            let Some(context) = weak.upgrade() else { return };
+            let pod = context.newest_pod();
+            for volume in volumes(&pod).filter(|volume| volume.projected.is_some()) {
+                rewrite(&context, &pod, volume);
+            }
+            let still_due = context.volumes.tokens.borrow().values().any(|token| refresh_at(&context, token) <= now);
+            drop(context);
+            if still_due {
+                tokio::time::sleep(Duration::from_secs(REFRESH_RETRY_SECONDS)).await;
+            }
+        }
+    });
+    if let Some(old) = context.volumes.refresher.borrow_mut().replace(task.abort_handle()) {
+        old.abort();
+    }
+}
+
+/// The first disk volume that is larger than its limit (EV2).
+pub(super) async fn exceeded(context: &Rc<Context>) -> Option<Exceeded> {
+    let pod = context.newest_pod();
+    for (volume, limit_bytes, limit) in usage::limited(pod.spec.as_ref()?) {
+        let root = context.volumes.with(|ready| {
+            let found = ready.iter().find(|known| known.name == volume);
+            found.and_then(|known| known.root.try_clone().ok())
+        });
+        let Some(root) = root else { continue };
+        let counted = tokio::task::spawn_blocking(move || usage::bytes(root.as_fd())).await;
+        match counted {
+            Ok(Ok(used_bytes)) if used_bytes > limit_bytes => return Some(Exceeded { volume, used_bytes, limit }),
+            Ok(Ok(_)) | Err(_) => {}
+            Ok(Err(error)) => tracing::warn!(volume, "count what it takes: {error}"),
+        }
+    }
+    None
+}
+
+/// Lets go of everything. Data of claims and of the host is not touched: only the pod's own directory goes.
+pub(super) fn tear_down(context: &Context) -> Result<(), EngineError> {
+    if let Some(task) = context.volumes.refresher.borrow_mut().take() {
+        task.abort();
+    }
+    context.volumes.tokens.borrow_mut().clear();
+    context.volumes.ready.borrow_mut().clear();
+    context.engine.discard(&context.dir())
+}

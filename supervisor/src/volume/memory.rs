@@ -1,0 +1,164 @@
+//! Volumes that live in memory: detached mounts, which the pod's monitor keeps (rules VO11, VO12, VO25).
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use super::VolumeError;
+
+/// A tmpfs that every user may write to; a group gets everything that is made in it (VO10, VO50).
+pub(super) fn tmpfs(size_bytes: Option<u64>, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+    let size = size_bytes.map(|bytes| ("size", bytes.to_string()));
+    mount("tmpfs", size.into_iter().chain(ownership(group)), true)
+}
+
+/// Pages of one size; the kernel hands out what the node set aside (VO12).
+pub(super) fn huge_pages(page_bytes: u64, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+    let page = ("pagesize", page_bytes.to_string());
+    mount("hugetlbfs", [page].into_iter().chain(ownership(group)), false)
+}
+
+fn ownership(group: Option<u32>) -> Vec<(&'static str, String)> {
+    match group {
+        Some(group) => vec![("mode", "2777".to_owned()), ("gid", group.to_string())],
+        None => vec![("mode", "0777".to_owned())],
+    }
+}
+
+fn mount(
+    kind: &'static str,
+    options: impl Iterator<Item = (&'static str, String)>,
+    never_swapped: bool,
+) -> Result<OwnedFd, VolumeError> {
+    let call = |call| VolumeError::system(call, kind);
+    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(call("fsopen"))?;
+    for (key, value) in [("source", kind.to_owned())].into_iter().chain(options) {
+        rustix::mount::fsconfig_set_string(&fs, key, value.as_str())
+            .map_err(VolumeError::system("fsconfig", format!("{kind}, {key}={value}")))?;
+    }
+    if never_swapped {
+        // Secrets must not reach the disk; kernels before 6.4 do not know the option.
+        match rustix::mount::fsconfig_set_flag(&fs, "noswap") {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(VolumeError::system("fsconfig", "noswap")(error)),
+        }
+    }
+    rustix::mount::fsconfig_create(&fs).map_err(call("fsconfig create"))?;
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(call("fsmount"))
+}
+
+/// The smallest of `sizeLimit`, the pod's memory limit and the node's memory, zeros left out (VO11).
+pub(super) fn size_bytes(source: &EmptyDirVolumeSource, bounds: [u64; 2]) -> Result<u64, VolumeError> {
+    let limit = size_limit(source)?.unwrap_or(0);
+    Ok([limit].into_iter().chain(bounds).filter(|bytes| *bytes > 0).min().unwrap_or(0))
+}
+
+/// `sizeLimit` in bytes; zero is none.
+pub(super) fn size_limit(source: &EmptyDirVolumeSource) -> Result<Option<u64>, VolumeError> {
+    let Some(limit) = &source.size_limit else { return Ok(None) };
+    let quantity: cgroupd::quantity::Quantity =
+        limit.0.parse().map_err(|cause| VolumeError::SizeLimit { text: limit.0.clone(), cause: format!("{cause}") })?;
+    Ok(u64::try_from(quantity.value()).ok().filter(|bytes| *bytes > 0))
+}
+
+/// The page size of `HugePages` or `HugePages-SIZE` (VO12): named, or the only one that the pod requests.
+pub(super) fn page_bytes(medium: &str, spec: &PodSpec) -> Result<u64, VolumeError> {
+    let mut requested: Vec<u64> = Vec::new();
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        let requests = container.resources.iter().filter_map(|resources| resources.requests.as_ref()).flatten();
+        let sizes = requests.filter_map(|(name, _)| name.strip_prefix("hugepages-"));
+        requested.extend(sizes.filter_map(bytes));
+    }
+    requested.sort_unstable();
+    requested.dedup();
+    let missing = || {
+        VolumeError::Content(format!(
+            "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+        ))
+    };
+    match medium.strip_prefix("HugePages-") {
+        Some(size) => {
+            let size = bytes(size).ok_or_else(missing)?;
+            requested.contains(&size).then_some(size).ok_or_else(missing)
+        }
+        None => match requested.as_slice() {
+            [one] => Ok(*one),
+            [] => Err(missing()),
+            _ => Err(VolumeError::Content(
+                "medium: HugePages can't be used if container requests multiple huge page sizes".to_owned(),
+            )),
+        },
+    }
+}
+
+fn bytes(quantity: &str) -> Option<u64> {
+    let quantity: cgroupd::quantity::Quantity = quantity.parse().ok()?;
+    u64::try_from(quantity.value()).ok()
+}
+
+/// Several layers of an image as one tree, read-only (VO36); the uppermost first.
+pub(super) fn overlay(layers: &[impl AsRef<Path>]) -> Result<OwnedFd, VolumeError> {
+    let call = |call| VolumeError::system(call, "overlay");
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(call("fsopen"))?;
+    for layer in layers {
+        let layer = layer.as_ref();
+        // Names are digests below the store: short enough for `fsconfig`, and without `:`.
+        rustix::mount::fsconfig_set_string(&fs, "lowerdir+", layer)
+            .map_err(VolumeError::system("fsconfig(lowerdir+)", layer))?;
+    }
+    rustix::mount::fsconfig_create(&fs).map_err(call("fsconfig create"))?;
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .map_err(call("fsmount"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    /// VO11: the smallest, zero values left out.
+    #[test]
+    fn a_memory_volume_is_as_large_as_limit_pod_and_node_allow() {
+        for (limit, bounds, expected) in [
+            (None, [0, 1 << 30], 1 << 30),
+            (None, [8 << 20, 1 << 30], 8 << 20),
+            (Some("16Mi"), [0, 1 << 30], 16 << 20),
+            (Some("2Gi"), [0, 1 << 30], 1 << 30),
+            (Some("0"), [0, 1 << 30], 1 << 30),
+            (Some("16Mi"), [0, 0], 16 << 20),
+        ] {
+            let size_limit = limit.map(|text: &str| Quantity(text.to_owned()));
+            let source = EmptyDirVolumeSource { size_limit, ..EmptyDirVolumeSource::default() };
+            assert_eq!(size_bytes(&source, bounds).unwrap(), expected, "{limit:?}");
+        }
+    }
+
+    /// VO12
+    #[test]
+    fn huge_pages_have_one_size() {
+        let spec = |requests: &[&str]| -> PodSpec {
+            let requests: Vec<String> = requests.iter().map(|name| format!("\"{name}\":\"4Mi\"")).collect();
+            let text =
+                format!(r#"{{"containers":[{{"name":"c","resources":{{"requests":{{{}}}}}}}]}}"#, requests.join(","));
+            serde_json::from_str(&text).unwrap()
+        };
+        let none = "hugePages storage requested, but there is no resource request for huge pages";
+        for (medium, requests, expected) in [
+            ("HugePages", vec!["hugepages-2Mi"], Ok(2 << 20)),
+            ("HugePages", vec!["cpu"], Err(format!("medium HugePages: {none}"))),
+            (
+                "HugePages",
+                vec!["hugepages-2Mi", "hugepages-1Gi"],
+                Err("medium: HugePages can't be used if container requests multiple huge page sizes".to_owned()),
+            ),
+            ("HugePages-1Gi", vec!["hugepages-2Mi", "hugepages-1Gi"], Ok(1 << 30)),
+            ("HugePages-1Gi", vec!["hugepages-2Mi"], Err(format!("medium HugePages-1Gi: {none}"))),
+        ] {
+            let got = page_bytes(medium, &spec(&requests)).map_err(|error| error.to_string());
+            assert_eq!(got, expected, "{medium} {requests:?}");
+        }
+    }
+}
