@@ -17,6 +17,7 @@ mod clock;
 pub mod control;
 pub mod drain;
 pub mod events;
+pub mod feeds;
 pub mod host;
 pub mod journal;
 pub mod lock;
@@ -26,6 +27,7 @@ pub mod reset;
 pub mod schedule;
 pub mod source;
 pub mod systemd;
+pub mod tokens;
 
 use std::cell::RefCell;
 use std::io;
@@ -41,15 +43,19 @@ use tokio::sync::mpsc;
 
 use crate::api::Backends;
 use crate::config::Config;
-use crate::convert::facts::NoObjects;
 use crate::engine::dirs::Dirs;
 use crate::engine::record::Owner;
 use crate::engine::{self, Engine};
+use crate::identity::{DEFAULT_ISSUER, Issuer};
 use crate::image;
 use crate::monitor::protocol::WhenBrainDies;
-use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, host_addresses, node_facts};
+use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, StoreObjects, host_addresses, node_facts};
 use crate::pod::event::Severity;
-use crate::store::{Key, Store, StoreError, Watch};
+use crate::store::{Key, Store, StoreError};
+use crate::volume::claims::{
+    NodeLabels,
+    controller::{self, Controller},
+};
 
 pub use reset::reset;
 
@@ -57,12 +63,25 @@ use api::Api;
 use control::{Control, Order};
 use drain::{Drain, Periods};
 use events::{Recorder, Said};
+use feeds::Fed;
 use host::Host;
 use lock::Lock;
 use pods::{PODS, Pods};
 use source::Source;
 use systemd::Notifier;
+use tokens::StoreTokens;
 
+/// What the daemon follows.
+const FOLLOWED: [&str; 8] = [
+    PODS,
+    node_object::NODES,
+    "configmaps",
+    "secrets",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "storageclasses.storage.k8s.io",
+];
 /// Directory of cgroups where no service manager gives one.
 const CGROUP: &str = "monopod";
 
@@ -85,6 +104,8 @@ pub enum ServeError {
     CgroupTree(#[from] cgroupd::tree::TreeError),
     #[error(transparent)]
     Api(#[from] crate::api::ServerError),
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
     #[error("podCIDR: {0}")]
     Range(String),
     #[error("this host has no cgroup2 file system: mount one (mount -t cgroup2 none /sys/fs/cgroup)")]
@@ -126,8 +147,9 @@ struct Daemon {
     pods: Pods,
     events: Rc<RefCell<Recorder>>,
     source: Source,
-    feed: Watch,
-    nodes: Watch,
+    feed: mpsc::UnboundedReceiver<Fed>,
+    claims: Controller,
+    issuer: Rc<Issuer>,
     notifier: Notifier,
     shown: String,
     api: Option<Api>,
@@ -157,15 +179,17 @@ impl Daemon {
             events.borrow_mut().say(&said);
         }
         let (engine, engine_events) = Engine::open(engine_config(&config, &dirs)?).await?;
-        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs)?);
+        let issuer = Rc::new(Issuer::open(&dirs.data.join("identity"), DEFAULT_ISSUER)?);
+        let objects = StoreObjects::new(store.clone(), issuer.clone(), &host.name);
+        let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs, objects)?);
         let images = image::Store::open(dirs.images(), image::Limits::default())?;
         node_object::publish(&store, &host, &images).await?;
         take_node(&store, &mut host);
         let host = Rc::new(host);
         let source = Source::open(&config.static_pod_path, store.clone(), host.clone(), events.clone())?;
         let pods = Pods::new(store.clone(), events.clone(), host.clone(), source.claimed());
-        let feed = store.watch(PODS, None, store.version())?;
-        let nodes = store.watch(node_object::NODES, None, store.version())?;
+        let feed = feeds::follow(&store, &FOLLOWED)?;
+        let claims = Controller::new(store.clone(), node_labels(&host), &dirs.data.join("claims"));
         let shown = String::new();
         let control = Control::listen(&dirs.run)?;
         Ok(Self {
@@ -181,7 +205,8 @@ impl Daemon {
             events,
             source,
             feed,
-            nodes,
+            claims,
+            issuer,
             notifier,
             shown,
             api: None,
@@ -195,29 +220,18 @@ impl Daemon {
     async fn serve(&mut self) -> Result<(), ServeError> {
         // The files first: a pod whose manifest changed meanwhile is known to end when it is taken over.
         self.source.look().await;
+        self.bind_claims().await;
         self.pods.begin(&mut self.node).await;
         self.publish_all();
         let mut signals = Signals::new()?;
-        self.api = Some(Api::start(&self.config, &self.host, &self.store, Backends::default())?);
+        self.api = Some(Api::start(&self.config, &self.host, &self.store, self.backends())?);
         self.notifier.ready(&self.status());
         let mut alive = self.notifier.pace().map(tokio::time::interval);
         let mut expiry = self.events.borrow_mut().expire();
         loop {
             tokio::select! {
                 () = self.node.step() => {}
-                event = self.feed.next() => match event {
-                    Some(event) => self.pod_changed(&event).await,
-                    None => {
-                        self.feed = self.store.watch(PODS, None, self.store.version())?;
-                        self.pods.resync(&mut self.node);
-                    }
-                },
-                event = self.nodes.next() => {
-                    if event.is_none() {
-                        self.nodes = self.store.watch(node_object::NODES, None, self.store.version())?;
-                    }
-                    self.node_changed();
-                }
+                Some(fed) = self.feed.recv() => self.fed(fed).await,
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {
                     Wanted::Stop => break,
@@ -239,6 +253,41 @@ impl Daemon {
             api.stop().await;
         }
         Ok(())
+    }
+
+    /// What the node does for the API server.
+    fn backends(&self) -> Backends {
+        let tokens = StoreTokens::new(self.issuer.clone(), self.store.clone());
+        Backends { tokens: Some(Rc::new(tokens)), ..Backends::default() }
+    }
+
+    async fn fed(&mut self, fed: Fed) {
+        let event = match fed {
+            Fed::Changed(event) => event,
+            Fed::Missed(PODS) => return self.pods.resync(&mut self.node),
+            Fed::Missed(node_object::NODES) => return self.node_changed(),
+            Fed::Missed(resource) => {
+                for object in self.store.list(resource, None).0 {
+                    self.node.object_changed(&object.key);
+                }
+                return self.bind_claims().await;
+            }
+        };
+        match &*event.object.key.resource {
+            PODS => self.pod_changed(&event).await,
+            node_object::NODES => self.node_changed(),
+            _ => self.node.object_changed(&event.object.key),
+        }
+        if controller::concerns(&event) {
+            self.bind_claims().await;
+        }
+    }
+
+    async fn bind_claims(&mut self) {
+        match self.claims.run().await {
+            Ok(waiting) => waiting.iter().for_each(|claim| self.events.borrow_mut().say(&Said::of_claim(claim))),
+            Err(error) => tracing::error!("bind claims: {error}"),
+        }
     }
 
     async fn pod_changed(&mut self, event: &crate::store::WatchEvent) {
@@ -348,6 +397,10 @@ impl Daemon {
     }
 }
 
+fn node_labels(host: &Host) -> NodeLabels {
+    NodeLabels { name: host.name.clone(), labels: host.labels.clone() }
+}
+
 /// What users wrote of the node.
 fn take_node(store: &Store, host: &mut Host) {
     let stored = store.get(&Key::new(node_object::NODES, "", &host.name));
@@ -412,13 +465,13 @@ fn pass_controllers_on(mount: &Path) {
     }
 }
 
-fn settings(config: &Config, dirs: &Dirs) -> Result<Settings, ServeError> {
+fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Settings, ServeError> {
     let page_sizes = cgroupd::host::page_sizes()?;
     let machines = dirs.data.join("machines");
     Ok(Settings {
         images: image::Store::open(dirs.images(), image::Limits::default())?,
         node: node_facts(config.node_name.clone(), host_addresses()),
-        objects: Box::new(NoObjects),
+        objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default()),
         hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
         when_brain_dies: WhenBrainDies::Stay,
