@@ -36,7 +36,9 @@ impl Daemon {
     /// With further options.
     pub fn configured(options: &str) -> Result<Self> {
         std::fs::create_dir_all(MANIFESTS)?;
-        std::fs::write(CONFIG, format!("staticPodPath: {MANIFESTS}\nallowUnenforcedLimits: true\n{options}"))?;
+        // The host's own /etc is no test's.
+        let api = if options.contains("api:") { "" } else { "api: {dir: /run/etc}\n" };
+        std::fs::write(CONFIG, format!("staticPodPath: {MANIFESTS}\nallowUnenforcedLimits: true\n{api}{options}"))?;
         let log = std::fs::File::options().create(true).append(true).open("/run/serve.log")?;
         let mut command = host::binary("monopod")?;
         command.args(["-v", "serve", "--config", CONFIG]).stdin(Stdio::null()).stderr(log);

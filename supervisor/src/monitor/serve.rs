@@ -77,7 +77,7 @@ impl State {
         let buffer = self.scratch.borrow();
         let (call, fds) = match wire::receive(socket, buffer) {
             Ok((0, _)) => return self.brain_left(),
-            Ok((length, fds)) => (serde_json::from_slice::<Call>(buffer.get(..length).unwrap_or_default()), fds),
+            Ok((length, fds)) => (decode(buffer.get(..length).unwrap_or_default()), fds),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
             }
@@ -88,7 +88,13 @@ impl State {
         };
         let call = match call {
             Ok(call) => call,
-            Err(error) => {
+            // A newer brain may ask for what this monitor does not know: it is told so and goes on.
+            Err((Some(number), error)) => {
+                note(&format!("request: {error}"));
+                let caller = self.outbox.caller(number);
+                return self.outbox.reply(caller, Err(MonitorError::Protocol(error)), Vec::new());
+            }
+            Err((None, error)) => {
                 // Without a number there is nobody to answer.
                 note(&format!("request: {error}"));
                 return self.brain_left();
@@ -355,6 +361,58 @@ fn network_namespace_of(pid: rustix::process::Pid) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/net");
     rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .called(|| format!("open({path})"))
+}
+
+/// A request, or why it is none, with the number under which that can be told.
+fn decode(text: &[u8]) -> std::result::Result<Call, (Option<u64>, String)> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        number: u64,
+    }
+    serde_json::from_slice(text).map_err(|error| {
+        let number = serde_json::from_slice::<Numbered>(text).ok().map(|call| call.number);
+        (number, error.to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Brain and monitor may be one version apart: fields that are added are ignored, requests that are added are refused
+    /// by their number.
+    #[test]
+    fn what_a_newer_brain_adds_does_no_harm() {
+        let call = decode(br#"{"number":7,"since":2,"request":{"startContainer":{"id":"c","urgent":true}}}"#).unwrap();
+        assert_eq!(call.number, 7);
+        let unknown = decode(br#"{"number":8,"request":{"freezeContainer":{"id":"c"}}}"#).unwrap_err();
+        assert_eq!(unknown.0, Some(8));
+        assert_eq!(decode(b"{").unwrap_err().0, None);
+    }
+
+    /// A version-1 brain's and monitor's words, as they were first written; they are understood for ever.
+    #[test]
+    fn version_1_is_understood() {
+        for request in [
+            r#"{"hello":{"version":1}}"#,
+            r#""snapshot""#,
+            r#""shutdown""#,
+            r#"{"signalContainer":{"id":"c","signal":15}}"#,
+            r#"{"removeContainer":{"id":"c"}}"#,
+        ] {
+            let text = format!(r#"{{"number":1,"request":{request}}}"#);
+            assert!(decode(text.as_bytes()).is_ok(), "{request}");
+        }
+        use crate::monitor::protocol::Message;
+        for message in [
+            r#"{"reply":{"number":1,"result":{"Ok":{"hello":{"version":1,"pid":5,"since":"later"}}}}}"#,
+            r#"{"reply":{"number":1,"result":{"Ok":{"snapshot":{"sandbox":"s","pause_pid":4,"containers":[],"execs":[],"volumes":[]}}}}}"#,
+            r#"{"event":{"containerExited":{"version":1,"container":"c","exit":{"code":3},"started_at":null,"finished_at":"2026-01-01T00:00:00Z","oom_killed":false,"start_error":null,"cause":"new"}}}"#,
+        ] {
+            let read = serde_json::from_str::<Message>(message);
+            assert!(read.is_ok(), "{message}: {read:?}");
+        }
+    }
 }
 
 fn running<'a>(containers: &'a [Container], id: &str) -> Result<&'a Container> {

@@ -1,8 +1,6 @@
-//! What the API server needs of the node: streams into containers, usage, tokens.
+//! What the API server needs of the node: streams into containers, and what they use. Tokens are in `tokens`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::Response;
@@ -10,16 +8,14 @@ use http_body_util::BodyExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
 
 use super::pods::PODS;
 use crate::api::body::Body;
 use crate::api::status::{Reason, Status};
-use crate::api::streams::{IssuedToken, Local, Metrics, PodUsage, Streams, TokenOrder, TokenOwner, Tokens, Usage};
-use crate::identity::{self, Bound, Issuer, ObjectClaim, TokenRequest};
+use crate::api::streams::{Local, Metrics, PodUsage, Streams, Usage};
 use crate::node::Sessions;
 use crate::node::session::http::{Answer, Refusal};
-use crate::store::{Key, Object, Store};
+use crate::store::{Object, Store};
 use crate::stream::body::Body as StreamBody;
 
 /// Streams into the node's pods.
@@ -172,61 +168,4 @@ fn used_memory() -> Option<u64> {
         })
         .collect();
     Some(kib.get("MemTotal")?.saturating_sub(*kib.get("MemAvailable")?) * 1024)
-}
-
-/// Tokens of service accounts, as long as what they are bound to exists.
-#[derive(Debug)]
-pub(super) struct NodeTokens {
-    pub(super) issuer: Rc<Issuer>,
-    pub(super) store: Store,
-}
-
-impl NodeTokens {
-    fn exists(&self, resource: &str, namespace: &str, name: &str, uid: &str) -> bool {
-        let found = self.store.get(&Key::new(resource, namespace, name)).map(|object| object.value());
-        found.is_some_and(|value| value["metadata"]["uid"] == json!(uid))
-    }
-}
-
-impl Tokens for NodeTokens {
-    fn issue(&self, order: &TokenOrder) -> Result<IssuedToken, String> {
-        let bound = |kind: &str| {
-            let own = order.bound_to.as_ref().filter(|(bound, ..)| bound == kind);
-            own.map(|(_, name, uid)| ObjectClaim { name: name.clone(), uid: uid.clone() })
-        };
-        let request = TokenRequest {
-            namespace: order.namespace.clone(),
-            service_account: ObjectClaim { name: order.account.clone(), uid: order.account_uid.clone() },
-            audiences: order.audiences.clone(),
-            life: Duration::from_secs(u64::try_from(order.seconds).unwrap_or(0)),
-            pod: bound("Pod"),
-            secret: bound("Secret"),
-            node: bound("Node"),
-        };
-        let token = self.issuer.mint(&request, identity::now()).map_err(|error| error.to_string())?;
-        Ok(IssuedToken { token: token.text, expires: i64::try_from(token.expires).unwrap_or(i64::MAX) })
-    }
-
-    fn verify(&self, token: &str, audiences: &[String]) -> Option<TokenOwner> {
-        let exists = |bound: &Bound<'_>| match *bound {
-            Bound::ServiceAccount { namespace, name, uid } => self.exists("serviceaccounts", namespace, name, uid),
-            Bound::Pod { namespace, name, uid } => self.exists(PODS, namespace, name, uid),
-            Bound::Secret { namespace, name, uid } => self.exists("secrets", namespace, name, uid),
-            Bound::Node { name, uid } => self.exists("nodes", "", name, uid),
-        };
-        let verified = self.issuer.verify(token, audiences, identity::now(), exists).ok()?;
-        let own = verified.claims.kubernetes;
-        Some(TokenOwner {
-            namespace: own.namespace,
-            account: own.serviceaccount.name,
-            account_uid: own.serviceaccount.uid,
-            audiences: verified.audiences,
-            pod: own.pod.map(|pod| (pod.name, pod.uid)),
-        })
-    }
-}
-
-/// The key that signs tokens; it outlives everything else in the directory.
-pub(super) fn issuer(data: &Path) -> Result<Rc<Issuer>, identity::IdentityError> {
-    Issuer::open(&data.join("identity"), identity::DEFAULT_ISSUER).map(Rc::new)
 }

@@ -14,6 +14,7 @@ use crate::pod::event::{KubeEvent, Severity};
 use crate::pod::spec::PodSpec;
 use crate::pod::timer::WallTime;
 use crate::store::{Change, Durability, Key, Store, StoreError};
+use crate::volume::claims::Waiting;
 
 /// The resource.
 pub const EVENTS: &str = "events";
@@ -108,6 +109,27 @@ impl Said {
     /// The kubelet's events have the `namespace` of the object; those of nodes go to `default`.
     fn namespace(&self) -> &str {
         if self.about.namespace.is_empty() { "default" } else { &self.about.namespace }
+    }
+}
+
+impl Said {
+    /// What the volume controller says of a claim.
+    pub fn of_claim(claim: &Waiting) -> Self {
+        Self {
+            about: About {
+                kind: "PersistentVolumeClaim",
+                namespace: claim.namespace.clone(),
+                name: claim.name.clone(),
+                uid: claim.uid.clone(),
+                field_path: None,
+            },
+            component: "persistentvolume-controller",
+            host: None,
+            severity: if claim.warning { Severity::Warning } else { Severity::Normal },
+            reason: claim.reason.to_owned(),
+            message: claim.message.clone(),
+            at: clock::wall(),
+        }
     }
 }
 
@@ -393,9 +415,10 @@ fn object(said: &Said, name: &str, message: &str, (count, first): (i32, WallTime
 /// What was said, as far as it is one of ours.
 fn read(event: &Event, at: WallTime) -> Option<Said> {
     let involved = &event.involved_object;
-    let kind = ["Pod", "Node"].into_iter().find(|kind| involved.kind.as_deref() == Some(kind))?;
+    let kind =
+        ["Pod", "Node", "PersistentVolumeClaim"].into_iter().find(|kind| involved.kind.as_deref() == Some(kind))?;
     let source = event.source.as_ref()?;
-    let components = ["kubelet", "default-scheduler"];
+    let components = ["kubelet", "default-scheduler", "persistentvolume-controller"];
     let component = components.into_iter().find(|own| source.component.as_deref() == Some(own))?;
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     Some(Said {

@@ -18,6 +18,7 @@ mod clock;
 pub mod control;
 pub mod drain;
 pub mod events;
+pub mod feeds;
 pub mod host;
 pub mod journal;
 pub mod lock;
@@ -27,6 +28,7 @@ pub mod reset;
 pub mod schedule;
 pub mod source;
 pub mod systemd;
+pub mod tokens;
 
 use std::cell::RefCell;
 use std::io;
@@ -45,26 +47,43 @@ use crate::config::Config;
 use crate::engine::dirs::Dirs;
 use crate::engine::record::Owner;
 use crate::engine::{self, Engine};
-use crate::identity::{IdentityError, Issuer};
+use crate::identity::{DEFAULT_ISSUER, Issuer};
 use crate::image;
 use crate::monitor::protocol::WhenBrainDies;
 use crate::node::{LogPolicy, Node, Notice, Settings, Snapshots, StoreObjects, host_addresses, node_facts};
 use crate::pod::event::Severity;
-use crate::store::{Key, Store, StoreError, Watch, WatchEvent};
+use crate::store::{Key, Store, StoreError};
+use crate::volume::claims::{
+    NodeLabels,
+    controller::{self, Controller},
+};
 
 pub use reset::reset;
 
 use api::Api;
-use backends::{NodeMetrics, NodeStreams, NodeTokens};
+use backends::{NodeMetrics, NodeStreams};
 use control::{Control, Order};
 use drain::{Drain, Periods};
 use events::{Recorder, Said};
+use feeds::Fed;
 use host::Host;
 use lock::Lock;
 use pods::{PODS, Pods};
 use source::Source;
 use systemd::Notifier;
+use tokens::StoreTokens;
 
+/// What the daemon follows.
+const FOLLOWED: [&str; 8] = [
+    PODS,
+    node_object::NODES,
+    "configmaps",
+    "secrets",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "storageclasses.storage.k8s.io",
+];
 /// Directory of cgroups where no service manager gives one.
 const CGROUP: &str = "monopod";
 
@@ -80,8 +99,6 @@ pub enum ServeError {
     #[error(transparent)]
     Images(#[from] image::store::StoreError),
     #[error(transparent)]
-    Identity(#[from] IdentityError),
-    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     CgroupHost(#[from] cgroupd::host::HostError),
@@ -89,6 +106,8 @@ pub enum ServeError {
     CgroupTree(#[from] cgroupd::tree::TreeError),
     #[error(transparent)]
     Api(#[from] crate::api::ServerError),
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
     #[error("podCIDR: {0}")]
     Range(String),
     #[error("this host has no cgroup2 file system: mount one (mount -t cgroup2 none /sys/fs/cgroup)")]
@@ -130,9 +149,8 @@ struct Daemon {
     pods: Pods,
     events: Rc<RefCell<Recorder>>,
     source: Source,
-    feed: Watch,
-    nodes: Watch,
-    objects: Vec<Watch>,
+    feed: mpsc::UnboundedReceiver<Fed>,
+    claims: Controller,
     issuer: Rc<Issuer>,
     notifier: Notifier,
     shown: String,
@@ -162,9 +180,9 @@ impl Daemon {
             let said = Said::of_node(&host.name, Severity::Warning, "CorruptState", &text);
             events.borrow_mut().say(&said);
         }
-        let issuer = backends::issuer(&dirs.data)?;
-        let objects = StoreObjects::new(store.clone(), issuer.clone(), &host.name);
         let (engine, engine_events) = Engine::open(engine_config(&config, &dirs)?).await?;
+        let issuer = Rc::new(Issuer::open(&dirs.data.join("identity"), DEFAULT_ISSUER)?);
+        let objects = StoreObjects::new(store.clone(), issuer.clone(), &host.name);
         let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs, objects)?);
         let images = image::Store::open(dirs.images(), image::Limits::default())?;
         node_object::publish(&store, &host, &images).await?;
@@ -172,9 +190,8 @@ impl Daemon {
         let host = Rc::new(host);
         let source = Source::open(&config.static_pod_path, store.clone(), host.clone(), events.clone())?;
         let pods = Pods::new(store.clone(), events.clone(), host.clone(), source.claimed());
-        let feed = store.watch(PODS, None, store.version())?;
-        let nodes = store.watch(node_object::NODES, None, store.version())?;
-        let objects = watch_objects(&store)?;
+        let feed = feeds::follow(&store, &FOLLOWED)?;
+        let claims = Controller::new(store.clone(), node_labels(&host), &dirs.data.join("claims"));
         let shown = String::new();
         let control = Control::listen(&dirs.run)?;
         Ok(Self {
@@ -190,8 +207,7 @@ impl Daemon {
             events,
             source,
             feed,
-            nodes,
-            objects,
+            claims,
             issuer,
             notifier,
             shown,
@@ -206,6 +222,7 @@ impl Daemon {
     async fn serve(&mut self) -> Result<(), ServeError> {
         // The files first: a pod whose manifest changed meanwhile is known to end when it is taken over.
         self.source.look().await;
+        self.bind_claims().await;
         self.pods.begin(&mut self.node).await;
         self.publish_all();
         let mut signals = Signals::new()?;
@@ -216,26 +233,7 @@ impl Daemon {
         loop {
             tokio::select! {
                 () = self.node.step() => {}
-                event = self.feed.next() => match event {
-                    Some(event) => self.pod_changed(&event).await,
-                    None => {
-                        self.feed = self.store.watch(PODS, None, self.store.version())?;
-                        self.pods.resync(&mut self.node);
-                    }
-                },
-                event = self.nodes.next() => {
-                    if event.is_none() {
-                        self.nodes = self.store.watch(node_object::NODES, None, self.store.version())?;
-                    }
-                    self.node_changed();
-                }
-                changed = next_of(&mut self.objects) => match changed {
-                    Some(event) => self.node.object_changed(&event.object.key),
-                    None => {
-                        self.objects = watch_objects(&self.store)?;
-                        self.all_objects_changed();
-                    }
-                },
+                Some(fed) = self.feed.recv() => self.fed(fed).await,
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {
                     Wanted::Stop => break,
@@ -259,19 +257,43 @@ impl Daemon {
         Ok(())
     }
 
-    /// After a feed that was cut off: anything may have changed.
-    fn all_objects_changed(&mut self) {
-        for object in REFERRED.iter().flat_map(|resource| self.store.list(resource, None).0) {
-            self.node.object_changed(&object.key);
-        }
-    }
-
+    /// What the node does for the API server.
     fn backends(&self) -> Backends {
+        let tokens = StoreTokens::new(self.issuer.clone(), self.store.clone());
         let (sessions, store) = (self.node.sessions(), self.store.clone());
         Backends {
             streams: Some(Rc::new(NodeStreams(sessions.clone()))),
-            metrics: Some(Rc::new(NodeMetrics { sessions, store: store.clone() })),
-            tokens: Some(Rc::new(NodeTokens { issuer: self.issuer.clone(), store })),
+            metrics: Some(Rc::new(NodeMetrics { sessions, store })),
+            tokens: Some(Rc::new(tokens)),
+        }
+    }
+
+    async fn fed(&mut self, fed: Fed) {
+        let event = match fed {
+            Fed::Changed(event) => event,
+            Fed::Missed(PODS) => return self.pods.resync(&mut self.node),
+            Fed::Missed(node_object::NODES) => return self.node_changed(),
+            Fed::Missed(resource) => {
+                for object in self.store.list(resource, None).0 {
+                    self.node.object_changed(&object.key);
+                }
+                return self.bind_claims().await;
+            }
+        };
+        match &*event.object.key.resource {
+            PODS => self.pod_changed(&event).await,
+            node_object::NODES => self.node_changed(),
+            _ => self.node.object_changed(&event.object.key),
+        }
+        if controller::concerns(&event) {
+            self.bind_claims().await;
+        }
+    }
+
+    async fn bind_claims(&mut self) {
+        match self.claims.run().await {
+            Ok(waiting) => waiting.iter().for_each(|claim| self.events.borrow_mut().say(&Said::of_claim(claim))),
+            Err(error) => tracing::error!("bind claims: {error}"),
         }
     }
 
@@ -388,6 +410,10 @@ impl Daemon {
     }
 }
 
+fn node_labels(host: &Host) -> NodeLabels {
+    NodeLabels { name: host.name.clone(), labels: host.labels.clone() }
+}
+
 /// What users wrote of the node.
 fn take_node(store: &Store, host: &mut Host) {
     let stored = store.get(&Key::new(node_object::NODES, "", &host.name));
@@ -453,25 +479,12 @@ fn pass_controllers_on(mount: &Path) {
 }
 
 /// Whether what a pod is told of itself, labels and annotations, is not what it was.
-fn is_told_otherwise(event: &WatchEvent) -> bool {
+fn is_told_otherwise(event: &crate::store::WatchEvent) -> bool {
     let told = |object: &crate::store::Object| {
         let value = object.value();
         ["labels", "annotations"].map(|field| value["metadata"][field].clone())
     };
     event.previous.as_ref().is_some_and(|previous| told(previous) != told(&event.object))
-}
-
-/// What pods refer to (see [`StoreObjects`]).
-const REFERRED: [&str; 5] = ["configmaps", "secrets", "serviceaccounts", "persistentvolumeclaims", "persistentvolumes"];
-
-fn watch_objects(store: &Store) -> Result<Vec<Watch>, StoreError> {
-    REFERRED.iter().map(|resource| store.watch(resource, None, store.version())).collect()
-}
-
-/// The next change of any of these; none when one was cut off.
-async fn next_of(watches: &mut [Watch]) -> Option<WatchEvent> {
-    let all = watches.iter_mut().map(|watch| Box::pin(watch.next()));
-    futures_util::future::select_all(all).await.0
 }
 
 fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Settings, ServeError> {

@@ -225,7 +225,8 @@ impl Pods {
         let mut spec: PodSpec = machine::spec(&pod);
         self.host.complete(&mut spec);
         let shown = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        node.update(pod, &spec);
+        node.update(pod.clone(), &spec);
+        node.pod_changed(pod);
         if !shown && let Some(status) = node.status(uid) {
             // A new object of a static pod that runs.
             self.publish(uid, Box::new(status));
