@@ -45,8 +45,9 @@ impl Place {
         let none = self.dir.path().join("none");
         let paths = Paths {
             registries_conf: self.dir.path().join("registries.conf"),
-            registries_conf_d: none,
+            registries_conf_d: none.clone(),
             certs_d: Vec::new(),
+            policy: none,
             auth: vec![self.dir.path().join("auth.json")],
         };
         Options { program: Some(PROGRAM.into()), paths }

@@ -24,7 +24,7 @@ use crate::engine::record::PodReference;
 use crate::image::Store;
 use crate::monitor::protocol::{Exit as MonitorExit, ExitRecord, WhenBrainDies};
 use crate::pod::action::Instance;
-use crate::pod::event::{Event, Exit};
+use crate::pod::event::{Event, Exit, KubeEvent, Severity};
 use crate::pod::spec::{Index, PodSpec};
 use crate::pod::status::{TERMINATION_MESSAGE_BYTES, termination_message};
 use crate::runtime::launch::Process;
@@ -159,6 +159,13 @@ impl Context {
 
     pub(super) fn warn(&self, text: String) {
         let _nobody_listens = self.notices.send(Notice::Warning { uid: self.reference.uid.clone(), text });
+    }
+
+    /// A Warning event of the pod that no decision of its machine depends on.
+    pub(super) fn warning_event(&self, reason: &'static str, message: String) {
+        let now = clock::now().wall;
+        let event = KubeEvent { severity: Severity::Warning, reason, message, container: None, at: now };
+        let _nobody_listens = self.notices.send(Notice::Event { uid: self.reference.uid.clone(), event });
     }
 
     pub(super) fn turn(&self, turn: Turn) -> Rc<Mutex<()>> {

@@ -105,10 +105,11 @@ fn secrets(context: &Context) -> Vec<PullSecret> {
         }
     }
     if !missing.is_empty() {
-        context.warn(format!(
-            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-            missing.join(", ")
-        ));
+        let names = missing.join(", ");
+        let text = format!(
+            "Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."
+        );
+        context.warning_event("FailedToRetrieveImagePullSecret", text);
     }
     found
 }

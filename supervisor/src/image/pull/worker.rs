@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use super::{Options, Progress, PullError, Pulled, Request, pull};
 use crate::engine::program::sealed;
 use crate::image::limits::Limits;
-use crate::image::registry::Failure;
+use crate::image::registry::config::ConfigError;
 use crate::image::store::Store;
 use crate::sys;
 use crate::sys::spawn::{Program, Spawned, spawn};
@@ -74,7 +74,7 @@ impl From<&PullError> for Refused {
     fn from(error: &PullError) -> Self {
         let kind = match error {
             PullError::Registry(failure) if failure.is_unavailable() => Kind::Unavailable,
-            PullError::Registry(Failure::Fetcher(_)) => Kind::Other,
+            PullError::Config(ConfigError::Policy { .. }) => Kind::Signature,
             PullError::Registry(_)
             | PullError::Name(_)
             | PullError::Config(_)

@@ -244,6 +244,7 @@ mod tests {
             registries_conf: dir.path().join("none"),
             registries_conf_d: dir.path().join("none"),
             certs_d: Vec::new(),
+            policy: dir.path().join("none"),
             auth: vec![dir.path().join("missing"), auth],
         };
         let secrets = [

@@ -3,6 +3,7 @@
 pub mod auth;
 mod certs;
 mod helper;
+mod policy;
 mod registries;
 
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ const DOCKER_HOST: &str = "registry-1.docker.io";
 pub enum ConfigError {
     #[error("registry {registry} is blocked in {}", .path.display())]
     Blocked { registry: String, path: PathBuf },
+    #[error("image {image} needs {requirement} by {}, and signatures are not checked here", .path.display())]
+    Policy { image: String, path: PathBuf, requirement: String },
     #[error("{call} {}: {cause}", .path.display())]
     Io { call: &'static str, path: PathBuf, cause: std::io::Error },
     #[error("{}: {cause}", .path.display())]
@@ -35,6 +38,7 @@ pub struct Paths {
     pub registries_conf: PathBuf,
     pub registries_conf_d: PathBuf,
     pub certs_d: Vec<PathBuf>,
+    pub policy: PathBuf,
     /// Files with logins, the most specific first; those that are missing are skipped.
     pub auth: Vec<PathBuf>,
 }
@@ -59,6 +63,7 @@ impl Paths {
                 .unwrap_or_else(|| "/etc/containers/registries.conf".into()),
             registries_conf_d: "/etc/containers/registries.conf.d".into(),
             certs_d: vec!["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()],
+            policy: "/etc/containers/policy.json".into(),
             auth: auth.collect(),
         }
     }
@@ -73,6 +78,7 @@ pub struct Plan {
 
 /// Decides where an image may come from, and as whom to ask. `name` is what the user wrote, `secrets` are the pod's.
 pub fn plan(name: &str, reference: &Reference, secrets: &[PullSecret], paths: &Paths) -> Result<Plan, ConfigError> {
+    policy::check(reference, &paths.policy)?;
     let registries = registries::read(paths)?;
     let places = registries.places(name, reference)?;
     let mut sources = Vec::new();
