@@ -24,7 +24,7 @@ pub struct Lock {
 impl Lock {
     /// # Errors
     /// [`ServeError::Second`] when another daemon holds it.
-    pub fn take(dir: &Path) -> Result<Self, ServeError> {
+    pub async fn take(dir: &Path) -> Result<Self, ServeError> {
         let path: PathBuf = dir.join(NAME);
         let open = File::options().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(ServeError::io("open", &path))?;
@@ -32,7 +32,7 @@ impl Lock {
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _file: file }),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(AGAIN),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(ServeError::Second(path)),
                 Err(errno) => return Err(ServeError::io("flock", &path)(errno.into())),
             }
@@ -44,13 +44,13 @@ impl Lock {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_second_one_is_refused_until_the_first_has_ended() {
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_second_one_is_refused_until_the_first_has_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Lock::take(dir.path()).unwrap();
-        let refused = Lock::take(dir.path()).unwrap_err();
+        let first = Lock::take(dir.path()).await.unwrap();
+        let refused = Lock::take(dir.path()).await.unwrap_err();
         assert!(matches!(refused, ServeError::Second(_)), "{refused}");
         drop(first);
-        Lock::take(dir.path()).unwrap();
+        Lock::take(dir.path()).await.unwrap();
     }
 }

@@ -170,7 +170,7 @@ impl Daemon {
         let notifier = Notifier::from_environment();
         let dirs = dirs(&config);
         engine::dirs::create_private(&dirs.data).map_err(ServeError::io("make", &dirs.data))?;
-        let lock = Lock::take(&dirs.data)?;
+        let lock = Lock::take(&dirs.data).await?;
         let (store, damaged) = Store::open(&dirs.data.join("objects"))?;
         let events = Rc::new(RefCell::new(Recorder::new(store.clone())));
         let mut host = Host::new(&config, &node_facts(config.node_name.clone(), host_addresses()));

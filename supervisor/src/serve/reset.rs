@@ -14,7 +14,7 @@ use super::{ServeError, dirs, engine_config};
 pub async fn reset(config: &Config) -> Result<(), ServeError> {
     let dirs = dirs(config);
     engine::dirs::create_private(&dirs.data).map_err(ServeError::io("make", &dirs.data))?;
-    let _lock = Lock::take(&dirs.data)?;
+    let _lock = Lock::take(&dirs.data).await?;
     let config = Config { allow_unenforced_limits: true, ..config.clone() };
     let own = engine_config(&config, &dirs)?;
     let cgroup = own.cgroup_parent.clone();
