@@ -23,6 +23,7 @@ pub(crate) struct Args {
 /// What is made, in `target/dist`.
 #[derive(Debug)]
 pub(crate) struct Dist {
+    #[expect(dead_code, reason = "what the test of the package installs")]
     pub(crate) deb: PathBuf,
 }
 
