@@ -12,6 +12,9 @@ pub fn tests() -> Vec<Test> {
     tests![Host: every_kubectl_prints_what_a_cluster_would, transcripts_are_matched_line_by_line]
 }
 
+/// Set to run every client.
+const ALL: &str = "MONOPOD_EVERY_KUBECTL";
+
 /// Where the daemon puts certificates and kubeconfig.
 const ACCESS: &str = "/run/access";
 
@@ -51,7 +54,11 @@ fn every_kubectl_prints_what_a_cluster_would() -> Result<()> {
     let clients = clients();
     ensure!(!clients.is_empty(), "no kubectl is installed (Debian: kubernetes-client)");
     let steps = transcript::parse(include_str!("../transcripts/kubectl.txt"));
-    for client in &clients {
+    // The oldest and the newest speak differently (SPDY, protobuf); those between them are for the patient.
+    let some = [clients.first(), clients.last()].into_iter().flatten().collect::<BTreeSet<_>>();
+    let chosen: Vec<&PathBuf> =
+        if std::env::var_os(ALL).is_some() { clients.iter().collect() } else { some.into_iter().collect() };
+    for client in chosen {
         with(client, &steps).with_context(|| client.display().to_string())?;
     }
     Ok(())
