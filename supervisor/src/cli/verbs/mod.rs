@@ -4,10 +4,14 @@ pub mod align;
 pub mod apply;
 pub mod client;
 pub mod delete;
+pub mod describe;
+pub mod events;
+pub mod exec;
 pub mod files;
 pub mod get;
 pub mod logs;
 pub mod output;
+pub mod remote;
 pub mod span;
 pub mod table;
 pub mod targets;
@@ -31,6 +35,10 @@ pub enum Verb {
     Create(apply::CreateCommand),
     Delete(delete::DeleteCommand),
     Logs(logs::LogsCommand),
+    Describe(describe::DescribeCommand),
+    Events(events::EventsCommand),
+    Exec(exec::ExecCommand),
+    Attach(exec::AttachCommand),
 }
 
 /// Where to ask.
@@ -90,6 +98,10 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Create(command) => apply::create(command).await,
         Verb::Delete(command) => delete::run(command).await,
         Verb::Logs(command) => logs::run(command).await,
+        Verb::Describe(command) => describe::run(command).await,
+        Verb::Events(command) => events::run(command).await,
+        Verb::Exec(command) => exec::exec(command).await,
+        Verb::Attach(command) => exec::attach(command).await,
     }
 }
 
