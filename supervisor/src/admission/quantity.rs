@@ -98,6 +98,11 @@ impl Amount {
         Amount { nanos: self.nanos.saturating_add(other.nanos).min(MAX), family: self.family }
     }
 
+    /// How many hundredths of another it is, rounded down; of nothing, none.
+    pub fn percent_of(self, whole: Amount) -> i128 {
+        self.nanos.saturating_mul(100).checked_div(whole.nanos).unwrap_or_default()
+    }
+
     /// Rounded up to whole milli units (QT4).
     #[must_use]
     pub fn rounded_up_to_milli(self) -> Amount {

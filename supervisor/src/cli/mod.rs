@@ -8,6 +8,7 @@ pub mod pull_bars;
 pub mod reset;
 pub mod run;
 pub mod serve;
+pub mod verbs;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Command {
     Check(check::CheckCommand),
     Reset(reset::ResetCommand),
     Image(image::ImageCommand),
+    #[command(flatten)]
+    Verb(verbs::Verb),
 }
 
 /// The whole command line, for manual pages and completions.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => Ok(check::run(&command)),
         Command::Reset(command) => reset::run(&command).map_err(|error| error.to_string()),
         Command::Image(command) => image::run(&command).map_err(|error| error.to_string()),
+        Command::Verb(verb) => Ok(verbs::run(&verb)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error}");

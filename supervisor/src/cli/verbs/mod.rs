@@ -1,0 +1,139 @@
+//! The verbs of kubectl, for machines without it: clients of the API on the local socket.
+
+pub mod align;
+pub mod apply;
+pub mod client;
+pub mod delete;
+pub mod describe;
+pub mod events;
+pub mod exec;
+pub mod files;
+pub mod get;
+pub mod logs;
+pub mod output;
+pub mod remote;
+pub mod span;
+pub mod table;
+pub mod targets;
+pub mod watch;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use client::Client;
+use client::discovery::Kinds;
+use client::error::VerbError;
+
+use crate::config::Config;
+
+/// A verb with what it is about.
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    Get(get::GetCommand),
+    Apply(apply::ApplyCommand),
+    Create(apply::CreateCommand),
+    Delete(delete::DeleteCommand),
+    Logs(logs::LogsCommand),
+    Describe(describe::DescribeCommand),
+    Events(events::EventsCommand),
+    Exec(exec::ExecCommand),
+    Attach(exec::AttachCommand),
+}
+
+/// Where to ask.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Place {
+    /// Namespace [default: default]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Socket of the node service [default: that of its configuration, /run/monopod/monopod.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Place {
+    fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("default")
+    }
+
+    fn client(&self) -> Client {
+        // Who may not read the configuration may still have the socket.
+        let configured = || Config::read(None).unwrap_or_default().socket();
+        Client::new(self.socket.clone().unwrap_or_else(configured))
+    }
+
+    /// The client, and what the server has.
+    async fn ask(&self) -> Result<(Client, Kinds), VerbError> {
+        let client = self.client();
+        let kinds = Kinds::ask(&client).await?;
+        Ok((client, kinds))
+    }
+}
+
+/// Runs a verb; what went wrong is on standard error then.
+pub fn run(verb: &Verb) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(Box::pin(dispatch(verb)));
+    // A read of standard input never ends by itself.
+    runtime.shutdown_background();
+    done.unwrap_or_else(|error| {
+        if !error.is_closed_output() {
+            eprintln!("{error}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
+    match verb {
+        Verb::Get(command) => get::run(command).await,
+        Verb::Apply(command) => apply::apply(command).await,
+        Verb::Create(command) => apply::create(command).await,
+        Verb::Delete(command) => delete::run(command).await,
+        Verb::Logs(command) => logs::run(command).await,
+        Verb::Describe(command) => describe::run(command).await,
+        Verb::Events(command) => events::run(command).await,
+        Verb::Exec(command) => exec::exec(command).await,
+        Verb::Attach(command) => exec::attach(command).await,
+    }
+}
+
+/// Writes to standard output; a reader that went away is an error, not a panic.
+fn say(text: &str) -> Result<(), VerbError> {
+    say_bytes(text.as_bytes())
+}
+
+fn say_bytes(bytes: &[u8]) -> Result<(), VerbError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(VerbError::Output)
+}
+
+/// Failures of a verb about several objects: each is said when it happens, the others go on.
+#[derive(Debug, Default)]
+struct Failures(bool);
+
+impl Failures {
+    /// Says an error, unless standard output is gone: then nothing goes on.
+    fn note<T>(&mut self, result: Result<T, VerbError>) -> Result<Option<T>, VerbError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ (VerbError::Output(_) | VerbError::Connect { .. })) => Err(error),
+            Err(error) => {
+                eprintln!("{error}");
+                self.0 = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn code(&self) -> ExitCode {
+        if self.0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
