@@ -60,8 +60,8 @@ pub struct Limits {
 const UP: &str = "MONOPOD-UP";
 /// The guest's last line there.
 const EXIT: &str = "MONOPOD-EXIT ";
-/// The most boots of one run: a test may ask for one reboot.
-const BOOTS: usize = 2;
+/// The most first words of one run: init has one, the service that runs the tests another, and a test may ask for a reboot.
+const MOST_UPS: usize = 4;
 /// Lines of the console that a message shows.
 const CONSOLE_LINES: usize = 30;
 /// How often limits are looked at.
@@ -101,7 +101,7 @@ impl Machine {
         port.set_read_timeout(Some(TICK))?;
         let mut port = BufReader::new(port);
         let mut text = Vec::new();
-        let (mut boot, mut boots) = (None, 0);
+        let (mut boot, mut ups) = (None, 0);
         let mut heard = started;
         loop {
             match port.read_until(b'\n', &mut text) {
@@ -111,8 +111,8 @@ impl Machine {
                     text.clear();
                     if said == UP {
                         boot.get_or_insert(started.elapsed());
-                        boots += 1;
-                        ensure!(boots <= BOOTS, "the machine boots again and again{}", self.console_tail());
+                        ups += 1;
+                        ensure!(ups <= MOST_UPS, "the machine boots again and again{}", self.console_tail());
                     } else if let Some(code) = said.strip_prefix(EXIT) {
                         let code = code.parse().context("exit code of the guest")?;
                         return Ok(Ended { code, boot: boot.unwrap_or_default() });
