@@ -3,6 +3,7 @@
 //! Needs root, cgroup v2 with `cgroup.kill`, `cargo xtask images busybox`, and the programs built.
 
 #![allow(clippy::disallowed_methods, reason = "tests start programs and make namespaces")]
+#![allow(clippy::expect_used, reason = "tests fail so")]
 
 #[cfg(test)]
 #[path = "volumes/harness.rs"]
@@ -30,7 +31,7 @@ fn sleeper(name: &str, word: &str, container: &str, volumes: &str) -> String {
 }
 
 fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    std::fs::read_to_string(path).expect("a file of the volume")
 }
 
 /// Reads a file over and over until it is told to stop; how often. A part of a version is a panic.

@@ -101,17 +101,25 @@ fn agent_of(headers: &HeaderMap) -> String {
 /// D32: no page in a browser on this machine speaks to the API, under whatever name it reaches it.
 fn check_browser(state: &State, request: &Request<Incoming>) -> Result<(), Status> {
     let headers = request.headers();
-    if let Some(origin) = headers.get(header::ORIGIN)
-        && !state.config.origins.iter().any(|known| origin.as_bytes() == known.as_bytes())
-    {
-        return Err(Status::new(Reason::Forbidden, "requests with an Origin header are not allowed"));
-    }
     let in_header = || headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = request.uri().authority().map_or_else(in_header, http::uri::Authority::as_str);
+    let allowed = |origin: &http::HeaderValue| {
+        is_same_origin(origin, host) || state.config.origins.iter().any(|known| origin.as_bytes() == known.as_bytes())
+    };
+    if !headers.get_all(header::ORIGIN).iter().all(allowed) {
+        return Err(Status::new(Reason::Forbidden, "requests with an Origin header are not allowed"));
+    }
     if is_own_name(state, host) {
         return Ok(());
     }
     Err(Status::new(Reason::Misdirected, format!("this server is not {host:?}")))
+}
+
+/// WebSocket libraries name the server itself, as the Python client's does. No page comes from here, so none can.
+fn is_same_origin(origin: &http::HeaderValue, host: &str) -> bool {
+    let origin = origin.to_str().unwrap_or_default();
+    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    !host.is_empty() && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
 fn is_own_name(state: &State, host: &str) -> bool {
@@ -328,5 +336,27 @@ async fn dispatch(call: &Call, verb: Verb, request: Request<Incoming>) -> Result
             Verb::Delete => verbs::delete(call, request).await,
             Verb::DeleteCollection => verbs::delete_collection(call, request).await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// D32
+    #[test]
+    fn only_the_server_itself_is_the_same_origin() {
+        let host = "127.0.0.1:6443";
+        for (origin, same) in [
+            ("https://127.0.0.1:6443", true),
+            ("http://127.0.0.1:6443", true),
+            ("https://127.0.0.1", false),
+            ("https://evil.example", false),
+            ("null", false),
+            ("", false),
+        ] {
+            assert_eq!(is_same_origin(&http::HeaderValue::from_static(origin), host), same, "{origin:?}");
+        }
+        assert!(!is_same_origin(&http::HeaderValue::from_static("https://"), ""));
     }
 }

@@ -99,6 +99,11 @@ pub(super) fn allows(root: &Path, id: &Digest, repository: &str, secrets: &[Pull
     read(root, id).is_none_or(|record| record.allows(repository, secrets))
 }
 
+/// Whether the image came by `image load`: no registry has given it.
+pub(super) fn is_loaded(root: &Path, id: &Digest) -> bool {
+    read(root, id).is_none()
+}
+
 /// The directory with a record for each image id.
 pub(super) fn directory(root: &Path) -> PathBuf {
     root.join(ACCESS)

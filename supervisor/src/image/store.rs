@@ -262,6 +262,11 @@ impl Store {
         access::allows(&self.root, &image.id, &reference.repository(), secrets)
     }
 
+    /// Whether the image was loaded from a file, and no registry has given it since.
+    pub fn is_loaded(&self, image: &Image) -> bool {
+        access::is_loaded(&self.root, &image.id)
+    }
+
     /// Remembers with whose rights an image was pulled; before it has a name that others see.
     pub(super) fn remember(&self, id: &Digest, reference: &Reference, rights: Option<&Source>) -> Result<()> {
         access::remember(&self.root, id, &reference.repository(), rights)

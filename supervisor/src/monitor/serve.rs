@@ -375,6 +375,26 @@ fn decode(text: &[u8]) -> std::result::Result<Call, (Option<u64>, String)> {
     })
 }
 
+fn running<'a>(containers: &'a [Container], id: &str) -> Result<&'a Container> {
+    let container = containers.iter().find(|container| container.id == id);
+    let container = container.ok_or_else(|| not_found("container", id))?;
+    match container.phase {
+        Phase::Running { .. } => Ok(container),
+        Phase::Preparing(_) | Phase::Created | Phase::Starting(_) | Phase::Ended(_) => {
+            Err(wrong_state("container", id, container.state_name()))
+        }
+    }
+}
+
+/// What a container takes from the sandbox: what pause does not share with the host.
+fn joined(sandbox: &Sandbox) -> ThreadNameSpaceType {
+    let mut all = ThreadNameSpaceType::empty();
+    all.set(ThreadNameSpaceType::NETWORK, !sandbox.host.network);
+    all.set(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, !sandbox.host.network);
+    all.set(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, !sandbox.host.ipc);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,24 +433,4 @@ mod tests {
             assert!(read.is_ok(), "{message}: {read:?}");
         }
     }
-}
-
-fn running<'a>(containers: &'a [Container], id: &str) -> Result<&'a Container> {
-    let container = containers.iter().find(|container| container.id == id);
-    let container = container.ok_or_else(|| not_found("container", id))?;
-    match container.phase {
-        Phase::Running { .. } => Ok(container),
-        Phase::Preparing(_) | Phase::Created | Phase::Starting(_) | Phase::Ended(_) => {
-            Err(wrong_state("container", id, container.state_name()))
-        }
-    }
-}
-
-/// What a container takes from the sandbox: what pause does not share with the host.
-fn joined(sandbox: &Sandbox) -> ThreadNameSpaceType {
-    let mut all = ThreadNameSpaceType::empty();
-    all.set(ThreadNameSpaceType::NETWORK, !sandbox.host.network);
-    all.set(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, !sandbox.host.network);
-    all.set(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, !sandbox.host.ipc);
-    all
 }

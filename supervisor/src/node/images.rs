@@ -34,6 +34,8 @@ pub(super) async fn ensure(
     let present = find(store, name)?.filter(|image| store.allows(image, &reference, &secrets));
     match (present, policy) {
         (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(ready(&image, None)),
+        // Who loaded an image by hand put it in the registry's place, mostly where there is none.
+        (Some(image), PullPolicy::Always) if store.is_loaded(&image) => return Ok(ready(&image, None)),
         (None, PullPolicy::Never) => return Err(ImageFailure::NeverPull),
         (Some(_) | None, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => {}
     }

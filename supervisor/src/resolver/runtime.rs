@@ -77,9 +77,9 @@ impl Time for Clock {
         Box::pin(tokio::time::sleep(duration))
     }
 
-    fn timeout<'a, F: 'static + Future + Send>(duration: Duration, future: F) -> Boxed<'a, io::Result<F::Output>>
+    fn timeout<'a, F>(duration: Duration, future: F) -> Boxed<'a, io::Result<F::Output>>
     where
-        F: 'a,
+        F: Future + Send + 'static + 'a,
     {
         Box::pin(async move {
             tokio::time::timeout(duration, future).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))

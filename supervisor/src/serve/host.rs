@@ -8,6 +8,7 @@ use std::time::Duration;
 use cgroupd::{Quantity, Resource, ResourceList};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
+use super::disk::DiskPressure;
 use crate::admission::quantity::Amount;
 use crate::config::Config;
 use crate::convert::facts::NodeFacts;
@@ -28,6 +29,7 @@ pub struct Host {
     /// What is left of the capacity for pods.
     pub allocatable: ResourceList,
     pub max_pods: u32,
+    pub disk: DiskPressure,
     pub log_dir: PathBuf,
     pub crash_back_off_max: Duration,
 }
@@ -57,6 +59,7 @@ impl Host {
             allocatable: without_reserved(&capacity, &config.system_reserved),
             capacity,
             max_pods: config.max_pods,
+            disk: DiskPressure::default(),
             log_dir: config.log_dir.clone(),
             crash_back_off_max: config.max_container_restart_period,
         }

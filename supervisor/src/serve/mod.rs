@@ -16,6 +16,7 @@ pub mod api;
 mod backends;
 mod clock;
 pub mod control;
+pub mod disk;
 pub mod drain;
 pub mod events;
 pub mod feeds;
@@ -63,6 +64,7 @@ pub use reset::reset;
 use api::Api;
 use backends::{NodeMetrics, NodeStreams};
 use control::{Control, Order};
+use disk::{Disk, Looked};
 use drain::{Drain, Periods};
 use events::{Recorder, Said};
 use feeds::Fed;
@@ -152,6 +154,7 @@ struct Daemon {
     feed: mpsc::UnboundedReceiver<Fed>,
     claims: Controller,
     issuer: Rc<Issuer>,
+    disk: Disk,
     notifier: Notifier,
     shown: String,
     api: Option<Api>,
@@ -171,7 +174,7 @@ impl Daemon {
         let dirs = dirs(&config);
         engine::dirs::create_private(&dirs.data).map_err(ServeError::io("make", &dirs.data))?;
         let lock = Lock::take(&dirs.data).await?;
-        let (store, damaged) = Store::open(&dirs.data.join("objects"))?;
+        let (store, damaged) = Store::open(&dirs.data.join("store"))?;
         let events = Rc::new(RefCell::new(Recorder::new(store.clone())));
         let mut host = Host::new(&config, &node_facts(config.node_name.clone(), host_addresses()));
         for own in damaged {
@@ -209,6 +212,7 @@ impl Daemon {
             feed,
             claims,
             issuer,
+            disk: Disk::default(),
             notifier,
             shown,
             api: None,
@@ -234,6 +238,7 @@ impl Daemon {
             tokio::select! {
                 () = self.node.step() => {}
                 Some(fed) = self.feed.recv() => self.fed(fed).await,
+                looked = self.disk.looked() => self.disk_looked(looked).await,
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {
                     Wanted::Stop => break,
@@ -330,11 +335,43 @@ impl Daemon {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
                 Notice::Status { uid, status } => self.pods.publish(&uid, status),
-                Notice::Event { uid, event } => self.pods.said(&uid, &event, &self.node),
+                Notice::Event { uid, event } => {
+                    if event.reason == "Pulled" {
+                        self.disk.changed(&self.images, &self.config.data_dir);
+                    }
+                    self.pods.said(&uid, &event, &self.node);
+                }
                 Notice::Warning { uid, text } => tracing::warn!(pod = uid, "{text}"),
-                Notice::Removed { uid } => self.pods.removed(&uid, &mut self.node),
+                Notice::Removed { uid } => {
+                    self.disk.changed(&self.images, &self.config.data_dir);
+                    self.pods.removed(&uid, &mut self.node);
+                }
             }
         }
+    }
+
+    async fn disk_looked(&mut self, looked: Result<Looked, String>) {
+        if self.disk.take_again() {
+            self.disk.changed(&self.images, &self.config.data_dir);
+        }
+        let looked = match looked {
+            Ok(looked) => looked,
+            Err(error) => return tracing::error!("look at the disk: {error}"),
+        };
+        if !looked.removed.is_empty() {
+            tracing::info!("removed images that nobody uses, the disk is nearly full: {}", looked.removed.join(", "));
+        }
+        // The list of images is a part of the node's status, too.
+        if looked.pressure == self.host.disk && looked.removed.is_empty() {
+            return;
+        }
+        let mut host = Host::clone(&self.host);
+        host.disk = looked.pressure;
+        if let Err(error) = node_object::publish(&self.store, &host, &self.images).await {
+            tracing::error!("publish the node: {error}");
+        }
+        self.host = Rc::new(host);
+        self.pods.set_host(self.host.clone(), &mut self.node);
     }
 
     /// Ends all pods; a second order only listens.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::clock;
+use super::disk::DiskPressure;
 use super::host::{Host, text};
 use crate::image;
 use crate::store::{Change, Durability, Key, Store, StoreError};
@@ -87,7 +88,8 @@ fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
     let mut addresses: Vec<Value> =
         host.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": host.name}));
-    let conditions = conditions().map(|(kind, truth, reason, message)| condition(kind, truth, reason, message, old));
+    let conditions =
+        conditions(host.disk).map(|(kind, truth, reason, message)| condition(kind, truth, reason, message, old));
     json!({
         "capacity": list(&host.capacity),
         "allocatable": list(&host.allocatable),
@@ -101,10 +103,14 @@ fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
 }
 
 /// In the kubelet's words.
-fn conditions() -> [(&'static str, &'static str, &'static str, &'static str); 4] {
+fn conditions(disk: DiskPressure) -> [(&'static str, &'static str, &'static str, &'static str); 4] {
+    let disk = match disk {
+        DiskPressure::None => ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        DiskPressure::Pressure => ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+    };
     [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        disk,
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
     ]
