@@ -26,6 +26,7 @@ mod transcript;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
+mod vm_package;
 mod vm_planted;
 mod vm_root;
 mod vm_runner;
@@ -127,6 +128,7 @@ fn all() -> Vec<Test> {
         vm_cgroups::tests(),
         vm_planted::tests(),
         vm_systemd::tests(),
+        vm_package::tests(),
         pause.collect(),
     ]
     .concat()

@@ -128,11 +128,11 @@ fn obey() -> Result<()> {
         return finish(&mut results, 0);
     }
     let orders = Orders::read()?;
+    network()?;
     if option("monopod.profile") == Some("systemd") {
         // Comes back only when it failed.
         return vm_root::boot(&orders);
     }
-    network()?;
     match option("monopod.mode") {
         Some("tests") => tests(&orders, &mut results),
         Some("program") => {

@@ -10,10 +10,16 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::vm::{self, Orders};
+use crate::vm_package;
 
 /// Set for the service that runs the tests.
 pub const RUNNER: &str = "MONOPOD_RUNNER";
 const IMAGE: &str = "/dev/vda";
+/// What is written lies there, and is found again after a reboot.
+const DISK: &str = "/dev/vdb";
+const WRITTEN: &str = "/written";
+/// On the disk once everything is.
+const FILLED: &str = "/written/filled";
 /// The driver looks for its device in the background.
 const IMAGE_WITHIN: Duration = Duration::from_secs(10);
 const NEW: &str = "/new";
@@ -37,7 +43,14 @@ const MASKED: &[&str] = &[
 /// Hands the machine over to systemd.
 pub fn boot(_orders: &Orders) -> Result<()> {
     mount_root()?;
-    fill()?;
+    let first = !Path::new(FILLED).exists();
+    if first {
+        fill()?;
+        copy_var()?;
+    }
+    // No overlay has its layers on another one, and containers' layers lie here.
+    rustix::mount::mount_bind(format!("{WRITTEN}/var"), format!("{NEW}/var")).context("bind /var")?;
+    std::fs::write(FILLED, "")?;
     for dir in ["/tmp", "/run", "/var"] {
         rustix::mount::unmount(dir, UnmountFlags::DETACH).with_context(|| format!("umount {dir}"))?;
     }
@@ -52,23 +65,30 @@ pub fn boot(_orders: &Orders) -> Result<()> {
     Err(anyhow!(Command::new("/sbin/init").exec())).context("start /sbin/init")
 }
 
-/// The image with a writable layer in memory.
+/// The image with a writable layer on the disk.
 fn mount_root() -> Result<()> {
     let started = Instant::now();
-    while !Path::new(IMAGE).exists() {
-        ensure!(started.elapsed() < IMAGE_WITHIN, "no {IMAGE} within {IMAGE_WITHIN:?}");
+    while !Path::new(IMAGE).exists() || !Path::new(DISK).exists() {
+        ensure!(started.elapsed() < IMAGE_WITHIN, "no {IMAGE} and {DISK} within {IMAGE_WITHIN:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    for dir in ["/lower", "/memory", NEW] {
+    for dir in ["/lower", WRITTEN, NEW] {
         std::fs::create_dir(dir)?;
     }
     rustix::mount::mount(IMAGE, "/lower", "squashfs", MountFlags::RDONLY, None).context("mount the image")?;
-    rustix::mount::mount("tmpfs", "/memory", "tmpfs", MountFlags::empty(), Some(c"mode=755")).context("mount tmpfs")?;
-    for dir in ["/memory/upper", "/memory/work"] {
-        std::fs::create_dir(dir)?;
+    rustix::mount::mount(DISK, WRITTEN, "ext4", MountFlags::empty(), None).context("mount the disk")?;
+    for dir in ["/written/upper", "/written/work"] {
+        std::fs::create_dir_all(dir)?;
     }
-    let layers = c"lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work";
+    let layers = c"lowerdir=/lower,upperdir=/written/upper,workdir=/written/work";
     rustix::mount::mount("overlay", NEW, "overlay", MountFlags::empty(), Some(layers)).context("mount overlay")
+}
+
+fn copy_var() -> Result<()> {
+    let (from, to) = (format!("{NEW}/var"), format!("{WRITTEN}/var"));
+    let copied = Command::new("/bin/busybox").args(["cp", "-a", &from, &to]).status().context("start busybox")?;
+    ensure!(copied.success(), "cp -a {from} {to}: {copied}");
+    Ok(())
 }
 
 /// What the new root gets from the initramfs, and the service.
@@ -78,7 +98,7 @@ fn fill() -> Result<()> {
     for name in ["monopod", "monitor", "pause"] {
         copy(&format!("/bin/{name}"), &format!("{NEW}/usr/bin/{name}"))?;
     }
-    for dir in ["/images", "/manifests"] {
+    for dir in ["/images", "/manifests", "/packages"] {
         for entry in std::fs::read_dir(dir)?.flatten() {
             let from = entry.path().to_string_lossy().into_owned();
             copy(&from, &format!("{NEW}{from}"))?;
@@ -110,7 +130,11 @@ fn copy(from: &str, to: &str) -> Result<()> {
 
 /// The service: runs the tests, reports, and switches the machine off.
 pub fn run_tests() -> ! {
-    let done = Orders::read().and_then(|orders| vm::tests(&orders, &mut vm::open_results()?));
+    let done = Orders::read().and_then(|orders| {
+        let mut results = vm::open_results()?;
+        vm_package::before_boot(&orders)?;
+        vm::tests(&orders, &mut results)
+    });
     if let Err(error) = done {
         eprintln!("tests: {error:?}");
     }

@@ -20,13 +20,6 @@ pub(crate) struct Args {
     quick: bool,
 }
 
-/// What is made, in `target/dist`.
-#[derive(Debug)]
-pub(crate) struct Dist {
-    #[expect(dead_code, reason = "what the test of the package installs")]
-    pub(crate) deb: PathBuf,
-}
-
 /// Where a file of the tree goes in an installation: from, to, mode.
 const FILES: &[(&str, &str, u32)] = &[
     ("packaging/monopod.service", "usr/lib/systemd/system/monopod.service", 0o644),
@@ -43,34 +36,77 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("monopod.fish", "usr/share/fish/vendor_completions.d/monopod.fish"),
 ];
 
-pub(crate) fn run(args: &Args) -> Result<()> {
-    let profile = if args.quick { Profile::Ci } else { Profile::Release };
-    make(&build::shell()?, profile).map(drop)
+/// Directories that are there from the start.
+const DIRECTORIES: &[&str] = &["etc/monopod/manifests"];
+
+/// How much time goes into making a package small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Small,
+    Fast,
 }
 
-pub(crate) fn make(sh: &Shell, profile: Profile) -> Result<Dist> {
+impl Packing {
+    /// An option of dpkg-deb(1).
+    fn option(self) -> &'static str {
+        match self {
+            Self::Small => "-Zxz",
+            Self::Fast => "-Znone",
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let profile = if args.quick { Profile::Ci } else { Profile::Release };
+    let sh = &build::shell()?;
     let bin = build::binaries(sh, profile)?;
     let dir = build::root().join("target/dist");
-    sh.remove_path(&dir)?;
+    let stage = stage(sh, &bin, &dir)?;
+    manual(sh, profile, &dir, &stage)?;
+    let epoch = epoch(sh);
+    let _epoch = sh.push_env("SOURCE_DATE_EPOCH", &epoch);
+    let version = version(sh)?;
+    let deb = debian(sh, &dir, &version, Packing::Small)?;
+    let tarball = tarball(sh, &dir, &version, &epoch)?;
+    let sbom = dir.join(format!("monopod-{version}.cdx.json"));
+    fs::write(&sbom, sbom_text(sh, &version)?)?;
+    checksums(sh, &dir, &[&deb, &tarball, &sbom])
+}
+
+/// The package of binaries that are built already, without manual pages and completions, which would be a second build.
+pub(crate) fn for_machine(sh: &Shell, bin: &Path, dir: &Path) -> Result<PathBuf> {
+    stage(sh, bin, dir)?;
+    let _epoch = sh.push_env("SOURCE_DATE_EPOCH", epoch(sh));
+    debian(sh, dir, &version(sh)?, Packing::Fast)
+}
+
+/// What an installation holds, below `root`.
+fn stage(sh: &Shell, bin: &Path, dir: &Path) -> Result<PathBuf> {
+    sh.remove_path(dir)?;
     let stage = dir.join("root");
-    install_programs(sh, &bin, &stage)?;
+    install_programs(sh, bin, &stage)?;
     for (from, to, mode) in FILES {
         install(&build::root().join(from), &stage.join(to), *mode)?;
     }
-    manual(sh, profile, &dir, &stage)?;
-    let epoch = cmd!(sh, "git log -1 --format=%ct").quiet().read().unwrap_or_else(|_| "0".to_owned());
-    let _epoch = sh.push_env("SOURCE_DATE_EPOCH", &epoch);
-    let version = version(sh)?;
-    let deb = debian(sh, &dir, &stage, &version)?;
+    for sub in DIRECTORIES {
+        sh.create_dir(stage.join(sub))?;
+    }
+    Ok(stage)
+}
+
+/// When the commit was made, in seconds since 1970.
+fn epoch(sh: &Shell) -> String {
+    cmd!(sh, "git log -1 --format=%ct").quiet().read().unwrap_or_else(|_| "0".to_owned())
+}
+
+fn tarball(sh: &Shell, dir: &Path, version: &str, epoch: &str) -> Result<PathBuf> {
     let name = format!("monopod-{version}-linux-{}.tar.gz", std::env::consts::ARCH);
-    let (tarball, mtime) = (dir.join(&name), format!("--mtime=@{epoch}"));
-    cmd!(sh, "tar --sort=name {mtime} --owner=0 --group=0 --numeric-owner -C {stage} -czf {tarball} .")
+    let (stage, tarball, mtime) = (dir.join("root"), dir.join(&name), format!("--mtime=@{epoch}"));
+    // gzip -n: no time of its own.
+    cmd!(sh, "tar --sort=name {mtime} --mode=go-w --owner=0 --group=0 --numeric-owner -C {stage} -I 'gzip -9n' -cf {tarball} .")
         .quiet()
         .run()?;
-    let sbom = dir.join(format!("monopod-{version}.cdx.json"));
-    fs::write(&sbom, sbom_text(sh, &version)?)?;
-    checksums(sh, &dir, &[&deb, &tarball, &sbom])?;
-    Ok(Dist { deb })
+    Ok(tarball)
 }
 
 fn install_programs(sh: &Shell, bin: &Path, stage: &Path) -> Result<()> {
@@ -121,8 +157,8 @@ fn version(sh: &Shell) -> Result<String> {
 }
 
 /// With `dpkg-deb`, which every Debian has.
-fn debian(sh: &Shell, dir: &Path, stage: &Path, version: &str) -> Result<PathBuf> {
-    let (root, control) = (dir.join("deb"), dir.join("deb/DEBIAN"));
+fn debian(sh: &Shell, dir: &Path, version: &str, packing: Packing) -> Result<PathBuf> {
+    let (stage, root, control) = (&dir.join("root"), dir.join("deb"), dir.join("deb/DEBIAN"));
     cmd!(sh, "cp -a {stage} {root}").quiet().run()?;
     fs::create_dir_all(&control)?;
     let architecture = match std::env::consts::ARCH {
@@ -141,7 +177,8 @@ fn debian(sh: &Shell, dir: &Path, stage: &Path, version: &str) -> Result<PathBuf
         install(&source.join(name), &control.join(name), mode)?;
     }
     let deb = dir.join(format!("monopod_{version}_{architecture}.deb"));
-    cmd!(sh, "dpkg-deb --root-owner-group -Zxz --build {root} {deb}").quiet().ignore_stdout().run()?;
+    let packing = packing.option();
+    cmd!(sh, "dpkg-deb --root-owner-group {packing} --build {root} {deb}").quiet().ignore_stdout().run()?;
     sh.remove_path(root)?;
     Ok(deb)
 }

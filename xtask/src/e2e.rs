@@ -12,7 +12,7 @@ use crate::vm::initramfs::{self, Content, Orders};
 use crate::vm::kernel::{self, Kernel};
 use crate::vm::qemu::{Accel, Console, Limits, Machine};
 use crate::vm::{self, Phases, planted, probe, root};
-use crate::{images, setup};
+use crate::{dist, images, setup};
 
 /// Boots a virtual machine and runs the tests that need one, as an ordinary user.
 #[derive(Debug, clap::Args)]
@@ -72,6 +72,8 @@ pub struct Hardware {
 
 const PROCESSORS: u32 = 2;
 const MEMORY_MIB: u32 = 1536;
+/// Sparse: what is written takes space on the host.
+const DISK_BYTES: u64 = 2 << 30;
 /// From QEMU's start to init's first word; emulation takes about two seconds on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// What the guest may need beyond a test's own limit to say that it was ended.
@@ -262,18 +264,24 @@ impl Ready {
     pub fn boot(&self, sh: &Shell, job: &Job, phases: &mut Phases, line: impl FnMut(&str)) -> Result<u8> {
         let ring = job.profile.ring();
         let initrd = self.dir.join("initrd");
+        let packages = match job.profile {
+            vm::Profile::Bare => Vec::new(),
+            vm::Profile::Systemd => vec![dist::for_machine(sh, &self.built.bin, &self.dir.join("package"))?],
+        };
         let content = Content {
             kernel: &self.kernel,
             bin: &self.built.bin,
             it: &self.built.it,
             images: &self.images,
+            packages: &packages,
             manifest: self.manifest.as_deref(),
             orders: &job.orders,
         };
         let packed = initramfs::write(sh, &initrd, &content)?;
         phases.done(if packed { "initramfs" } else { "initramfs (base kept)" });
         let root = self.root(sh, job.profile, phases)?;
-        let mut machine = self.machine(initrd, root, job);
+        let disk = root.is_some().then(|| self.disk(sh)).transpose()?;
+        let mut machine = self.machine(initrd, root, disk, job);
         if machine.accel == Accel::Auto {
             machine.accel = probe::choose(&machine)?;
             phases.done("probe of KVM");
@@ -296,11 +304,20 @@ impl Ready {
         }
     }
 
-    fn machine(&self, initrd: PathBuf, root: Option<PathBuf>, job: &Job) -> Machine {
+    /// An empty one.
+    fn disk(&self, sh: &Shell) -> Result<PathBuf> {
+        let path = self.dir.join("disk");
+        std::fs::File::create(&path)?.set_len(DISK_BYTES)?;
+        cmd!(sh, "mkfs.ext4 -q -m 0 {path}").quiet().run()?;
+        Ok(path)
+    }
+
+    fn machine(&self, initrd: PathBuf, root: Option<PathBuf>, disk: Option<PathBuf>, job: &Job) -> Machine {
         Machine {
             kernel: self.kernel.image.clone(),
             initrd,
             root,
+            disk,
             command_line: format!("monopod.mode={} monopod.profile={}", job.mode, job.profile.ring()),
             accel: self.hardware.accel,
             processors: self.hardware.smp,

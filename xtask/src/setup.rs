@@ -10,7 +10,7 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev"];
 pub const VM: &[&str] = &["qemu-system-x86"];
 
 /// What builds the machine's Debian with systemd.
-pub const ROOT: &[&str] = &["mmdebstrap", "squashfs-tools", "uidmap"];
+pub const ROOT: &[&str] = &["e2fsprogs", "mmdebstrap", "squashfs-tools", "uidmap"];
 
 /// Makes sure that `packages` are installed: as root by installing them, else by saying which are missing.
 pub fn packages(sh: &Shell, packages: &[&str]) -> Result<()> {

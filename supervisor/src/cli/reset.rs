@@ -8,13 +8,16 @@ use crate::serve::{self, ServeError};
 
 /// Ends every pod of the service and removes everything that it made
 ///
-/// Objects, images, volumes, logs, certificates, addresses, rules and cgroups go; manifests and configuration stay. The service must have
-/// been stopped.
+/// Objects, images, volumes, logs, certificates, addresses, rules and cgroups go; manifests and configuration stay. The
+/// service must have been stopped.
 #[derive(Debug, clap::Args)]
 pub struct ResetCommand {
     /// Configuration of the service [default: /etc/monopod/config.yaml, when it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Removes what a boot of the machine would: processes, addresses, rules, cgroups. Files on disk stay
+    #[arg(long)]
+    runtime: bool,
     /// Does it; without, only what would go is shown
     #[arg(long)]
     yes: bool,
@@ -39,11 +42,13 @@ pub enum ResetError {
 /// The service runs, or something can't be removed.
 pub fn run(command: &ResetCommand) -> Result<ExitCode, ResetError> {
     let config = Config::read(command.config.as_deref())?;
-    let dirs = [&config.data_dir, &config.run_dir, &config.log_dir];
+    let kept = command.runtime;
+    let dirs = [&config.run_dir, &config.data_dir, &config.log_dir];
+    let dirs = if kept { dirs.get(..1).unwrap_or_default() } else { &dirs };
     if !command.yes {
         println!("all pods of the service, and what is below:");
         dirs.iter().for_each(|dir| println!("  {}", dir.display()));
-        println!("`monopod reset --yes` removes them");
+        println!("go with --yes");
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ResetError::Runtime)?;
@@ -52,6 +57,9 @@ pub fn run(command: &ResetCommand) -> Result<ExitCode, ResetError> {
     drop(runtime);
     for dir in dirs {
         remove_below(dir)?;
+    }
+    if kept {
+        return Ok(ExitCode::SUCCESS);
     }
     // Made by the service, unlike what lies beside them.
     for name in ["pki", "kubeconfig"] {

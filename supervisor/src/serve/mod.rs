@@ -393,7 +393,7 @@ impl Daemon {
         if self.waiting.1 != Some(left) {
             self.waiting.1 = Some(left);
             // Whoever has gone does not listen.
-            self.waiting.0.retain(|lines| lines.send(format!("{left} pods left")).is_ok());
+            self.waiting.0.retain(|lines| lines.send(format!("{} left", counted(left, "pod"))).is_ok());
         }
         if drain.is_done() {
             for lines in self.waiting.0.drain(..) {
@@ -431,10 +431,11 @@ impl Daemon {
     }
 
     fn status(&self) -> String {
-        let pods = self.pods.count();
+        let pods = counted(self.pods.count(), "pod");
         match self.source.wrong() {
-            0 => format!("{pods} pods"),
-            wrong => format!("{pods} pods; {wrong} manifests are not understood"),
+            0 => pods,
+            1 => format!("{pods}; 1 manifest is not understood"),
+            wrong => format!("{pods}; {wrong} manifests are not understood"),
         }
     }
 
@@ -445,6 +446,11 @@ impl Daemon {
             self.shown = status;
         }
     }
+}
+
+/// `1 pod`, `2 pods`
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn node_labels(host: &Host) -> NodeLabels {

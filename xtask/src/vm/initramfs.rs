@@ -39,6 +39,8 @@ pub struct Content<'a> {
     /// The tests' binary: the machine's init.
     pub it: &'a Path,
     pub images: &'a [PathBuf],
+    /// Packages of the machine with systemd.
+    pub packages: &'a [PathBuf],
     /// A manifest from outside of the checkout.
     pub manifest: Option<&'a Path>,
     pub orders: &'a Orders,
@@ -52,6 +54,7 @@ const DIRECTORIES: &[&str] = &[
     "lib",
     "manifests",
     "modules",
+    "packages",
     "proc",
     "root",
     "run",
@@ -143,7 +146,9 @@ fn pack_own(path: &Path, content: &Content<'_>) -> Result<()> {
     let manifests = std::fs::read_dir(&manifests).with_context(|| format!("read {}", manifests.display()))?;
     let manifests: Vec<PathBuf> = manifests.flatten().map(|entry| entry.path()).collect();
     let manifests = manifests.iter().map(PathBuf::as_path).chain(content.manifest).map(|path| ("manifests", path));
-    for (dir, file) in content.images.iter().map(|path| ("images", path.as_path())).chain(manifests) {
+    let below = |dir, paths: &'_ [PathBuf]| paths.iter().map(move |path| (dir, path.clone())).collect::<Vec<_>>();
+    let files = [below("images", content.images), below("packages", content.packages)].concat();
+    for (dir, file) in files.iter().map(|(dir, path)| (*dir, path.as_path())).chain(manifests) {
         archive.file(&format!("{dir}/{}", file_name(file)?), 0o644, &read(file)?)?;
     }
     archive.file("etc/monopod-vm.json", 0o644, &serde_json::to_vec(content.orders)?)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How guest instructions run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +33,8 @@ pub struct Machine {
     pub initrd: PathBuf,
     /// The image of a root filesystem, read-only.
     pub root: Option<PathBuf>,
+    /// A disk that outlives a reboot of the machine, which may happen then.
+    pub disk: Option<PathBuf>,
     pub command_line: String,
     pub accel: Accel,
     pub processors: u32,
@@ -58,6 +60,8 @@ pub struct Limits {
 const UP: &str = "MONOPOD-UP";
 /// The guest's last line there.
 const EXIT: &str = "MONOPOD-EXIT ";
+/// The most first words of one run: init has one, the service that runs the tests another, and a test may ask for a reboot.
+const MOST_UPS: usize = 4;
 /// Lines of the console that a message shows.
 const CONSOLE_LINES: usize = 30;
 /// How often limits are looked at.
@@ -97,7 +101,7 @@ impl Machine {
         port.set_read_timeout(Some(TICK))?;
         let mut port = BufReader::new(port);
         let mut text = Vec::new();
-        let mut boot = None;
+        let (mut boot, mut ups) = (None, 0);
         let mut heard = started;
         loop {
             match port.read_until(b'\n', &mut text) {
@@ -106,7 +110,9 @@ impl Machine {
                     let said = String::from_utf8_lossy(&text).trim_end().to_owned();
                     text.clear();
                     if said == UP {
-                        boot = Some(started.elapsed());
+                        boot.get_or_insert(started.elapsed());
+                        ups += 1;
+                        ensure!(ups <= MOST_UPS, "the machine boots again and again{}", self.console_tail());
                     } else if let Some(code) = said.strip_prefix(EXIT) {
                         let code = code.parse().context("exit code of the guest")?;
                         return Ok(Ended { code, boot: boot.unwrap_or_default() });
@@ -150,7 +156,7 @@ impl Machine {
         };
         command
             .args(accel)
-            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"])
             .args(["-smp", &self.processors.to_string(), "-m", &format!("{}M", self.memory_mib)])
             .arg("-kernel")
             .arg(&self.kernel)
@@ -164,6 +170,14 @@ impl Machine {
         if let Some(root) = &self.root {
             let drive = format!("file={},format=raw,if=none,id=root,readonly=on", root.display());
             command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=root"]);
+        }
+        match &self.disk {
+            Some(disk) => {
+                // What the host loses is nobody's.
+                let drive = format!("file={},format=raw,if=none,id=disk,cache=unsafe", disk.display());
+                command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"]);
+            }
+            None => drop(command.arg("-no-reboot")),
         }
         match self.console {
             Console::Log => command.stdin(Stdio::null()),
