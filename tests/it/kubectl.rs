@@ -55,9 +55,11 @@ fn every_kubectl_prints_what_a_cluster_would() -> Result<()> {
     ensure!(!clients.is_empty(), "no kubectl is installed (Debian: kubernetes-client)");
     let steps = transcript::parse(include_str!("../transcripts/kubectl.txt"));
     // The oldest and the newest speak differently (SPDY, protobuf); those between them are for the patient.
-    let some = [clients.first(), clients.last()].into_iter().flatten().collect::<BTreeSet<_>>();
+    let numbered = |path: &&PathBuf| path.extension().is_some();
+    let ends = [clients.iter().find(numbered).or(clients.first()), clients.iter().rfind(numbered)];
+    let ends: BTreeSet<&PathBuf> = ends.into_iter().flatten().collect();
     let chosen: Vec<&PathBuf> =
-        if std::env::var_os(ALL).is_some() { clients.iter().collect() } else { some.into_iter().collect() };
+        if std::env::var_os(ALL).is_some() { clients.iter().collect() } else { ends.into_iter().collect() };
     for client in chosen {
         with(client, &steps).with_context(|| client.display().to_string())?;
     }
