@@ -65,7 +65,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl" | "volumes") => "privileged",
+            Some("run") => "privileged",
             _ => "host",
         };
         match self.ring {
