@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod tidy;
 mod transcript;
+mod verbs;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
@@ -64,7 +65,9 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl" | "volumes") => "privileged",
+            Some("run" | "life" | "life_hostile" | "life_manifests" | "serve" | "kubectl" | "verbs" | "volumes") => {
+                "privileged"
+            }
             _ => "host",
         };
         match self.ring {
@@ -123,6 +126,7 @@ fn all() -> Vec<Test> {
         life_vm::tests(),
         serve::tests(),
         kubectl::tests(),
+        verbs::tests(),
         registry::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),

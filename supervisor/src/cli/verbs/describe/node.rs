@@ -39,7 +39,11 @@ pub(super) fn describe(sheet: &mut Sheet, node: &Value, pods: &[Value], now: Tim
     sheet.resources(0, "Allocatable", &node["status"]["allocatable"]);
     sheet.line(0, "System Info:");
     for (name, field) in SYSTEM_INFO {
-        sheet.field(1, name, text(&node["status"]["nodeInfo"], &format!("/{field}")));
+        let value = text(&node["status"]["nodeInfo"], &format!("/{field}"));
+        // Newer nodes say nothing of a proxy.
+        if !value.is_empty() || *field != "kubeProxyVersion" {
+            sheet.field(1, name, value);
+        }
     }
     describe_pods(sheet, node, pods, now);
     sums(sheet, node, pods);
