@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod tidy;
 mod transcript;
+mod verbs;
 mod vm;
 mod vm_cgroups;
 mod vm_nft;
@@ -124,6 +125,7 @@ fn all() -> Vec<Test> {
         life_vm::tests(),
         serve::tests(),
         kubectl::tests(),
+        verbs::tests(),
         registry::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),

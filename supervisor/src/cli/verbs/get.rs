@@ -110,7 +110,7 @@ async fn fetch(
 ) -> Result<Vec<Value>, VerbError> {
     if target.names.is_empty() {
         let call = command.selection.list(target.kind, &command.place).accept(accept);
-        return Ok(failures.note(client.json(call).await)?.into_iter().collect());
+        return Ok(failures.hold(client.json(call).await)?.into_iter().collect());
     }
     let mut found = Vec::new();
     for name in &target.names {
@@ -119,7 +119,7 @@ async fn fetch(
             Err(error) if error.is_not_found() && command.ignore_not_found => continue,
             answer => answer,
         };
-        found.extend(failures.note(answer)?);
+        found.extend(failures.hold(answer)?);
     }
     Ok(found)
 }
@@ -136,7 +136,7 @@ async fn tables(command: &GetCommand, client: &Client, targets: &[Target<'_>]) -
         }
     }
     let has_names = targets.iter().any(|target| !target.names.is_empty());
-    if shown == 0 && !failures.0 && !has_names {
+    if shown == 0 && !failures.has_failed && !has_names {
         eprintln!("{}", nothing(command, targets));
     }
     Ok(failures.code())

@@ -11,10 +11,13 @@ pub mod files;
 pub mod get;
 pub mod logs;
 pub mod output;
+pub mod patch;
 pub mod remote;
 pub mod span;
 pub mod table;
 pub mod targets;
+pub mod top;
+pub mod wait;
 pub mod watch;
 
 use std::io::Write as _;
@@ -39,6 +42,11 @@ pub enum Verb {
     Events(events::EventsCommand),
     Exec(exec::ExecCommand),
     Attach(exec::AttachCommand),
+    Top(top::TopCommand),
+    Wait(wait::WaitCommand),
+    Label(patch::LabelCommand),
+    Annotate(patch::AnnotateCommand),
+    Patch(patch::PatchCommand),
 }
 
 /// Where to ask.
@@ -102,6 +110,11 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Events(command) => events::run(command).await,
         Verb::Exec(command) => exec::exec(command).await,
         Verb::Attach(command) => exec::attach(command).await,
+        Verb::Top(command) => top::run(command).await,
+        Verb::Wait(command) => wait::run(command).await,
+        Verb::Label(command) => patch::label(command).await,
+        Verb::Annotate(command) => patch::annotate(command).await,
+        Verb::Patch(command) => patch::patch(command).await,
     }
 }
 
@@ -115,25 +128,41 @@ fn say_bytes(bytes: &[u8]) -> Result<(), VerbError> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(VerbError::Output)
 }
 
-/// Failures of a verb about several objects: each is said when it happens, the others go on.
+/// Failures of a verb about several objects: each is said, the others go on.
 #[derive(Debug, Default)]
-struct Failures(bool);
+struct Failures {
+    has_failed: bool,
+    /// Said at the end, after what could be shown.
+    held: Vec<VerbError>,
+}
 
 impl Failures {
-    /// Says an error, unless standard output is gone: then nothing goes on.
+    /// Says an error, unless standard output or the daemon is gone: then nothing goes on.
     fn note<T>(&mut self, result: Result<T, VerbError>) -> Result<Option<T>, VerbError> {
+        let value = self.hold(result)?;
+        self.say();
+        Ok(value)
+    }
+
+    /// Keeps an error for the end.
+    fn hold<T>(&mut self, result: Result<T, VerbError>) -> Result<Option<T>, VerbError> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error @ (VerbError::Output(_) | VerbError::Connect { .. })) => Err(error),
             Err(error) => {
-                eprintln!("{error}");
-                self.0 = true;
+                self.has_failed = true;
+                self.held.push(error);
                 Ok(None)
             }
         }
     }
 
-    fn code(&self) -> ExitCode {
-        if self.0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    fn say(&mut self) {
+        self.held.drain(..).for_each(|error| eprintln!("{error}"));
+    }
+
+    fn code(mut self) -> ExitCode {
+        self.say();
+        if self.has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }

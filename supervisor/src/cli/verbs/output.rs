@@ -53,7 +53,10 @@ pub fn name_of(kind: &Kind, object: &Value) -> String {
 /// # Errors
 /// The object can't be written, which no object of a server is.
 pub fn yaml(object: &Value) -> Result<String, VerbError> {
-    serde_saphyr::to_string(object).map_err(|error| VerbError::usage(format!("write YAML: {error}")))
+    // Long texts stay on one line.
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    serde_saphyr::to_string_with_options(object, options)
+        .map_err(|error| VerbError::usage(format!("write YAML: {error}")))
 }
 
 /// As kubectl indents it: four blanks.
@@ -98,6 +101,8 @@ mod tests {
                 resources: {}
         "#]]
         .assert_eq(&yaml(&object).unwrap());
+        let long = "word ".repeat(40) + "end";
+        assert_eq!(yaml(&json!({"a": long})).unwrap(), format!("a: {long}\n"));
         assert_eq!(json(&json!({"a": [1]})).unwrap(), "{\n    \"a\": [\n        1\n    ]\n}\n");
     }
 }

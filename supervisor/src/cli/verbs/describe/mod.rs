@@ -54,7 +54,7 @@ pub async fn run(command: &DescribeCommand) -> Result<ExitCode, VerbError> {
             shown += 1;
         }
     }
-    if shown == 0 && !failures.0 {
+    if shown == 0 && !failures.has_failed {
         eprintln!("No resources found in {} namespace.", command.place.namespace());
     }
     Ok(failures.code())
@@ -74,7 +74,7 @@ async fn find(
     let mut found = Vec::new();
     for name in names {
         let path = kind.path(Some(command.place.namespace()), Some(name));
-        found.extend(failures.note(client.json(Call::get(path)).await)?);
+        found.extend(failures.hold(client.json(Call::get(path)).await)?);
     }
     Ok(found)
 }

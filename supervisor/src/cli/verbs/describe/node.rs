@@ -39,7 +39,11 @@ pub(super) fn describe(sheet: &mut Sheet, node: &Value, pods: &[Value], now: Tim
     sheet.resources(0, "Allocatable", &node["status"]["allocatable"]);
     sheet.line(0, "System Info:");
     for (name, field) in SYSTEM_INFO {
-        sheet.field(1, name, text(&node["status"]["nodeInfo"], &format!("/{field}")));
+        let value = text(&node["status"]["nodeInfo"], &format!("/{field}"));
+        // Newer nodes say nothing of a proxy.
+        if !value.is_empty() || *field != "kubeProxyVersion" {
+            sheet.field(1, name, value);
+        }
     }
     describe_pods(sheet, node, pods, now);
     sums(sheet, node, pods);
@@ -99,7 +103,8 @@ fn share(amount: Amount, whole: Amount) -> String {
 
 fn describe_pods(sheet: &mut Sheet, node: &Value, pods: &[Value], now: Timestamp) {
     sheet.field(0, "Non-terminated Pods", format_args!("({} in total)", pods.len()));
-    let names = ["Namespace", "Name", "CPU Requests", "CPU Limits", "Memory Requests", "Memory Limits", "Age"];
+    // kubectl, too, has an empty column.
+    let names = ["Namespace", "Name", "", "CPU Requests", "CPU Limits", "Memory Requests", "Memory Limits", "Age"];
     sheet.line(1, names.join("\t"));
     sheet.line(1, names.map(|name| "-".repeat(name.len())).join("\t"));
     for pod in pods {
@@ -107,6 +112,7 @@ fn describe_pods(sheet: &mut Sheet, node: &Value, pods: &[Value], now: Timestamp
         let cells = [
             text(pod, "/metadata/namespace").to_owned(),
             text(pod, "/metadata/name").to_owned(),
+            String::new(),
             part("requests", "cpu"),
             part("limits", "cpu"),
             part("requests", "memory"),
@@ -118,7 +124,7 @@ fn describe_pods(sheet: &mut Sheet, node: &Value, pods: &[Value], now: Timestamp
 }
 
 fn sums(sheet: &mut Sheet, node: &Value, pods: &[Value]) {
-    sheet.line(0, "Allocated resources:\n  (Limits together may be more than the node has.)");
+    sheet.line(0, "Allocated resources:\n  (Total limits may be over 100 percent, i.e., overcommitted.)");
     sheet.line(1, "Resource\tRequests\tLimits\n  --------\t--------\t------");
     let extended = node["status"]["allocatable"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
     let extended = extended.filter(|name| name.contains('/') || name.starts_with("hugepages-"));
