@@ -129,8 +129,9 @@ fn all() -> Vec<Test> {
         registry::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
-        vm_systemd::tests(),
+        // Its first test began before the machine's last boot: nothing may come between.
         vm_package::tests(),
+        vm_systemd::tests(),
         pause.collect(),
     ]
     .concat()
