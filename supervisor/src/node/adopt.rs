@@ -110,9 +110,11 @@ impl Node {
         let observed = observe(&context, sandboxes);
         tracing::debug!(pod = kept.spec.name, "adopting: {observed:?}");
         let uid = kept.spec.uid.clone();
-        let running = observed.sandbox.is_some();
         let machine = Machine::adopt(kept.spec, kept.snapshot, observed, boot, clock::now())?;
-        if running && let Err(failure) = volumes::set_up(&context).await {
+        // Also for one that will get a new sandbox: it remembers that its volumes are there.
+        if !machine.is_finished()
+            && let Err(failure) = volumes::set_up(&context).await
+        {
             tracing::warn!(pod = context.reference.name, volume = failure.volume, "{}", failure.message);
         }
         self.insert(uid, machine, context);

@@ -350,6 +350,22 @@ impl Context {
         Some(Event::ContainerExited { instance, exit })
     }
 
+    /// The ends of a sandbox's instances whose monitor is gone: as it wrote them down, or unknown (CS6).
+    pub(super) fn lost(&self, sandbox: &SandboxId) -> Vec<Event> {
+        let all: Vec<(Instance, ContainerId)> = self
+            .instances
+            .borrow()
+            .iter()
+            .filter(|(_, known)| known.sandbox == *sandbox)
+            .map(|(instance, known)| (*instance, known.id.clone()))
+            .collect();
+        let end = |(instance, id): (Instance, ContainerId)| match self.engine.exit_record(sandbox, &id) {
+            Some(record) => self.exited(&record).unwrap_or(Event::ContainerLost { instance }),
+            None => Event::ContainerLost { instance },
+        };
+        all.into_iter().map(end).collect()
+    }
+
     fn termination_message(&self, instance: Instance, known: &Known, code: i32) -> Option<String> {
         let policy = self.spec.get(instance.container)?.termination_message_policy;
         let name = termination_log(known.id.as_str());

@@ -312,7 +312,13 @@ impl Node {
         };
         self.sessions.happened(&uid, event);
         match &event.what {
-            What::MonitorLost => self.feed(&uid, Event::SandboxLost { attempt }),
+            What::MonitorLost => {
+                self.feed(&uid, Event::SandboxLost { attempt });
+                // Nobody else will tell of their end; stopping the sandbox ends what still runs.
+                for event in context.lost(&event.sandbox) {
+                    self.feed(&uid, event);
+                }
+            }
             What::Happened(MonitorEvent::SandboxExited { .. }) => self.feed(&uid, Event::SandboxLost { attempt }),
             What::Happened(MonitorEvent::ContainerExited(record)) => {
                 if let Some(event) = context.exited(record) {
