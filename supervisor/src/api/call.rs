@@ -119,7 +119,9 @@ fn check_browser(state: &State, request: &Request<Incoming>) -> Result<(), Statu
 fn is_same_origin(origin: &http::HeaderValue, host: &str) -> bool {
     let origin = origin.to_str().unwrap_or_default();
     let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    !host.is_empty() && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+    // Without its port, the same name may be another server's.
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    has_port && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
 fn is_own_name(state: &State, host: &str) -> bool {
@@ -357,6 +359,8 @@ mod tests {
         ] {
             assert_eq!(is_same_origin(&http::HeaderValue::from_static(origin), host), same, "{origin:?}");
         }
-        assert!(!is_same_origin(&http::HeaderValue::from_static("https://"), ""));
+        for (origin, host) in [("https://", ""), ("https://localhost", "localhost"), ("https://[::1]", "[::1]")] {
+            assert!(!is_same_origin(&http::HeaderValue::from_static(origin), host), "{origin:?}");
+        }
     }
 }
