@@ -111,6 +111,8 @@ fn a_terminal_is_a_terminal() {
         for version in VERSIONS {
             let Some(command) = host.kubectl(version, &["exec", "-it", "a", "--", "sh"]) else { continue };
             let mut terminal = Terminal::start(command, 37, 91);
+            // A shell throws away what was typed before it had its terminal.
+            terminal.wait_for("# ");
             terminal.send("stty size; test -t 1 && echo is-a-$((6*7))-tty\n");
             terminal.wait_for("37 91");
             terminal.wait_for("is-a-42-tty");
