@@ -10,6 +10,10 @@ mod harness;
 #[path = "monitor/attach.rs"]
 mod attach;
 
+#[cfg(test)]
+#[path = "streams/pause.rs"]
+mod pause;
+
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write};
 

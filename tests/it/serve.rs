@@ -15,7 +15,7 @@ use crate::{Test, tests};
 pub fn tests() -> Vec<Test> {
     tests![Host: a_manifest_becomes_a_pod_and_its_removal_ends_it, a_killed_daemon_disturbs_no_container,
         kills_at_any_moment_lose_no_exit_code, an_edit_replaces_the_pod_and_a_broken_file_changes_nothing,
-        a_pod_whose_manifest_goes_while_nobody_looks_is_ended, a_second_daemon_is_refused]
+        a_pod_whose_manifest_goes_while_nobody_looks_is_ended, a_pod_that_was_killed_with_its_monitor_comes_back, a_second_daemon_is_refused]
 }
 
 const CONFIG: &str = "/run/serve.yaml";
@@ -264,6 +264,29 @@ fn kills_at_any_moment_lose_no_exit_code() -> Result<()> {
             })?;
             ensure!(codes == [10 + number], "p{number}: {codes:?}");
         }
+        daemon.kill()
+    })
+}
+
+/// CS6, IN8: a monitor that was killed tells nobody of the ends of its containers.
+fn a_pod_that_was_killed_with_its_monitor_comes_back() -> Result<()> {
+    let wrote = |attempt: u32| {
+        let dir = names(LOGS).into_iter().find(|dir| dir.starts_with("default_one-n1_"))?;
+        let text = std::fs::read_to_string(format!("{LOGS}/{dir}/app/{attempt}.log")).ok()?;
+        text.contains("line 3").then_some(())
+    };
+    with_busybox(|| {
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        let daemon = Daemon::start()?;
+        wait_until("the pod writes", || wrote(0))?;
+        end_everything();
+        wait_until("its second instance writes", || wrote(1))?;
+        daemon.kill()?;
+        end_everything();
+        let daemon = Daemon::start()?;
+        wait_until("its third instance writes", || wrote(2))?;
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
         daemon.kill()
     })
 }

@@ -8,9 +8,7 @@ use super::ConfigError;
 use super::expand::expand;
 use super::facts::{EnvFiles, NodeFacts, Objects, PodFacts};
 use super::{env_file, field};
-
-/// What a process gets when neither image nor manifest sets `PATH` (rule EN2).
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use crate::runtime::program::DEFAULT_PATH;
 
 /// One value per name.
 pub type Environment = BTreeMap<String, String>;

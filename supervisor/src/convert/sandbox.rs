@@ -43,7 +43,8 @@ pub fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
     ports.filter_map(host_port).collect()
 }
 
-fn host_port(port: &ContainerPort) -> Option<HostPort> {
+/// What a port of a container asks of the node; none for one that asks for nothing.
+pub fn host_port(port: &ContainerPort) -> Option<HostPort> {
     Some(HostPort {
         host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
         host_port: u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?,

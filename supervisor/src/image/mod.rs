@@ -6,6 +6,7 @@
 
 mod access;
 pub mod archive;
+mod confine;
 pub mod digest;
 pub mod document;
 pub mod gc;

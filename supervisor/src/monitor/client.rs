@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -337,20 +336,6 @@ impl MonitorProcess {
     pub fn pidfd(&self) -> &OwnedFd {
         self.pidfd.get_ref()
     }
-}
-
-/// A sealed memfd with the JSON of a plan, as requests carry it.
-pub fn plan_fd(plan: &impl Serialize) -> io::Result<OwnedFd> {
-    use rustix::fs::{MemfdFlags, SealFlags};
-    let text = serde_json::to_vec(plan)?;
-    let fd = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut rest = text.as_slice();
-    while !rest.is_empty() {
-        let count = rustix::io::write(&fd, rest)?;
-        rest = rest.get(count..).unwrap_or_default();
-    }
-    rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-    Ok(fd)
 }
 
 #[expect(

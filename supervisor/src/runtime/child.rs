@@ -215,7 +215,7 @@ impl Prepared {
 
 /// D10: nothing above the three streams outlives the exec, whatever flags it was opened with.
 fn close_on_exec() -> Result<()> {
-    crate::sys::exec::close_range_on_exec(3).at(Step::Exec, "descriptors", "close_range")
+    crate::sys::fd::cloexec_from(3).at(Step::Exec, "descriptors", "close_range")
 }
 
 fn look_up_user(tree: Tree<'_>, process: &Process) -> Result<Resolved> {

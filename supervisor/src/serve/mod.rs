@@ -39,6 +39,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
+use serde_json::value::RawValue;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -523,9 +524,22 @@ fn pass_controllers_on(mount: &Path) {
 
 /// Whether what a pod is told of itself, labels and annotations, is not what it was.
 fn is_told_otherwise(event: &crate::store::WatchEvent) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Told<'a> {
+        #[serde(borrow)]
+        metadata: Metadata<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow, default)]
+        labels: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        annotations: Option<&'a RawValue>,
+    }
+    // As text: most events are the node's own changes of a status, and stored objects are written in one way.
     let told = |object: &crate::store::Object| {
-        let value = object.value();
-        ["labels", "annotations"].map(|field| value["metadata"][field].clone())
+        let told = serde_json::from_str::<Told<'_>>(&object.text).ok()?.metadata;
+        Some([told.labels, told.annotations].map(|value| value.map(|value| value.get().to_owned())))
     };
     event.previous.as_ref().is_some_and(|previous| told(previous) != told(&event.object))
 }

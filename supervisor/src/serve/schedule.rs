@@ -9,11 +9,12 @@ use k8s_openapi::api::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use netsetup::{HostPort, Protocol};
+use netsetup::HostPort;
 use serde_json::{Value, json};
 
 use super::host::Host;
 use crate::convert::resources;
+use crate::convert::sandbox::host_port;
 
 /// What a pod takes of a node. Kept for every pod, so it is small.
 #[derive(Debug, Clone, Default)]
@@ -68,19 +69,7 @@ fn ports(spec: &PodSpec) -> Vec<HostPort> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let all = sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
-    all.filter_map(|port| {
-        Some(HostPort {
-            host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
-            host_port: u16::try_from(port.host_port?).ok().filter(|port| *port > 0)?,
-            container_port: u16::try_from(port.container_port).ok()?,
-            protocol: match port.protocol.as_deref() {
-                Some("UDP") => Protocol::Udp,
-                Some("SCTP") => Protocol::Sctp,
-                _ => Protocol::Tcp,
-            },
-        })
-    })
-    .collect()
+    all.filter_map(host_port).collect()
 }
 
 /// Why a pod stays Pending.

@@ -83,12 +83,6 @@ pub fn new_session_keyring() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) })
 }
 
-/// `close_range(first, ~0, CLOSE_RANGE_CLOEXEC)`: no descriptor from `first` on outlives the exec (D10).
-pub fn close_range_on_exec(first: u32) -> io::Result<()> {
-    // SAFETY: takes integers and touches no memory; descriptors stay open, only a flag changes.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
-}
-
 fn check(result: libc::c_long) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

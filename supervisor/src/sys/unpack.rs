@@ -204,18 +204,6 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads a seccomp filter for this thread; `no_new_privs` is set already.
-pub fn load_seccomp(program: &[seccompiler::sock_filter]) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let filter = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: `filter` describes `program`, whose element has the layout of the kernel's sock_filter; the kernel copies it.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
-    if result == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 /// The argument vector `name args...`.
 pub fn argv(name: &CStr, args: &[&str]) -> Result<Vec<CString>, std::ffi::NulError> {
     let rest = args.iter().map(|arg| CString::new(*arg));

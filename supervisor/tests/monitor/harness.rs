@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
-use supervisor::monitor::client::{Client, Descriptors, MonitorProcess, plan_fd};
+use supervisor::engine::program::plan;
+use supervisor::monitor::client::{Client, Descriptors, MonitorProcess};
 use supervisor::monitor::protocol::{
     ContainerSpec, Event, ExecSpec, ExitRecord, HostNamespaces, LogSpec, PidNamespace, SandboxSpec, WhenBrainDies,
 };
@@ -20,10 +21,6 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 const BUSYBOX: &str = "/bin/busybox";
-/// An ELF file that calls pause(2) for ever, and nothing else: `mov eax, 34; syscall; jmp`. As PID 1 it ignores every signal
-/// but KILL. The real pause has tests of its own.
-#[cfg(target_arch = "x86_64")]
-const PAUSE_CODE: [u8; 9] = [0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -163,7 +160,7 @@ impl Pod {
         let launch = launch(args, &options, add(self.directory("layer")), add(self.directory(&scratch)));
         let spec = ContainerSpec {
             id: id.to_owned(),
-            launch: add(plan_fd(&launch).unwrap()),
+            launch: add(plan(&launch).unwrap()),
             cgroup: add(self.new_cgroup(id)),
             pid: options.pid,
             host_cgroup_namespace: false,
@@ -188,7 +185,7 @@ impl Pod {
         ExecSpec {
             id: "exec".to_owned(),
             container: container.to_owned(),
-            process: fds.add(plan_fd(&process).unwrap()).unwrap(),
+            process: fds.add(plan(&process).unwrap()).unwrap(),
             stdin: None,
             stdout: None,
             stderr: None,
@@ -197,12 +194,12 @@ impl Pod {
     }
 
     pub(crate) fn plan_of(&self, args: &[&str]) -> OwnedFd {
-        plan_fd(&process(args, false)).unwrap()
+        plan(&process(args, false)).unwrap()
     }
 
     /// A process with a terminal.
     pub(crate) fn terminal_plan(&self, script: &str) -> OwnedFd {
-        plan_fd(&process(&["/bin/sh", "-c", script], true)).unwrap()
+        plan(&process(&["/bin/sh", "-c", script], true)).unwrap()
     }
 
     pub(crate) async fn event(&mut self) -> Event {
@@ -290,22 +287,8 @@ fn fill_image(dir: &Path) {
 }
 
 fn pause(dir: &Path) -> OwnedFd {
-    let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let base = 0x40_0000u64;
-    let headers = 64 + 56;
-    file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-    file.extend((base + headers).to_le_bytes());
-    file.extend(64u64.to_le_bytes());
-    file.extend(0u64.to_le_bytes());
-    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
-    let size = headers + PAUSE_CODE.len() as u64;
-    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-    for word in [0, base, base, size, size, 4096] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(PAUSE_CODE);
     let path = dir.join("pause");
-    fs::write(&path, file).unwrap();
+    crate::pause::write(&path);
     File::open(path).unwrap().into()
 }
 

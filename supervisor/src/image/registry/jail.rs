@@ -1,13 +1,10 @@
 //! Takes from the fetcher all that it does not need: root, files, programs, every socket but those of the Internet.
 
-use std::collections::BTreeMap;
-
 use landlock::{ABI, Access as _, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::Resource;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
-use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
 
-use crate::sys;
+use crate::image::confine::{self, JailError, failed};
 
 /// `nobody` of every distribution; it owns nothing.
 const NOBODY: u32 = 65534;
@@ -16,43 +13,22 @@ const MAX_OPEN_FILES: u64 = 128;
 /// Address space: buffers of a few connections, and the program.
 const ADDRESS_SPACE_BYTES: u64 = 256 << 20;
 
-/// Which call of the way in failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{call}: {cause}")]
-pub(super) struct JailError {
-    call: &'static str,
-    cause: String,
-}
-
-fn failed<E: std::fmt::Display>(call: &'static str) -> impl FnOnce(E) -> JailError {
-    move |cause| JailError { call, cause: cause.to_string() }
-}
-
 /// Must be called before there is a second thread.
 pub(super) fn enter() -> Result<(), JailError> {
-    limit_resources().map_err(failed("setrlimit"))?;
+    let limits = [
+        (Resource::As, ADDRESS_SPACE_BYTES),
+        (Resource::Nofile, MAX_OPEN_FILES),
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+    ];
+    confine::limit(&limits).map_err(failed("setrlimit"))?;
     let dumpable = rustix::process::DumpableBehavior::NotDumpable;
     rustix::process::set_dumpable_behavior(dumpable).map_err(failed("prctl(PR_SET_DUMPABLE)"))?;
     become_nobody()?;
     rustix::thread::set_no_new_privs(true).map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
     close_files().map_err(failed("landlock_restrict_self"))?;
     let program = seccomp_program().map_err(failed("compile seccomp filter"))?;
-    sys::unpack::load_seccomp(&program).map_err(failed("seccomp(SECCOMP_SET_MODE_FILTER)"))
-}
-
-fn limit_resources() -> rustix::io::Result<()> {
-    for (resource, most) in [
-        (Resource::As, ADDRESS_SPACE_BYTES),
-        (Resource::Nofile, MAX_OPEN_FILES),
-        (Resource::Core, 0),
-        (Resource::Fsize, 0),
-    ] {
-        // Where the limit is lower already, it stays so.
-        let hard = rustix::process::getrlimit(resource).maximum;
-        let most = Some(hard.map_or(most, |hard| hard.min(most)));
-        rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })?;
-    }
-    Ok(())
+    confine::filter(&program)
 }
 
 fn become_nobody() -> Result<(), JailError> {
@@ -137,23 +113,9 @@ const ALLOWED: &[libc::c_long] = &[
 ];
 
 fn seccomp_program() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
     // TCP and UDP over IPv4 and IPv6: no netlink, packet, or local sockets.
-    let families = [libc::AF_INET, libc::AF_INET6];
-    let families: Result<Vec<_>, _> =
-        families.into_iter().map(|family| rule(0, SeccompCmpOp::Eq, family.unsigned_abs().into())).collect();
-    rules.insert(libc::SYS_socket, families?);
-    // Memory is never executable.
-    let not_executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
-    rules.insert(libc::SYS_mmap, vec![rule(2, not_executable.clone(), 0)?]);
-    rules.insert(libc::SYS_mprotect, vec![rule(2, not_executable, 0)?]);
-    let arch = std::env::consts::ARCH.try_into()?;
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
-}
-
-fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
-    SeccompRule::new(vec![condition])
+    let families = [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.unsigned_abs()));
+    confine::program(ALLOWED, &[(libc::SYS_socket, 0, &families)])
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! The process is root of a user namespace in which every id is itself, so that files get their real owners, and it has no power over
 //! anything outside its namespaces. See `docs/decisions/0020-layer-unpacker.md`.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -12,11 +11,10 @@ use landlock::{
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags};
-use rustix::process::{Resource, Rlimit};
-use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use rustix::process::Resource;
 
+use crate::image::confine::{self, JailError, failed};
 use crate::image::limits::{Limits, UNPACKER_ADDRESS_SPACE_BYTES};
-use crate::sys;
 
 /// What giving files their owner, mode and capabilities needs. Not `CAP_MKNOD`: a whiteout is made without.
 const KEPT: [Capability; 5] = [
@@ -29,21 +27,16 @@ const KEPT: [Capability; 5] = [
 /// Descriptors: the fixed ones, a chain of directories being removed, and a few files.
 const MAX_OPEN_FILES: u64 = 256;
 
-/// Which call of the way in failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{call}: {cause}")]
-pub(super) struct JailError {
-    call: &'static str,
-    cause: String,
-}
-
-fn failed<E: std::fmt::Display>(call: &'static str) -> impl FnOnce(E) -> JailError {
-    move |cause| JailError { call, cause: cause.to_string() }
-}
-
 /// Makes `target`, a detached mount, the whole world of this process and gives back the root of it.
 pub(super) fn enter(target: OwnedFd, limits: &Limits) -> Result<OwnedFd, JailError> {
-    limit_resources(limits).map_err(failed("setrlimit"))?;
+    let limits = [
+        (Resource::As, UNPACKER_ADDRESS_SPACE_BYTES),
+        (Resource::Cpu, limits.cpu_seconds),
+        (Resource::Fsize, limits.layer_bytes),
+        (Resource::Nofile, MAX_OPEN_FILES),
+        (Resource::Core, 0),
+    ];
+    confine::limit(&limits).map_err(failed("setrlimit"))?;
     pivot(target)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty()).map_err(failed("open(\"/\")"))?;
@@ -51,24 +44,8 @@ pub(super) fn enter(target: OwnedFd, limits: &Limits) -> Result<OwnedFd, JailErr
     rustix::thread::set_no_new_privs(true).map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
     restrict_files(&root).map_err(failed("landlock_restrict_self"))?;
     let program = seccomp_program().map_err(failed("compile seccomp filter"))?;
-    sys::unpack::load_seccomp(&program).map_err(failed("seccomp(SECCOMP_SET_MODE_FILTER)"))?;
+    confine::filter(&program)?;
     Ok(root)
-}
-
-fn limit_resources(limits: &Limits) -> rustix::io::Result<()> {
-    for (resource, most) in [
-        (Resource::As, UNPACKER_ADDRESS_SPACE_BYTES),
-        (Resource::Cpu, limits.cpu_seconds),
-        (Resource::Fsize, limits.layer_bytes),
-        (Resource::Nofile, MAX_OPEN_FILES),
-        (Resource::Core, 0),
-    ] {
-        // Where the limit is lower already, it stays so.
-        let hard = rustix::process::getrlimit(resource).maximum;
-        let most = Some(hard.map_or(most, |hard| hard.min(most)));
-        rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })?;
-    }
-    Ok(())
 }
 
 fn pivot(target: OwnedFd) -> Result<(), JailError> {
@@ -168,21 +145,8 @@ const ALLOWED: &[libc::c_long] = &[
 ];
 
 fn seccomp_program() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
     // A device node with the number 0 is an overlay whiteout and no device.
-    rules.insert(libc::SYS_mknodat, vec![rule(3, SeccompCmpOp::Eq, 0)?]);
-    // Memory is never executable.
-    let executable = libc::PROT_EXEC as u64;
-    let not_executable = SeccompCmpOp::MaskedEq(executable);
-    rules.insert(libc::SYS_mmap, vec![rule(2, not_executable.clone(), 0)?]);
-    rules.insert(libc::SYS_mprotect, vec![rule(2, not_executable, 0)?]);
-    let arch = std::env::consts::ARCH.try_into()?;
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
-}
-
-fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
-    SeccompRule::new(vec![condition])
+    confine::program(ALLOWED, &[(libc::SYS_mknodat, 3, &[0])])
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! `/openapi`: what `kubectl explain` and client-side validation read.
 
-mod gnostic;
-
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::body::Body;
@@ -10,9 +8,6 @@ use super::respond::{self, Accept, Content, Form};
 use super::status::{Reason, Status};
 
 const JSON: &str = "application/json";
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-/// As it was called before.
-const OLD_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 /// How long a document with a hash in its address may be kept: for good.
 const FOREVER: &str = "public, max-age=31536000, immutable";
 
@@ -49,24 +44,24 @@ fn document(
     Ok(response)
 }
 
+type Make = fn() -> std::io::Result<Vec<u8>>;
+
 /// `/openapi/v2`: as JSON, or as the protobuf that older kubectls read.
 pub(crate) fn v2(headers: &HeaderMap) -> Result<Response<Body>, Status> {
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = accepts.split(',').map(|media| media.split(';').next().unwrap_or_default().trim());
     let form = first.into_iter().find_map(|media| match media {
-        "" | "*/*" | "application/*" | "application/json" => Some((JSON, "v2")),
-        PROTOBUF | OLD_PROTOBUF => Some((PROTOBUF, "v2.pb")),
+        "" | "*/*" | "application/*" | JSON => Some((JSON, "v2", openapi::v2 as Make)),
+        openapi::V2_PROTOBUF_TYPE | openapi::V2_PROTOBUF_ACCEPT => {
+            Some((openapi::V2_PROTOBUF_TYPE, "v2.pb", openapi::v2_protobuf as Make))
+        }
         _ => None,
     });
-    let Some((media, path)) = form else {
-        let known = format!("only the following media types are accepted: {JSON}, {PROTOBUF}");
+    let Some((media, path, make)) = form else {
+        let known = format!("only the following media types are accepted: {JSON}, {}", openapi::V2_PROTOBUF_TYPE);
         return Err(Status::new(Reason::NotAcceptable, known));
     };
-    let make = || match media {
-        JSON => openapi::v2().map(Some),
-        _ => openapi::v2().and_then(|json| Ok(Some(gnostic::encode(&json)?))),
-    };
-    document(headers, path, media, make)
+    document(headers, path, media, || make().map(Some))
 }
 
 /// `/openapi/v3`.
