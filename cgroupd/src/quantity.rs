@@ -143,6 +143,18 @@ impl Quantity {
         self.plus(Self { nanos: -other.nanos, ..other })
     }
 
+    /// Whether it is a whole, positive multiple of another.
+    #[must_use]
+    pub fn is_positive_multiple_of(self, unit: Self) -> bool {
+        unit.nanos > 0 && self.nanos > 0 && self.nanos % unit.nanos == 0
+    }
+
+    /// How many hundredths of another it is, rounded down; of nothing, none.
+    #[must_use]
+    pub fn percent_of(self, whole: Self) -> i128 {
+        self.nanos.saturating_mul(100).checked_div(whole.nanos).unwrap_or_default()
+    }
+
     fn capped(nanos: i128, format: Format) -> Self {
         let cap = MAX_UNITS * NANOS;
         Self { nanos: nanos.clamp(-cap, cap), format }
@@ -414,6 +426,7 @@ mod tests {
             ("1E", "1E"),
             ("1k", "1k"),
             ("12345", "12345"),
+            ("12e-1", "1200e-3"),
             ("1000000", "1M"),
             ("3n", "3n"),
             ("3u", "3u"),
@@ -431,6 +444,9 @@ mod tests {
             (" 1", Format),
             ("1 ", Format),
             ("1.1.M", Format),
+            ("1.2.3", Format),
+            ("12XB", Format),
+            ("é", Format),
             ("aoeu", Format),
             ("1+1.0M", Format),
             ("0.1am", Format),
@@ -487,6 +503,15 @@ mod tests {
         assert_eq!(quantity("0e9223372036854775807").value(), 0);
         assert_eq!(quantity("1e-9223372036854775807").to_string(), "1e-9");
         assert_eq!(quantity("1.000000000000000000000000001Ei").value(), (1 << 60) + 1);
+    }
+
+    #[test]
+    fn amounts_are_measured_in_others() {
+        assert!(quantity("4Mi").is_positive_multiple_of(quantity("2Mi")));
+        assert!(!quantity("3Mi").is_positive_multiple_of(quantity("2Mi")));
+        assert!(!quantity("0").is_positive_multiple_of(quantity("2Mi")));
+        assert_eq!(quantity("999m").percent_of(quantity("2")), 49);
+        assert_eq!(quantity("1").percent_of(Quantity::ZERO), 0);
     }
 
     #[test]

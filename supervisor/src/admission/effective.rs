@@ -1,8 +1,7 @@
 //! What a pod as a whole asks for (ER1).
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
-
-use super::quantity::Amount;
 
 /// The request of all containers together: the sum of app containers and sidecars, or the peak while init containers run.
 /// `None` when no container requests the resource; quantities that don't parse count as absent. Pod-level requests and
@@ -27,7 +26,7 @@ pub fn effective_request(spec: &PodSpec, resource: &str) -> Option<Amount> {
 
 fn request(container: &Container, resource: &str) -> Option<Amount> {
     let requests = container.resources.as_ref()?.requests.as_ref()?;
-    Amount::parse(&requests.get(resource)?.0).ok()
+    requests.get(resource)?.0.parse::<Amount>().ok()
 }
 
 #[cfg(test)]
@@ -54,7 +53,7 @@ mod tests {
                 containers: vec![container("200m", false)],
                 ..PodSpec::default()
             };
-            assert_eq!(effective_request(&spec, "cpu").unwrap().canonical(), expected);
+            assert_eq!(effective_request(&spec, "cpu").unwrap().to_string(), expected);
             assert_eq!(effective_request(&spec, "memory"), None);
         }
     }

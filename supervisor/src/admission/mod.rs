@@ -3,7 +3,6 @@
 pub mod defaults;
 mod effective;
 pub mod pss;
-pub mod quantity;
 pub mod validate;
 
 pub use effective::effective_request;

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cgroupd::Quantity as Amount;
 use serde::{Deserialize, Deserializer};
-
-use crate::admission::quantity::Amount;
 
 /// Where the configuration is read from unless somebody says otherwise.
 pub const PATH: &str = "/etc/monopod/config.yaml";
@@ -167,7 +166,7 @@ impl Config {
             }
         }
         for (resource, amount) in &self.system_reserved {
-            Amount::parse(amount).map_err(|cause| format!("systemReserved.{resource}: {cause}"))?;
+            amount.parse::<Amount>().map_err(|cause| format!("systemReserved.{resource}: {cause}"))?;
         }
         if self.log_bytes().is_none_or(|bytes| bytes == 0) {
             return Err(format!("containerLogMaxSize: {:?} is not a size", self.container_log_max_size));

@@ -9,7 +9,6 @@ use cgroupd::{Quantity, Resource, ResourceList};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
 use super::disk::DiskPressure;
-use crate::admission::quantity::Amount;
 use crate::config::Config;
 use crate::convert::facts::NodeFacts;
 use crate::convert::status::Surroundings;
@@ -117,12 +116,6 @@ fn next_attempt(dir: &std::path::Path) -> u32 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse::<u32>().ok());
     numbers.max().map_or(0, |highest| highest.saturating_add(1))
-}
-
-/// The text of a quantity as the API shows it.
-pub fn text(amount: Quantity) -> String {
-    let text = amount.to_string();
-    Amount::parse(&text).map_or(text, Amount::canonical)
 }
 
 #[cfg(test)]

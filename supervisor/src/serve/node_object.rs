@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::clock;
 use super::disk::DiskPressure;
-use super::host::{Host, text};
+use super::host::Host;
 use crate::image;
 use crate::store::{Change, Durability, Key, Store, StoreError};
 
@@ -81,7 +81,7 @@ fn object(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
 fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
     let list = |resources: &cgroupd::ResourceList| {
         let mut all: serde_json::Map<String, Value> =
-            resources.iter().map(|(resource, amount)| (resource.to_string(), json!(text(amount)))).collect();
+            resources.iter().map(|(resource, amount)| (resource.to_string(), json!(amount.to_string()))).collect();
         all.insert("pods".to_owned(), json!(host.max_pods.to_string()));
         Value::Object(all)
     };

@@ -11,7 +11,15 @@ pub use inject::{
 pub use objects::{config_map, namespace, persistent_volume_claim, priority_class, secret, service};
 pub use pod::{image_pull_policy, pod, pod_spec};
 
+use cgroupd::Quantity as Amount;
+
 use crate::manifest::Object;
+
+/// Rounds a quantity of a resource list up to milli and writes it canonically, as the API server stores it (QT3, QT4).
+/// What is no quantity is left as it is: validation reports it.
+fn normalised(text: &str) -> String {
+    text.parse::<Amount>().map_or_else(|_| text.to_owned(), |amount| amount.rounded_to_milli().to_string())
+}
 
 /// The defaults of whatever object it is, the namespace (`default` unless given) among them.
 pub fn object(object: &mut Object) {

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, NamespaceSpec, Persistent
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::normalised;
 use super::{set_number, set_text};
-use crate::admission::quantity::normalised;
 
 /// The label by which a namespace can be selected by name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar, EphemeralContainer, HTTPGetAction,
     Lifecycle, Pod, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{set_number, set_text};
+use super::{normalised, set_number, set_text};
 use crate::admission::effective_request;
-use crate::admission::quantity::{Amount, normalised};
 
 /// Permission bits of files in configMap, secret, downwardAPI and projected volumes (VO22): 0644.
 const DEFAULT_MODE: i32 = 0o644;
@@ -104,7 +104,7 @@ fn pod_resources(spec: &mut PodSpec) {
     round_up(&mut resources.requests);
     for (name, limit) in resources.limits.iter().flatten() {
         let aggregate = is_overcommittable(name).then(|| effective_request(spec, name)).flatten();
-        let default = aggregate.map_or_else(|| limit.clone(), |sum| Quantity(sum.canonical()));
+        let default = aggregate.map_or_else(|| limit.clone(), |sum| Quantity(sum.to_string()));
         resources.requests.get_or_insert_default().entry(name.clone()).or_insert(default);
     }
     spec.resources = Some(resources);
@@ -173,9 +173,9 @@ fn volume(volume: &mut Volume) {
     }
     if let Some(source) = &mut volume.empty_dir
         && let Some(limit) = &mut source.size_limit
-        && let Ok(amount) = Amount::parse(&limit.0)
+        && let Ok(amount) = limit.0.parse::<Amount>()
     {
-        limit.0 = amount.canonical();
+        limit.0 = amount.to_string();
     }
     if let Some(source) = &mut volume.host_path {
         source.type_.get_or_insert_default();

@@ -1,10 +1,10 @@
 //! Environment variables (EN4, EN10, RF1).
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, ObjectFieldSelector, PodSpec, ResourceFieldSelector};
 
 use super::error::{Errors, Path};
 use super::names;
-use crate::admission::quantity::Amount;
 
 /// Fields of a Pod that an environment variable may name.
 const ENV_FIELDS: &[&str] = &[
@@ -166,8 +166,8 @@ pub(super) fn resource_field_ref(field: &ResourceFieldSelector, path: &Path, err
     } else {
         &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]
     };
-    let given = Amount::parse(&divisor.0);
-    let is_allowed = |text: &&str| Amount::parse(text) == given;
+    let given = divisor.0.parse::<Amount>();
+    let is_allowed = |text: &&str| text.parse::<Amount>() == given;
     if !given.is_ok_and(Amount::is_zero) && !allowed.iter().any(is_allowed) {
         let detail = if resource.ends_with(".cpu") {
             "only divisor's values 1m and 1 are supported with the cpu resource"

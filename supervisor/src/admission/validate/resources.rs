@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::error::{Errors, NOT_NEGATIVE, Path};
 use super::names;
 use crate::admission::effective_request;
-use crate::admission::quantity::Amount;
 
 type List = BTreeMap<String, Quantity>;
 
@@ -29,14 +29,14 @@ fn is_overcommittable(name: &str) -> bool {
 
 /// A quantity that is allowed nowhere is an error at its place; `None` then.
 pub(super) fn amount(quantity: &Quantity, path: &Path, errors: &mut Errors) -> Option<Amount> {
-    match Amount::parse(&quantity.0) {
+    match quantity.0.parse::<Amount>() {
         Ok(amount) if amount.is_negative() => {
             errors.invalid(path, quantity.0.as_str(), NOT_NEGATIVE);
             None
         }
         Ok(amount) => Some(amount),
-        Err(message) => {
-            errors.invalid(path, quantity.0.as_str(), message);
+        Err(cause) => {
+            errors.invalid(path, quantity.0.as_str(), cause.to_string());
             None
         }
     }
@@ -76,11 +76,11 @@ fn value(name: &str, quantity: &Quantity, path: &Path, errors: &mut Errors) {
     let Some(amount) = amount(quantity, path, errors) else {
         return;
     };
-    if is_extended(name) && !amount.is_whole() {
+    if is_extended(name) && !amount.is_integer() {
         errors.invalid(path, quantity.0.as_str(), "must be an integer");
     }
     if let Some(size) = name.strip_prefix(HUGE_PAGES) {
-        let is_multiple = Amount::parse(size).is_ok_and(|size| amount.is_positive_multiple_of(size));
+        let is_multiple = size.parse::<Amount>().is_ok_and(|size| amount.is_positive_multiple_of(size));
         if !is_multiple && !amount.is_zero() {
             let detail = format!("{} is not positive integer multiple of {name}", quantity.0);
             errors.invalid(path, quantity.0.as_str(), detail);
@@ -103,7 +103,7 @@ fn request_and_limit(
         }
         return;
     };
-    let (Ok(wanted), Ok(most)) = (Amount::parse(&request.0), Amount::parse(&limit.0)) else {
+    let (Ok(wanted), Ok(most)) = (request.0.parse::<Amount>(), limit.0.parse::<Amount>()) else {
         return;
     };
     if is_overcommittable(name) && wanted > most {
@@ -152,11 +152,11 @@ pub(super) fn pod(spec: &PodSpec, path: &Path, errors: &mut Errors) {
 }
 
 fn enough_for_all(name: &str, request: &Quantity, spec: &PodSpec, path: &Path, errors: &mut Errors) {
-    let (Ok(given), Some(needed)) = (Amount::parse(&request.0), effective_request(spec, name)) else {
+    let (Ok(given), Some(needed)) = (request.0.parse::<Amount>(), effective_request(spec, name)) else {
         return;
     };
     if given < needed {
-        let detail = format!("must be greater than or equal to aggregate container requests of {}", needed.canonical());
+        let detail = format!("must be greater than or equal to aggregate container requests of {}", needed);
         errors.invalid(path, request.0.as_str(), detail);
     }
 }
@@ -173,7 +173,7 @@ fn container_limits(spec: &PodSpec, pod: &ResourceRequirements, errors: &mut Err
             let Some(most) = pod.limits.as_ref().and_then(|limits| limits.get(name)) else {
                 continue;
             };
-            if let (Ok(own), Ok(all)) = (Amount::parse(&limit.0), Amount::parse(&most.0))
+            if let (Ok(own), Ok(all)) = (limit.0.parse::<Amount>(), most.0.parse::<Amount>())
                 && own > all
             {
                 let path = path.field("resources").field("limits");

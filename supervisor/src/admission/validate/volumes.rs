@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, PodSpec,
     ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
@@ -9,7 +10,6 @@ use k8s_openapi::api::core::v1::{
 
 use super::error::{Errors, Path};
 use super::{env, names};
-use crate::admission::quantity::Amount;
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 /// VO29
@@ -105,12 +105,12 @@ fn mode(mode: Option<i32>, path: &Path, errors: &mut Errors) {
 fn empty_dir(source: &EmptyDirVolumeSource, path: &Path, errors: &mut Errors) {
     if let Some(limit) = &source.size_limit {
         let path = path.field("sizeLimit");
-        match Amount::parse(&limit.0) {
+        match limit.0.parse::<Amount>() {
             Ok(amount) if amount.is_negative() => {
                 errors.forbidden(&path, "SizeLimit field must be a valid resource quantity");
             }
             Ok(_) => {}
-            Err(message) => errors.invalid(&path, limit.0.as_str(), message),
+            Err(cause) => errors.invalid(&path, limit.0.as_str(), cause.to_string()),
         }
     }
     let medium = source.medium.as_deref().unwrap_or_default();

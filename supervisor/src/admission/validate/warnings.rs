@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::error::Path;
 use super::names;
-use crate::admission::quantity::Amount;
 
 /// The warnings that creating this (defaulted) pod brings.
 pub fn warnings(pod: &Pod) -> Vec<String> {
@@ -73,7 +73,7 @@ fn fractions(container: &Container, path: &Path, texts: &mut Vec<String>) {
     for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         for (name, quantity) in list.iter().flatten() {
             let is_bytes = matches!(name.as_str(), "memory" | "ephemeral-storage");
-            if is_bytes && Amount::parse(&quantity.0).is_ok_and(|amount| !amount.is_whole()) {
+            if is_bytes && quantity.0.parse::<Amount>().is_ok_and(|amount| !amount.is_integer()) {
                 let path = path.field("resources").field(field).key(name);
                 texts.push(format!("{path}: fractional byte value {:?} is invalid, must be an integer", quantity.0));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{Container, LimitRange, LimitRangeItem, Pod, PodSpec, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -9,7 +10,6 @@ use super::super::call::Call;
 use super::super::status::Status;
 use super::forbidden;
 use crate::admission::effective_request;
-use crate::admission::quantity::Amount;
 
 fn ranges(call: &Call) -> Vec<LimitRangeItem> {
     let (objects, _) = call.state.store.list("limitranges", Some(call.target.space()));
@@ -78,7 +78,7 @@ fn within(item: &LimitRangeItem, container: &Container) -> Result<(), String> {
 }
 
 fn is_more(one: &Quantity, other: &Quantity) -> bool {
-    match (Amount::parse(&one.0), Amount::parse(&other.0)) {
+    match (one.0.parse::<Amount>(), other.0.parse::<Amount>()) {
         (Ok(one), Ok(other)) => one > other,
         (Ok(_) | Err(_), _) => false,
     }
@@ -91,17 +91,17 @@ fn quota_left(call: &Call, quota_name: &str, quota: &ResourceQuota, spec: &PodSp
     let pods: Vec<Pod> = objects.iter().filter_map(|object| object.read().ok()).filter(is_alive).collect();
     for (name, bound) in hard {
         let (asked, used) = match name.as_str() {
-            "pods" => (Amount::parse("1").ok(), Amount::parse(&pods.len().to_string()).unwrap_or(Amount::ZERO)),
+            "pods" => ("1".parse::<Amount>().ok(), pods.len().to_string().parse::<Amount>().unwrap_or(Amount::ZERO)),
             "cpu" | "requests.cpu" => (effective_request(spec, "cpu"), sum(&pods, "cpu")),
             "memory" | "requests.memory" => (effective_request(spec, "memory"), sum(&pods, "memory")),
             _ => continue,
         };
-        let Ok(limit) = Amount::parse(&bound.0) else { continue };
+        let Ok(limit) = bound.0.parse::<Amount>() else { continue };
         let Some(asked) = asked else {
             return Err(format!("failed quota: {quota_name}: must specify {name}"));
         };
         if asked.plus(used) > limit {
-            let (asked, used) = (asked.canonical(), used.canonical());
+            let (asked, used) = (asked.to_string(), used.to_string());
             return Err(format!(
                 "exceeded quota: {quota_name}, requested: {name}={asked}, used: {name}={used}, limited: {name}={}",
                 bound.0

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use cgroupd::Quantity as Amount;
 use serde_json::Value;
 
 use super::align::{self, align};
@@ -9,7 +10,6 @@ use super::client::error::VerbError;
 use super::client::{Call, segment};
 use super::get::Selection;
 use super::{Place, say};
-use crate::admission::quantity::Amount;
 
 const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
 
@@ -81,12 +81,12 @@ fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
 }
 
 fn amount(usage: &Value, resource: &str) -> Amount {
-    usage[resource].as_str().and_then(|text| Amount::parse(text).ok()).unwrap_or(Amount::ZERO)
+    usage[resource].as_str().and_then(|text| text.parse::<Amount>().ok()).unwrap_or(Amount::ZERO)
 }
 
 /// `12m` and `34Mi`.
 fn shown(cpu: Amount, memory: Amount) -> (String, String) {
-    let unit = |text: &str| Amount::parse(text).unwrap_or(Amount::ZERO);
+    let unit = |text: &str| text.parse::<Amount>().unwrap_or(Amount::ZERO);
     // Hundredths of a hundred of the unit are units.
     (format!("{}m", cpu.percent_of(unit("100m"))), format!("{}Mi", memory.percent_of(unit("100Mi"))))
 }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn usage_is_shown_in_milli_cores_and_mebibytes() {
-        let parse = |text| Amount::parse(text).unwrap();
+        let parse = |text: &str| text.parse::<Amount>().unwrap();
         assert_eq!(shown(parse("12345678n"), parse("35651584")), ("12m".to_owned(), "34Mi".to_owned()));
         assert_eq!(shown(parse("2"), parse("3Gi")), ("2000m".to_owned(), "3072Mi".to_owned()));
     }

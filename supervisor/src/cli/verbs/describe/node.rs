@@ -1,11 +1,11 @@
 //! A node.
 
+use cgroupd::Quantity as Amount;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::events::since;
 use super::{NONE, Sheet, annotations, date, list, text};
-use crate::admission::quantity::Amount;
 
 /// Resources whose sums are shown.
 const SUMMED: &[&str] = &["cpu", "memory", "ephemeral-storage"];
@@ -77,7 +77,7 @@ fn conditions(sheet: &mut Sheet, node: &Value) {
 fn total(pod: &Value, field: &str, resource: &str) -> Amount {
     let own = |container: &Value| {
         let quantity = container["resources"][field][resource].as_str();
-        quantity.and_then(|text| Amount::parse(text).ok()).unwrap_or(Amount::ZERO)
+        quantity.and_then(|text| text.parse::<Amount>().ok()).unwrap_or(Amount::ZERO)
     };
     let (mut sidecars, mut peak) = (Amount::ZERO, Amount::ZERO);
     for container in list(pod, "/spec/initContainers") {
@@ -93,12 +93,12 @@ fn total(pod: &Value, field: &str, resource: &str) -> Amount {
 
 fn allocatable(node: &Value, resource: &str) -> Amount {
     let quantity = node["status"]["allocatable"][resource].as_str();
-    quantity.and_then(|text| Amount::parse(text).ok()).unwrap_or(Amount::ZERO)
+    quantity.and_then(|text| text.parse::<Amount>().ok()).unwrap_or(Amount::ZERO)
 }
 
 /// `250m (12%)`
 fn share(amount: Amount, whole: Amount) -> String {
-    format!("{} ({}%)", amount.canonical(), amount.percent_of(whole))
+    format!("{} ({}%)", amount, amount.percent_of(whole))
 }
 
 fn describe_pods(sheet: &mut Sheet, node: &Value, pods: &[Value], now: Timestamp) {
