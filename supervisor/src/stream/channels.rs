@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -21,7 +21,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{CHUNK_BYTES, LINGER, STREAM_BUFFER_BYTES, websocket};
+use super::idle::{Idle, Side};
+use super::{CHUNK_BYTES, STREAM_BUFFER_BYTES, websocket};
 
 /// The channel that says that another one ends.
 const CLOSE: u8 = 255;
@@ -223,7 +224,7 @@ struct Driver<T> {
     socket: WebSocketStream<T>,
     /// Handed down but perhaps not sent.
     dirty: bool,
-    shut: bool,
+    side: Side,
     goodbye_said: bool,
     last: Instant,
     keepalive: Option<Pin<Box<Sleep>>>,
@@ -234,23 +235,13 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let last = Instant::now();
-    let mut driver = Driver { socket, dirty: false, shut: false, goodbye_said: false, last, keepalive: None };
-    let mut timer = pin!(tokio::time::sleep(idle));
+    let mut driver = Driver { socket, dirty: false, side: Side::Open, goodbye_said: false, last, keepalive: None };
+    let mut timer = Idle::new(idle);
     poll_fn(|context| {
         if driver.turn(&mut shared.borrow_mut(), context).is_ready() {
             return Poll::Ready(());
         }
-        loop {
-            let due = driver.last + if driver.shut { LINGER } else { idle };
-            if due < timer.deadline() {
-                timer.as_mut().reset(due);
-            }
-            ready!(timer.as_mut().poll(context));
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due);
-        }
+        timer.poll(driver.last, driver.side, context)
     })
     .await;
 }
@@ -270,7 +261,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 
     fn write(&mut self, shared: &mut Shared, context: &mut Context<'_>) -> io::Result<bool> {
-        if self.shut {
+        if self.side == Side::Shut {
             return Ok(false);
         }
         let mut moved = false;
@@ -296,13 +287,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             && let Poll::Ready(closed) = websocket::say_goodbye(&mut self.socket, &mut self.goodbye_said, context)
         {
             closed?;
-            (self.shut, moved, self.last) = (true, true, Instant::now());
+            (self.side, moved, self.last) = (Side::Shut, true, Instant::now());
         }
         Ok(moved)
     }
 
     fn read(&mut self, shared: &mut Shared, context: &mut Context<'_>) -> io::Result<bool> {
-        if !self.shut && !shared.wants_input() {
+        if self.side == Side::Open && !shared.wants_input() {
             return Ok(self.keep_alive(shared, context));
         }
         self.keepalive = None;
@@ -312,7 +303,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             Poll::Ready(Some(Err(error))) => return Err(io::Error::other(error)),
             Poll::Ready(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
         };
-        if self.shut {
+        if self.side == Side::Shut {
             return Ok(true);
         }
         self.last = Instant::now();

@@ -4,16 +4,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::{Connection, Event, Headers, Read, ResetStatus, Role, StreamId};
-use crate::stream::LINGER;
+use crate::stream::idle::{Idle, Side};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -148,35 +148,22 @@ struct Driver<T> {
     buffer: Vec<u8>,
     /// Written but perhaps still in a buffer below.
     dirty: bool,
-    shut: bool,
+    side: Side,
     last: Instant,
 }
 
 async fn drive(io: impl AsyncRead + AsyncWrite + Unpin, shared: &Rc<RefCell<Shared>>, idle: Duration) {
-    let mut driver = Driver { io, buffer: vec![0; READ_BYTES], dirty: false, shut: false, last: Instant::now() };
-    let mut timer = pin!(tokio::time::sleep(idle));
+    let mut driver = Driver { io, buffer: vec![0; READ_BYTES], dirty: false, side: Side::Open, last: Instant::now() };
+    let mut timer = Idle::new(idle);
     poll_fn(|context| {
         let over = driver.turn(shared, context);
         if over.is_ready() {
             return Poll::Ready(());
         }
-        // The timer is set late: only when it fires is it compared with what has moved since.
-        loop {
-            let due = driver.last + if driver.shut { LINGER } else { idle };
-            if due < timer.deadline() {
-                timer.as_mut().reset(due);
-            }
-            ready!(timer.as_mut().poll(context));
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due);
-        }
+        timer.poll(driver.last, driver.side, context)
     })
     .await;
 }
-
-use std::future::Future as _;
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     /// Moves everything that can be moved. Ready when the connection is over.
@@ -196,7 +183,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Whether something moved.
     fn write(&mut self, shared: &mut Shared, context: &mut Context<'_>) -> io::Result<bool> {
-        if self.shut {
+        if self.side == Side::Shut {
             return Ok(false);
         }
         let mut moved = false;
@@ -222,14 +209,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             && let Poll::Ready(shut) = Pin::new(&mut self.io).poll_shutdown(context)
         {
             shut?;
-            (self.shut, moved, self.last) = (true, true, Instant::now());
+            (self.side, moved, self.last) = (Side::Shut, true, Instant::now());
         }
         Ok(moved)
     }
 
     /// Whether something moved; an error is the end, too.
     fn read(&mut self, shared: &mut Shared, context: &mut Context<'_>) -> io::Result<bool> {
-        if !self.shut && !shared.connection.wants_input() {
+        if self.side == Side::Open && !shared.connection.wants_input() {
             return Ok(false);
         }
         let mut buffer = ReadBuf::new(&mut self.buffer);
@@ -240,7 +227,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if buffer.filled().is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if self.shut {
+        if self.side == Side::Shut {
             // Whatever it says now comes too late.
             return Ok(true);
         }
