@@ -15,6 +15,7 @@ mod life_hostile;
 mod life_manifests;
 mod life_vm;
 mod life_watch;
+mod manifests;
 mod pause;
 mod pause_image;
 mod pause_tools;
@@ -66,7 +67,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run") => "privileged",
+            Some("run" | "volumes" | "manifests" | "life_manifests" | "serve") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -123,6 +124,7 @@ fn all() -> Vec<Test> {
         life_hostile::tests(),
         life_manifests::tests(),
         life_vm::tests(),
+        manifests::tests(),
         serve::tests(),
         kubectl::tests(),
         verbs::tests(),

@@ -1,6 +1,7 @@
 //! Transcripts: commands and what they must print, as a user would see it on a terminal.
 //!
 //! `$ ` starts a command of sh; the lines after it are its output, both streams together, then `[exit N]` unless it succeeds.
+//! `$1.27 ` starts one for clients of that version and newer.
 //! In expected output `…` stands for any text within a line, a line of `⋮` for any number of lines, and runs of blanks count
 //! as one. Lines that start with `#` before a command are comments.
 
@@ -16,6 +17,8 @@ const COMMAND_SECONDS: &str = "60";
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
     pub command: String,
+    /// The oldest minor version of a client that knows the command and prints this.
+    pub since: u32,
     pub expected: Vec<String>,
 }
 
@@ -24,8 +27,8 @@ pub fn parse(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut comment = true;
     for line in text.lines() {
-        if let Some(command) = line.strip_prefix("$ ") {
-            steps.push(Step { command: command.to_owned(), expected: Vec::new() });
+        if let Some((since, command)) = started(line) {
+            steps.push(Step { command: command.to_owned(), since, expected: Vec::new() });
             comment = false;
         } else if line.starts_with("## ") {
             comment = true;
@@ -42,10 +45,18 @@ pub fn parse(text: &str) -> Vec<Step> {
     steps
 }
 
+/// The version and the command, when the line is one.
+fn started(line: &str) -> Option<(u32, &str)> {
+    let (version, command) = line.strip_prefix('$')?.split_once(' ')?;
+    let since = if version.is_empty() { 0 } else { version.strip_prefix("1.")?.parse().ok()? };
+    Some((since, command))
+}
+
 /// Runs all steps in a directory; reports every step that printed something else.
-pub fn run(steps: &[Step], dir: &Path, prepare: impl Fn(&mut Command)) -> Result<()> {
-    let mut wrong = Vec::new();
+pub fn run<'a>(steps: impl IntoIterator<Item = &'a Step>, dir: &Path, prepare: impl Fn(&mut Command)) -> Result<()> {
+    let (mut wrong, mut all) = (Vec::new(), 0);
     for step in steps {
+        all += 1;
         let printed = one(&step.command, dir, &prepare)?;
         if !matches(&step.expected, &printed) {
             let expected = step.expected.join("\n");
@@ -53,7 +64,7 @@ pub fn run(steps: &[Step], dir: &Path, prepare: impl Fn(&mut Command)) -> Result
         }
     }
     if !wrong.is_empty() {
-        bail!("{} of {} commands printed something else:\n\n{}", wrong.len(), steps.len(), wrong.join("\n\n"));
+        bail!("{} of {} commands printed something else:\n\n{}", wrong.len(), all, wrong.join("\n\n"));
     }
     Ok(())
 }
@@ -123,5 +134,8 @@ pub fn check() -> Result<()> {
     }
     let steps = parse("# c\n\n## h\n$ one\nout\n\n## h\n# c\n$ two\n");
     anyhow::ensure!(steps.len() == 2 && steps[0].expected == ["out"] && steps[1].expected.is_empty(), "{steps:?}");
+    let steps = parse("## h\n$ one\n$1.27 two\n$x three\n");
+    let parsed: Vec<(u32, &str)> = steps.iter().map(|step| (step.since, &*step.command)).collect();
+    anyhow::ensure!(parsed == [(0, "one"), (27, "two")] && steps[1].expected == ["$x three"], "{steps:?}");
     Ok(())
 }

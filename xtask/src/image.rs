@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
+use xshell::{Shell, cmd};
+
+use crate::build;
+use crate::images::digest;
 
 /// What the compressed layer may weigh.
 const LAYER_BYTES_MAX: usize = 700;
@@ -44,17 +47,10 @@ pub(crate) struct Platform {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let target_dir = workspace().join("target");
-    let mut binaries = Vec::new();
-    for platform in PLATFORMS {
-        build(platform.target)?;
-        let path = target_dir.join(platform.target).join("release/pause");
-        let binary = fs::read(&path).with_context(|| path.display().to_string())?;
-        binaries.push((platform.architecture, binary));
-    }
-    let image = Image::new(&binaries)?;
+    let sh = build::shell()?;
+    let image = of_checkout(&sh, &build::root())?;
     let archive = image.archive()?;
-    let output = args.output.clone().unwrap_or_else(|| target_dir.join("pause.tar"));
+    let output = args.output.clone().unwrap_or_else(|| build::root().join("target/pause.tar"));
     fs::write(&output, &archive).with_context(|| output.display().to_string())?;
     for (architecture, layer) in &image.layers {
         println!("{architecture}: layer of {layer} bytes");
@@ -64,19 +60,40 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn workspace() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own)
+/// Builds the image in two clones of the last commit that share nothing but cargo's downloads; it has to have one digest.
+pub(crate) fn same_from_two_clones(sh: &Shell) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut digests = Vec::new();
+    // A path that leaked into the binary would have another length, too.
+    for name in ["one", "the/other/clone"] {
+        let (from, clone) = (build::root(), dir.path().join(name));
+        cmd!(sh, "git clone --quiet {from} {clone}").quiet().run()?;
+        digests.push(of_checkout(sh, &clone)?.index.digest);
+    }
+    ensure!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the pause image has several digests: {digests:?}");
+    println!("the pause image from two clones: {}", digests[0]);
+    Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a task runs programs")]
-pub(crate) fn build(target: &str) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--release", "--package", "pause", "--target", target]);
-    let status = command.current_dir(workspace()).stdin(Stdio::null()).status()?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
+/// The image of what a checkout's sources give.
+fn of_checkout(sh: &Shell, checkout: &Path) -> Result<Image> {
+    let mut binaries = Vec::new();
+    for platform in PLATFORMS {
+        let path = build(sh, checkout, platform.target)?;
+        let binary = fs::read(&path).with_context(|| path.display().to_string())?;
+        binaries.push((platform.architecture, binary));
+    }
+    Image::new(&binaries)
+}
+
+/// Builds pause as it is shipped; where it lies.
+pub(crate) fn build(sh: &Shell, checkout: &Path, target: &str) -> Result<PathBuf> {
+    let _in = sh.push_dir(checkout);
+    let target_dir = checkout.join("target");
+    cmd!(sh, "cargo build --quiet --locked --release --package pause --target {target} --target-dir {target_dir}")
+        .quiet()
+        .run()?;
+    Ok(target_dir.join(target).join("release/pause"))
 }
 
 /// An image in memory: every blob by its digest, and the index on top.
@@ -209,19 +226,6 @@ fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut gzip = GzBuilder::new().mtime(0).operating_system(SYSTEM_UNKNOWN).write(Vec::new(), Compression::best());
     gzip.write_all(bytes)?;
     Ok(gzip.finish()?)
-}
-
-/// `sha256:` and the hash in hexadecimal, by coreutils.
-#[expect(clippy::disallowed_methods, reason = "a task runs programs")]
-fn digest(bytes: &[u8]) -> Result<String> {
-    let mut child =
-        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("sha256sum")?;
-    child.stdin.take().context("standard input")?.write_all(bytes)?;
-    let output = child.wait_with_output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let hash = text.split(' ').next().unwrap_or_default();
-    ensure!(output.status.success() && hash.len() == 64, "sha256sum: {}", output.status);
-    Ok(format!("sha256:{hash}"))
 }
 
 #[cfg(test)]

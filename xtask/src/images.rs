@@ -462,10 +462,12 @@ fn descriptor(media_type: &str, bytes: &[u8]) -> Result<serde_json::Value> {
     Ok(json!({ "mediaType": media_type, "digest": digest(bytes)?, "size": bytes.len() }))
 }
 
-/// `sha256sum` is on every Debian machine, and no hash library is needed for two images.
-fn digest(bytes: &[u8]) -> Result<String> {
+/// `sha256:` and the hash in hexadecimal. `sha256sum` is on every Debian machine, and no hash library is needed for a few
+/// images.
+pub(crate) fn digest(bytes: &[u8]) -> Result<String> {
     let shell = Shell::new()?;
     let sum = cmd!(shell, "sha256sum").stdin(bytes).quiet().read()?;
     let hex = sum.split(' ').next().unwrap_or_default();
+    ensure!(hex.len() == 64, "sha256sum printed {sum:?}");
     Ok(format!("sha256:{hex}"))
 }

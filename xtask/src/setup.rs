@@ -34,6 +34,12 @@ pub fn packages(sh: &Shell, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Whether the search path has it, installed by whomever.
+pub fn has_program(sh: &Shell, name: &str) -> bool {
+    let path = sh.var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).exists())
+}
+
 fn is_installed(sh: &Shell, package: &str) -> bool {
     let format = "--showformat=${db:Status-Status}";
     let status = cmd!(sh, "dpkg-query --show {format} {package}");

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::median;
-use crate::image;
+use crate::{build, image};
 
 /// How long a candidate may take to obey; far above any that does (8 ms).
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -56,8 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn candidates() -> Result<Vec<Candidate>> {
     let target = image::PLATFORMS[0].target;
-    image::build(target)?;
-    let ours = image::workspace().join("target").join(target).join("release/pause");
+    let ours = image::build(&build::shell()?, &build::root(), target)?;
     let mut candidates = vec![Candidate::new("pause".to_owned(), ours, &[])?];
     for (package, program, args) in PEERS {
         let path = PathBuf::from(program);

@@ -3,6 +3,9 @@
 /// Longest a test may take in such a run; the planted hang waits for it.
 pub const TEST_SECONDS: u64 = 5;
 
+/// What tells these tests from all others.
+pub const FILTER: &str = "vm_planted::";
+
 /// The test and the words that its report holds.
 pub const FAULTS: &[(&str, &str)] = &[
     ("vm_planted::a_failure", "one is not two"),
