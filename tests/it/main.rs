@@ -22,6 +22,7 @@ mod registry;
 mod run;
 mod serve;
 mod tidy;
+mod torture;
 mod transcript;
 mod verbs;
 mod vm;
@@ -124,6 +125,7 @@ fn all() -> Vec<Test> {
         life_manifests::tests(),
         life_vm::tests(),
         serve::tests(),
+        torture::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),
