@@ -28,7 +28,8 @@ impl Torture {
         let built = build::with_tests(&sh, Profile::Ci)?;
         images::image("busybox")?;
         let Self { kills, seed } = self;
-        cmd!(sh, "{built.it}")
+        let it = &built.it;
+        cmd!(sh, "{it}")
             .env("MONOPOD_BIN", &built.bin)
             .env("MONOPOD_ONE", TEST)
             .env("MONOPOD_TORTURE_KILLS", kills.to_string())

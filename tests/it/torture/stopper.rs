@@ -111,7 +111,7 @@ pub enum End {
 }
 
 /// Starts the daemon and kills it as planned; it is gone afterwards.
-#[expect(clippy::zombie_processes, reason = "ptrace wants to wait for every thread itself")]
+/// (ptrace(2) has to wait for every thread itself, so the standard library's handle goes.)
 pub fn live(mut command: Command, plan: Kill) -> Result<End> {
     let pid = Pid::from_raw(command.spawn().context("start monopod serve")?.id().cast_signed());
     std::thread::scope(|scope| {
@@ -125,14 +125,15 @@ pub fn live(mut command: Command, plan: Kill) -> Result<End> {
         if matches!(plan, Kill::At { .. }) {
             life.seize()?;
         }
-        let status = life.follow()?;
+        let end = life.follow()?;
         // Fails when the timer has run out.
         let _ended = over.send(());
         let timed = timer.join().unwrap_or_default();
-        Ok(match status {
-            WaitStatus::Signaled(_, Signal::SIGKILL, _) if life.struck => End::AtCall,
-            WaitStatus::Signaled(_, Signal::SIGKILL, _) if timed => End::InTime,
-            _ => End::ByItself,
+        Ok(match end {
+            End::ByItself => End::ByItself,
+            End::AtCall | End::InTime if life.struck => End::AtCall,
+            End::AtCall | End::InTime if timed => End::InTime,
+            End::AtCall | End::InTime => End::ByItself,
         })
     })
 }
@@ -155,7 +156,7 @@ impl Life {
     }
 
     /// Until the process is gone.
-    fn follow(&mut self) -> Result<WaitStatus> {
+    fn follow(&mut self) -> Result<End> {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         loop {
             let status = match waitpid(None, Some(flags)) {
@@ -163,7 +164,9 @@ impl Life {
                 status => status.context("waitpid(-1)")?,
             };
             match status {
-                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if pid == self.pid => return Ok(status),
+                WaitStatus::Exited(pid, _) if pid == self.pid => return Ok(End::ByItself),
+                WaitStatus::Signaled(pid, Signal::SIGKILL, _) if pid == self.pid => return Ok(End::InTime),
+                WaitStatus::Signaled(pid, ..) if pid == self.pid => return Ok(End::ByItself),
                 WaitStatus::PtraceSyscall(thread) => {
                     self.at_call(thread);
                     go_on(thread, None);
