@@ -23,6 +23,7 @@ mod registry;
 mod run;
 mod serve;
 mod tidy;
+mod torture;
 mod transcript;
 mod verbs;
 mod vm;
@@ -126,6 +127,7 @@ fn all() -> Vec<Test> {
         life_vm::tests(),
         manifests::tests(),
         serve::tests(),
+        torture::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),

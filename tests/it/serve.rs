@@ -18,8 +18,8 @@ pub fn tests() -> Vec<Test> {
         a_pod_whose_manifest_goes_while_nobody_looks_is_ended, a_pod_that_was_killed_with_its_monitor_comes_back, a_second_daemon_is_refused]
 }
 
-const CONFIG: &str = "/run/serve.yaml";
-const MANIFESTS: &str = "/run/manifests";
+pub const CONFIG: &str = "/run/serve.yaml";
+pub const MANIFESTS: &str = "/run/manifests";
 const MACHINES: &str = "/var/lib/monopod/machines";
 const LOGS: &str = "/var/log/pods";
 /// Between two looks at something that nobody tells a test about.
@@ -45,7 +45,7 @@ impl Daemon {
         Ok(Self(command.spawn().context("start monopod serve")?))
     }
 
-    fn kill(mut self) -> Result<()> {
+    pub fn kill(mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;
         Ok(())
@@ -103,7 +103,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn names(dir: &str) -> Vec<String> {
+pub fn names(dir: &str) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| file_name(&entry.path())).collect()
 }
@@ -127,7 +127,7 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<
     }
 }
 
-fn pod(name: &str, policy: &str, script: &str) -> String {
+pub fn pod(name: &str, policy: &str, script: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  \
          terminationGracePeriodSeconds: 2\n  containers:\n  - name: app\n    image: busybox\n    \
@@ -136,7 +136,7 @@ fn pod(name: &str, policy: &str, script: &str) -> String {
 }
 
 /// Writes a manifest as the contract wants it.
-fn put(file: &str, text: &str) -> Result<()> {
+pub fn put(file: &str, text: &str) -> Result<()> {
     std::fs::create_dir_all(MANIFESTS)?;
     let hidden = Path::new(MANIFESTS).join(format!(".{file}"));
     std::fs::write(&hidden, text)?;
@@ -149,7 +149,7 @@ fn take_away(file: &str) -> Result<()> {
 }
 
 /// All that the newest pod of this name has written.
-fn log(name: &str) -> String {
+pub fn log(name: &str) -> String {
     let prefix = format!("default_{name}-n1_");
     let mut all = String::new();
     for dir in names(LOGS).into_iter().filter(|dir| dir.starts_with(&prefix)) {
@@ -184,7 +184,7 @@ fn gone(name: &str) -> Option<()> {
     (!left).then_some(())
 }
 
-const COUNT: &str = "trap 'exit 0' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02 & wait; done";
+pub const COUNT: &str = "trap 'exit 0' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02 & wait; done";
 
 fn a_manifest_becomes_a_pod_and_its_removal_ends_it() -> Result<()> {
     with_busybox(|| {
@@ -200,7 +200,7 @@ fn a_manifest_becomes_a_pod_and_its_removal_ends_it() -> Result<()> {
 }
 
 /// Lines of a log, and that none is missing or twice.
-fn consecutive(text: &str) -> Result<usize> {
+pub fn consecutive(text: &str) -> Result<usize> {
     let numbers = text.lines().filter_map(|line| line.rsplit_once("line ")?.1.parse::<usize>().ok());
     for (expected, number) in numbers.clone().enumerate() {
         ensure!(expected == number, "line {expected} is missing, {number} came");
@@ -237,7 +237,7 @@ fn a_killed_daemon_disturbs_no_container() -> Result<()> {
 }
 
 /// The oldest process of every leaf: `sleep` comes and goes.
-fn main_processes() -> BTreeSet<u32> {
+pub fn main_processes() -> BTreeSet<u32> {
     let of = |dir: PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     let pids = cgroups().into_iter().filter_map(|dir| of(dir).lines().filter_map(|pid| pid.parse().ok()).min());
     pids.collect()

@@ -16,6 +16,7 @@ mod run;
 mod setup;
 mod sim;
 mod test;
+mod torture;
 mod vm;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Task {
     Images(images::Images),
     /// Lives through random pods with random faults and checks the pod machine's invariants.
     Sim(sim::Sim),
+    /// Kills the daemon over and over while pods end on schedule: nothing may be lost.
+    Torture(torture::Torture),
     /// Writes generated files that are kept in the tree.
     #[command(subcommand)]
     Codegen(codegen::Codegen),
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Bench(bench) => bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Sim(task) => task.run(),
+        Task::Torture(task) => task.run(),
         Task::Codegen(task) => task.run().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run(),
     };
