@@ -1,6 +1,8 @@
 //! `/etc/monopod/config.yaml`: strict, and every option has a default. Names are those of the kubelet's configuration
 //! where it has the option.
 
+pub mod sysctls;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +48,9 @@ pub struct Config {
     pub pod_cidr6: Option<ipnet::Ipv6Net>,
     /// Pods on the node at the same time.
     pub max_pods: u32,
+    /// Unsafe sysctls that pods may set all the same: names, or prefixes with `*` behind them (SY2).
+    #[serde(rename = "allowedUnsafeSysctls")]
+    pub allowed_unsafe_sysctls: Vec<sysctls::Allowed>,
     /// What pods can't request, as quantities by resource: `cpu`, `memory`, `ephemeral-storage`.
     pub system_reserved: BTreeMap<String, String>,
     /// A container's log file is rotated at this size.
@@ -104,6 +109,7 @@ impl Default for Config {
             pod_cidr: None,
             pod_cidr6: None,
             max_pods: 110,
+            allowed_unsafe_sysctls: Vec::new(),
             system_reserved: BTreeMap::new(),
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
@@ -296,6 +302,7 @@ mod tests {
             ("registerWithTaints: [a]\n", "key=value:effect"),
             ("containerLogMaxFiles: 1\n", "containerLogMaxFiles"),
             ("containerLogMaxSize: '0'\n", "containerLogMaxSize"),
+            ("allowedUnsafeSysctls: ['kernel.msg*', kernel.pid_max]\n", "kernel.pid_max"),
             ("podCIDR6: 'fd00::/64'\n", "podCIDR6"),
             ("shutdownGracePeriod: 5s\n", "shutdownGracePeriodCriticalPods"),
             ("shutdownGracePeriod: soon\n", "shutdownGracePeriod"),

@@ -279,6 +279,7 @@ mod tests {
             allocatable_ephemeral_bytes: 1 << 30,
             cpus: 2,
             nofile: (1024, 4096),
+            apparmor: false,
             capabilities: 1,
         };
         (pod, node)

@@ -21,6 +21,8 @@ pub struct NodeFacts {
     pub cpus: u32,
     /// `RLIMIT_NOFILE` that containers get, soft and hard.
     pub nofile: (u64, u64),
+    /// Whether the kernel enforces AppArmor profiles.
+    pub apparmor: bool,
     /// Every capability that the kernel knows, as a bit set.
     pub capabilities: u64,
 }

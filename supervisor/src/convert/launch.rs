@@ -6,7 +6,7 @@ use super::ConfigError;
 use super::env::{Environment, Sources, manifest_environment, process_environment};
 use super::expand::expand;
 use super::mounts::{Volumes, mounts};
-use super::security::Security;
+use super::security::{AppArmor, Security};
 use super::slots::{MAX_DESCRIPTORS, Needed, Slots};
 use crate::runtime::capabilities;
 use crate::runtime::launch::{Capabilities, Devices, Launch, Process, Rlimit, Root, User};
@@ -105,8 +105,20 @@ fn process(
         rlimits: vec![Rlimit { resource: RLIMIT_NOFILE, soft: nofile.0, hard: nofile.1 }],
         oom_score_adj,
         seccomp: security.seccomp().map(|profile| slots.add(Needed::Seccomp(profile))),
-        apparmor: None,
+        apparmor: apparmor(security, sources.node.apparmor)?,
     })
+}
+
+/// PV7: a profile that nothing enforces is refused, as the kubelet does.
+fn apparmor(security: Security<'_>, is_enabled: bool) -> Result<Option<String>, ConfigError> {
+    match security.apparmor() {
+        AppArmor::Unasked => Ok(None),
+        AppArmor::RuntimeDefault | AppArmor::Localhost(_) if !is_enabled => {
+            Err(ConfigError("Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned()))
+        }
+        AppArmor::RuntimeDefault => Ok(None),
+        AppArmor::Localhost(profile) => Ok(Some(profile)),
+    }
 }
 
 /// The process that an exec runs: the container's world, another command (rules EX5, XE5).

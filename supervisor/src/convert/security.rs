@@ -8,6 +8,16 @@ use super::ConfigError;
 use super::slots::SeccompProfile;
 use crate::runtime::launch::User;
 
+/// Which AppArmor profile a manifest asks for (PV7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppArmor {
+    /// None, or none but the node's choice.
+    Unasked,
+    RuntimeDefault,
+    /// One that is loaded on the node.
+    Localhost(String),
+}
+
 /// The security settings that hold for one container: its own, else the pod's, field by field (rule SC1).
 #[derive(Debug, Clone, Copy)]
 pub struct Security<'a> {
@@ -61,6 +71,22 @@ impl<'a> Security<'a> {
                 Some(SeccompProfile::Localhost(path))
             }
             _ => Some(SeccompProfile::RuntimeDefault),
+        }
+    }
+
+    /// Who confines the process; privileged ones nobody (PV1, PV7).
+    pub fn apparmor(self) -> AppArmor {
+        let own = self.own.and_then(|own| own.app_armor_profile.as_ref());
+        let profile = own.or_else(|| self.pod.and_then(|pod| pod.app_armor_profile.as_ref()));
+        if self.privileged() {
+            return AppArmor::Unasked;
+        }
+        match profile.map(|profile| profile.type_.as_str()) {
+            Some("Localhost") => {
+                AppArmor::Localhost(profile.and_then(|profile| profile.localhost_profile.clone()).unwrap_or_default())
+            }
+            Some("RuntimeDefault") => AppArmor::RuntimeDefault,
+            _ => AppArmor::Unasked,
         }
     }
 
@@ -181,6 +207,22 @@ mod tests {
                 non_root: false
             }
         );
+    }
+
+    /// PV1, PV7, SC1
+    #[test]
+    fn a_profile_is_the_container_s_then_the_pod_s() {
+        let local = r#"{"appArmorProfile":{"type":"Localhost","localhostProfile":"mine"}}"#;
+        let default = r#"{"appArmorProfile":{"type":"RuntimeDefault"}}"#;
+        for (pod, own, expected) in [
+            ("{}", "{}", AppArmor::Unasked),
+            (local, "{}", AppArmor::Localhost("mine".into())),
+            (local, default, AppArmor::RuntimeDefault),
+            (local, r#"{"appArmorProfile":{"type":"Unconfined"}}"#, AppArmor::Unasked),
+            (local, r#"{"privileged":true}"#, AppArmor::Unasked),
+        ] {
+            assert_eq!(with(pod, own, |security| security.apparmor()), expected, "{pod} {own}");
+        }
     }
 
     /// PV1, PV6, D21

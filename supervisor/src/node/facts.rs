@@ -24,6 +24,7 @@ pub fn node_facts(name: Option<String>, ips: Vec<IpAddr>) -> NodeFacts {
         allocatable_ephemeral_bytes: ephemeral_bytes(),
         cpus: u32::try_from(cpus).unwrap_or(1),
         nofile: (hard, hard),
+        apparmor: is_apparmor_enabled(),
         capabilities: capabilities::known_to_kernel(),
     }
 }
@@ -41,6 +42,10 @@ pub fn host_addresses() -> Vec<IpAddr> {
         addresses.push(IpAddr::from([127, 0, 0, 1]));
     }
     addresses
+}
+
+fn is_apparmor_enabled() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.first() == Some(&b'Y'))
 }
 
 fn memory_bytes() -> i64 {

@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::host::Host;
 use super::schedule::{Usage, affinity_fits, untolerated};
+use crate::config::sysctls;
+use crate::convert::security::{AppArmor, Security};
 
 /// Why the node refuses a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,9 @@ impl Refusal {
 
 /// None for a pod that may run.
 pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
+    if let Some(refusal) = unenforceable(pod, host) {
+        return Some(refusal);
+    }
     let own = Usage::of(pod);
     if used.len() >= usize::try_from(host.max_pods).unwrap_or(usize::MAX) {
         let numbers = (1, used.len() as u64, u64::from(host.max_pods));
@@ -48,6 +53,25 @@ pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     })
 }
 
+/// What this node can't or mustn't give, however idle it is.
+fn unenforceable(pod: &Pod, host: &Host) -> Option<Refusal> {
+    let spec = pod.spec.as_ref()?;
+    if let Some(name) = sysctls::forbidden(pod, &host.allowed_unsafe_sysctls) {
+        let message = format!("forbidden sysctl: {name:?} not allowlisted");
+        return Some(Refusal { reason: "SysctlForbidden", message });
+    }
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
+        return Some(Refusal { reason: "PodOSNotSupported", message });
+    }
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let asks = |container| Security::of(spec, container).apparmor() != AppArmor::Unasked;
+    (!host.apparmor && containers.any(asks)).then(|| {
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
+        Refusal { reason: "AppArmor", message }
+    })
+}
+
 /// Extended resources that the node does not have are not asked for, as with the kubelet.
 fn lacking(own: &Usage, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     own.needs(host, used).into_iter().find_map(|need| {
@@ -70,6 +94,7 @@ fn out_of(reason: &'static str, resource: &str, (asked, used, capacity): (u64, u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::sysctls::Allowed;
     use crate::serve::host::example;
     use serde_json::json;
 
@@ -81,6 +106,32 @@ mod tests {
     fn a_pod_that_fits_is_taken() {
         let pod = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}));
         assert_eq!(check(&pod, &example(), &[]), None);
+    }
+
+    /// PH15, SY2, PV7.
+    #[test]
+    fn what_the_node_can_not_enforce_is_refused() {
+        let host = example();
+        let with = |spec: serde_json::Value| {
+            let mut all = json!({"containers": [{"name": "c"}]});
+            all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+            pod(all)
+        };
+        let sysctl = with(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
+        let local = json!({"type": "Localhost", "localhostProfile": "mine"});
+        let apparmor = with(json!({"securityContext": {"appArmorProfile": local}}));
+        let windows = with(json!({"os": {"name": "windows"}}));
+        for (pod, reason, message) in [
+            (&sysctl, "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted"),
+            (&apparmor, "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"),
+            (&windows, "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"),
+        ] {
+            assert_eq!(check(pod, &host, &[]), Some(Refusal { reason, message: message.to_owned() }));
+        }
+        let lenient =
+            Host { apparmor: true, allowed_unsafe_sysctls: vec![Allowed::parse("kernel.msg*").unwrap()], ..host };
+        assert_eq!([&sysctl, &apparmor].map(|pod| check(pod, &lenient, &[])), [None, None]);
+        assert_eq!(check(&with(json!({"os": {"name": "linux"}})), &lenient, &[]), None);
     }
 
     /// PH15: cpu in milli, the rest in base units.

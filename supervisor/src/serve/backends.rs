@@ -23,8 +23,8 @@ use crate::stream::body::Body as StreamBody;
 pub(super) struct NodeStreams(pub(super) Sessions);
 
 impl Streams for NodeStreams {
-    fn log(&self, pod: Object, request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {
-        Box::pin(async move { answer(self.0.log(&read(&pod)?, &request)) })
+    fn log(&self, pod: Object, mut request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {
+        Box::pin(async move { answer(self.0.log_request(&read(&pod)?, &mut request)) })
     }
 
     fn exec(&self, pod: Object, mut request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, Taint};
 
 use super::disk::DiskPressure;
 use crate::config::Config;
+use crate::config::sysctls::Allowed;
 use crate::convert::facts::NodeFacts;
 use crate::convert::status::Surroundings;
 use crate::pod::spec::PodSpec;
@@ -28,6 +29,9 @@ pub struct Host {
     /// What is left of the capacity for pods.
     pub allocatable: ResourceList,
     pub max_pods: u32,
+    pub allowed_unsafe_sysctls: Vec<Allowed>,
+    /// Whether the kernel enforces AppArmor profiles.
+    pub apparmor: bool,
     pub disk: DiskPressure,
     pub log_dir: PathBuf,
     pub crash_back_off_max: Duration,
@@ -58,6 +62,8 @@ impl Host {
             allocatable: without_reserved(&capacity, &config.system_reserved),
             capacity,
             max_pods: config.max_pods,
+            allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
+            apparmor: facts.apparmor,
             disk: DiskPressure::default(),
             log_dir: config.log_dir.clone(),
             crash_back_off_max: config.max_container_restart_period,
@@ -128,6 +134,7 @@ pub(super) fn example() -> Host {
         allocatable_ephemeral_bytes: 1 << 33,
         cpus: 2,
         nofile: (1024, 1024),
+        apparmor: false,
         capabilities: 0,
     };
     Host::new(&Config::default(), &facts)

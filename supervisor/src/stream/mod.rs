@@ -14,6 +14,7 @@ pub mod body;
 pub mod channels;
 pub mod fd;
 mod idle;
+pub mod messages;
 pub mod port_forward;
 pub mod remote_command;
 pub mod spdy;

@@ -151,7 +151,7 @@ async fn answer(mut request: Request<Incoming>, sessions: &Sessions, pods: &Pods
 
 async fn stream(sessions: &Sessions, pod: &Pod, sub: &str, request: &mut Request<Incoming>) -> Option<Answer> {
     Some(match sub {
-        "log" => sessions.log(pod, request),
+        "log" => sessions.log_request(pod, request),
         "exec" => sessions.exec_request(pod, request),
         "attach" => sessions.attach_request(pod, request),
         "portforward" => sessions.port_forward_request(pod, request),

@@ -15,9 +15,9 @@ use super::query::Query;
 use super::{SessionError, Sessions};
 use crate::logs;
 use crate::stream::body::Body;
-use crate::stream::port_forward;
 use crate::stream::remote_command::{self, Agreed, End, Wanted};
 use crate::stream::upgrade::Offer;
+use crate::stream::{messages, port_forward};
 
 /// What the API server would not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,8 +44,26 @@ impl Refusal {
 pub type Answer = Result<Response<Body>, Refusal>;
 
 impl Sessions {
+    /// `pods/log`, over WebSocket for a client that asks for it.
+    pub fn log_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+        let answer = self.log(pod, request)?;
+        let Ok(offer @ Offer::WebSocket { .. }) = Offer::of(request.headers()) else { return Ok(answer) };
+        let (encoding, accepted) = match messages::agree(&offer) {
+            Ok(agreed) => agreed,
+            Err(error) => return Ok(error.response()),
+        };
+        let upgrade = hyper::upgrade::on(request);
+        tokio::task::spawn_local(async move {
+            match upgrade.await {
+                Ok(io) => messages::send(TokioIo::new(io), encoding, answer.into_body()).await,
+                Err(error) => tracing::debug!("log: {error}"),
+            }
+        });
+        Ok(accepted)
+    }
+
     /// `pods/log`.
-    pub fn log(&self, pod: &Pod, request: &Request<Incoming>) -> Answer {
+    fn log(&self, pod: &Pod, request: &Request<Incoming>) -> Answer {
         let query = Query::of(request.uri());
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let asked = Asked::of(&query, jiff::Timestamp::now()).map_err(|wrong| match wrong {

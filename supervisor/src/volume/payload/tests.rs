@@ -41,6 +41,7 @@ fn files(volume: &str, security: &str) -> Result<Vec<Shown>, String> {
         allocatable_ephemeral_bytes: 1 << 30,
         cpus: 2,
         nofile: (1, 1),
+        apparmor: false,
         capabilities: 0,
     };
     let pod = pod(security);
