@@ -86,10 +86,11 @@ impl Engine {
         self.write_sandbox_record(&record)?;
         let (sender, receiver) = oneshot::channel();
         let network = self.connect(&request, sender);
-        let (started, connected) = tokio::join!(self.start_sandbox(&request, receiver), network);
-        let (started, addresses) = match (connected, started) {
-            (Ok(addresses), Ok(started)) => (started, addresses),
-            (Err(error), _) | (Ok(_), Err(error)) => {
+        let durable = self.sync_sandbox_record(&request.id);
+        let (started, connected, durable) = tokio::join!(self.start_sandbox(&request, receiver), network, durable);
+        let (started, addresses) = match (connected, started, durable) {
+            (Ok(addresses), Ok(started), Ok(())) => (started, addresses),
+            (Err(error), _, _) | (Ok(_), Err(error), _) | (Ok(_), Ok(_), Err(error)) => {
                 // A failed attach has undone itself, and then this changes nothing.
                 if record.network {
                     self.detach(&request.id).await?;
@@ -204,6 +205,14 @@ impl Engine {
         super::dirs::create_private(&dir.join("containers")).map_err(EngineError::io("make", &dir))?;
         let path = dir.join(RECORD);
         record::save(&path, record).map_err(EngineError::io("write", &path))
+    }
+
+    /// Beside the making of what ends with the boot anyway; done before anything of a container is on disk.
+    async fn sync_sandbox_record(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let path = self.dirs().sandbox(id).join(RECORD);
+        let place = path.clone();
+        let synced = tokio::task::spawn_blocking(move || record::sync(&path)).await;
+        synced.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(EngineError::io("fsync", &place))
     }
 
     async fn start_monitor(&self, id: &SandboxId, cgroup: &OwnedFd) -> Result<Client, EngineError> {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::store::{At as _, StoreError, list, make_directory, read_bounded, write_file};
+use super::store::{At as _, StoreError, list, make_directory, read_bounded, write_passing_file};
 
 const HOLDS: &str = "holds";
 const USED: &str = "used";
@@ -42,7 +42,8 @@ impl Holds<'_> {
         let hold = Hold { manifest: manifest.clone(), while_exists: while_exists.to_owned() };
         let path = self.path(user)?;
         let bytes = serde_json::to_vec(&hold).map_err(io::Error::other).at("write", &path)?;
-        write_file(&path, &bytes)?;
+        // After a power cut nobody uses an image; who starts then takes a new hold.
+        write_passing_file(&path, &bytes)?;
         self.touch(manifest)
     }
 

@@ -670,8 +670,10 @@ pub(super) fn list(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
     let file = File::open(path).at("open", path)?;
+    let size = file.metadata().at("fstat", path)?.len();
+    // Without its size a small file is read in as many calls as a large one.
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(limit)).unwrap_or(0) + 1);
     file.take(limit + 1).read_to_end(&mut bytes).at("read", path)?;
     if bytes.len() as u64 > limit {
         return Err(damaged(path, format!("larger than {limit} bytes")));
@@ -681,13 +683,24 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 /// Replaces a file so that a crash leaves the old or the new one.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes, true)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    rustix::fs::fsync(open_directory(parent)?).at("fsync", parent)
+}
+
+/// The same without a promise for a power cut.
+pub(super) fn write_passing_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&temporary).at("open", &temporary)?;
     file.write_all(bytes).at("write", &temporary)?;
-    file.sync_all().at("fsync", &temporary)?;
-    fs::rename(&temporary, path).at("rename", path)?;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    rustix::fs::fsync(open_directory(parent)?).at("fsync", parent)
+    if durable {
+        file.sync_all().at("fsync", &temporary)?;
+    }
+    fs::rename(&temporary, path).at("rename", path)
 }

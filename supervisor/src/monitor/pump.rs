@@ -16,8 +16,15 @@ const INPUT_BYTES: usize = 64 * 1024;
 /// Fits the records of a usual input, and stays in the second-level cache.
 const OUTPUT_BYTES: usize = 128 * 1024;
 const _: () = assert!(OUTPUT_BYTES >= MAX_RECORD_BYTES);
-/// Size that the pipe of a busy stream gets; a quiet one keeps the kernel's 64 KiB.
-const BUSY_PIPE_BYTES: usize = 1024 * 1024;
+/// Size that the pipe of a flooded stream gets; another one keeps the kernel's 64 KiB.
+const FLOOD_PIPE_BYTES: usize = 1024 * 1024;
+/// A read of so much looks like a flood: what comes next is gathered.
+const BURST_BYTES: usize = 8 * 1024;
+/// So much was gathered: it is one.
+const FLOOD_BYTES: usize = 32 * 1024;
+/// How long a flood is gathered; the timer's slack of 50 us comes on top. Woken for each of the writer's small writes, both
+/// sides would spend more on waking than on writing.
+const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
 /// Reads per turn of the event loop, so that one container cannot starve the others.
 const READS_PER_TURN: u32 = 8;
 
@@ -203,7 +210,8 @@ impl Pump {
         scratch.dirty = true;
         for _ in 0..READS_PER_TURN {
             match self.step(index, scratch) {
-                Ok(Step::Read(count)) if count < INPUT_BYTES => return Turn::Drained,
+                Ok(Step::Read(count)) if count < BURST_BYTES => return Turn::Drained,
+                Ok(Step::Read(count)) if count < INPUT_BYTES => gather(),
                 Ok(Step::Read(_)) => {}
                 Ok(Step::Nothing) => return Turn::Drained,
                 Ok(Step::Ended) => return Turn::Ended,
@@ -231,10 +239,10 @@ impl Pump {
             self.store(index, &[], scratch.output.as_mut_slice())?;
             return Ok(Step::Ended);
         }
-        if count == INPUT_BYTES && !source.enlarged {
+        if count >= FLOOD_BYTES && !source.enlarged {
             source.enlarged = true;
             // Refused when the user's pipes are many: it works with a smaller one, slower.
-            let _size = rustix::pipe::fcntl_setpipe_size(reader, BUSY_PIPE_BYTES);
+            let _size = rustix::pipe::fcntl_setpipe_size(reader, FLOOD_PIPE_BYTES);
         }
         let input = input.get(..count).unwrap_or_default();
         let name = source.name;
@@ -307,6 +315,12 @@ impl Pump {
             false => Ok(()),
         }
     }
+}
+
+/// Others wait meanwhile, no longer than for the disk.
+fn gather() {
+    // Woken early by a signal it gathers less.
+    let _rest = rustix::thread::nanosleep(&GATHER);
 }
 
 enum Step {

@@ -10,7 +10,8 @@ use super::protocol::ExitRecord;
 /// Largest `memory.events`; it has a handful of lines.
 const MAX_EVENTS_BYTES: usize = 1024;
 
-/// Temp, fsync, rename, fsync of the directory.
+/// Temp, rename, fsync of file and directory (D40, D41). The record is new: a power cut before the end leaves none, or a
+/// damaged one, which counts as none; and both syncs share one commit of the file system's journal.
 pub fn write(directory: BorrowedFd<'_>, name: &str, record: &ExitRecord) -> io::Result<()> {
     let temporary = format!("{name}.tmp");
     let text = serde_json::to_vec(record)?;
@@ -21,8 +22,8 @@ pub fn write(directory: BorrowedFd<'_>, name: &str, record: &ExitRecord) -> io::
         let count = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
         rest = rest.get(count..).unwrap_or_default();
     }
-    rustix::fs::fsync(&file)?;
     rustix::fs::renameat(directory, temporary.as_str(), directory, name)?;
+    rustix::fs::fsync(&file)?;
     rustix::fs::fsync(directory)?;
     Ok(())
 }

@@ -83,6 +83,7 @@ impl Machine {
             container.retry_at = None;
             container.image_error_until = None;
             container.immediate = true;
+            container.ahead = false;
             for probe in container.probes.values_mut() {
                 probe.forget_action();
             }
@@ -182,6 +183,8 @@ impl Machine {
                     ObservedState::Exited(exit) => self.take_over_exit(index, instance, exit, now),
                 }
             }
+            // Its turn has not come: it is made anew in its order.
+            (Run::Made { instance, .. }, _) => self.remove(index, instance, false, now),
             (Run::Starting { .. }, None) => self.take_over_loss(index, now),
             (Run::Starting { instance, .. }, Some(ObservedState::Created)) => {
                 let action = self.act(Todo::StartContainer { instance });
@@ -247,6 +250,7 @@ impl Machine {
             | Run::Absent
             | Run::Pulling { .. }
             | Run::Creating { .. }
+            | Run::Made { .. }
             | Run::Starting { .. }
             | Run::Running { .. }
             | Run::Removing { .. } => false,

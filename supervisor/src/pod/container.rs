@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::action::{ActionId, Instance};
-use super::event::User;
+use super::event::{Created, User};
 use super::grace::{Hook, Stop};
 use super::probe::Probe;
 use super::restart::CrashBackOff;
@@ -19,9 +19,9 @@ pub(super) const DEAD_KEPT: usize = 2;
 /// The way of one instance, from the image to the exit.
 ///
 /// ```text
-/// Absent ──> Pulling ──> Creating ──> Starting ──> PostStart ──> Running ──> Absent
-///   ^            │           │            │            └─────────────┴── exit ──^
-///   └────────────┘           └── Removing ┘  (no answer, or not wanted any more)
+/// Absent ──> Pulling ──> Creating ─(─> Made ─)─> Starting ──> PostStart ──> Running ──> Absent
+///   ^            │           │           │           │            └─────────────┴── exit ──^
+///   └────────────┘           └───────────┴─ Removing ┘  (no answer, or not wanted any more)
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Run {
@@ -35,6 +35,11 @@ pub(super) enum Run {
         action: ActionId,
         instance: Instance,
         give_up: Instant,
+    },
+    /// Prepared ahead of its turn.
+    Made {
+        instance: Instance,
+        made: Created,
     },
     Starting {
         action: ActionId,
@@ -70,6 +75,7 @@ impl Run {
         match self {
             Self::Absent | Self::Pulling { .. } => None,
             Self::Creating { instance, .. }
+            | Self::Made { instance, .. }
             | Self::Starting { instance, .. }
             | Self::PostStart { instance, .. }
             | Self::Running { instance, .. }
@@ -84,6 +90,7 @@ impl Run {
             Self::Absent
             | Self::Pulling { .. }
             | Self::Creating { .. }
+            | Self::Made { .. }
             | Self::Starting { .. }
             | Self::Removing { .. } => None,
         }
@@ -92,15 +99,31 @@ impl Run {
     /// A start is under way: no other container of the pod starts meanwhile (IN5, LC6).
     pub(super) fn is_starting(&self) -> bool {
         match self {
-            Self::Pulling { .. } | Self::Creating { .. } | Self::Starting { .. } | Self::PostStart { .. } => true,
+            Self::Pulling { .. }
+            | Self::Creating { .. }
+            | Self::Made { .. }
+            | Self::Starting { .. }
+            | Self::PostStart { .. } => true,
             Self::Absent | Self::Running { .. } | Self::Removing { .. } => false,
+        }
+    }
+
+    /// Between its image and its process: nothing that a user wrote runs.
+    pub(super) fn is_being_made(&self) -> bool {
+        match self {
+            Self::Creating { .. } | Self::Made { .. } | Self::Starting { .. } => true,
+            Self::Absent
+            | Self::Pulling { .. }
+            | Self::PostStart { .. }
+            | Self::Running { .. }
+            | Self::Removing { .. } => false,
         }
     }
 
     /// The answer that is waited for, and when it is given up.
     pub(super) fn awaited(&self) -> Option<(ActionId, Instant)> {
         match self {
-            Self::Absent | Self::PostStart { .. } | Self::Running { .. } => None,
+            Self::Absent | Self::Made { .. } | Self::PostStart { .. } | Self::Running { .. } => None,
             Self::Pulling { action, give_up }
             | Self::Creating { action, give_up, .. }
             | Self::Starting { action, give_up, .. }
@@ -146,6 +169,9 @@ pub(super) struct Container {
     pub(super) immediate: bool,
     /// A start was attempted since the sandbox came (or all containers were restarted).
     pub(super) begun: bool,
+    /// Being prepared before its turn: others that come before it are still starting (IN5).
+    #[serde(default)]
+    pub(super) ahead: bool,
     /// A regular init container ended well (IN4).
     pub(super) done: bool,
     pub(super) next_attempt: u32,
@@ -176,6 +202,7 @@ impl Container {
             back_off: None,
             immediate: false,
             begun: false,
+            ahead: false,
             done: false,
             next_attempt: spec.first_attempt,
             restart_count: spec.first_attempt,
@@ -203,6 +230,7 @@ impl Container {
             Run::Absent
             | Run::Pulling { .. }
             | Run::Creating { .. }
+            | Run::Made { .. }
             | Run::Starting { .. }
             | Run::PostStart { .. }
             | Run::Removing { .. } => false,

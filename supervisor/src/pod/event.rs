@@ -97,7 +97,7 @@ pub enum ImageFailure {
     SignatureValidationFailed(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Created {
     /// `<runtime>://<64 hex>`, shown as `containerID`.
     pub id: String,

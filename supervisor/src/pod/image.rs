@@ -174,6 +174,7 @@ impl Machine {
             Run::Pulling { action, .. } => Some(action),
             Run::Absent
             | Run::Creating { .. }
+            | Run::Made { .. }
             | Run::Starting { .. }
             | Run::PostStart { .. }
             | Run::Running { .. }

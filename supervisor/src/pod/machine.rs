@@ -128,6 +128,8 @@ pub struct Machine {
     pub(super) state: PodState,
     pub(super) actions: VecDeque<Action>,
     pub(super) records: VecDeque<KubeEvent>,
+    /// What is told of a container once its turn to start has come (IN5).
+    pub(super) held: Vec<KubeEvent>,
     #[cfg(test)]
     pub(super) mutant: Option<Mutant>,
 }
@@ -139,6 +141,8 @@ pub(super) enum Mutant {
     StartBesideLiving,
     /// App containers don't wait for init containers and sidecars.
     SkipInit,
+    /// The next container starts while a postStart hook runs.
+    PassHook,
     /// Runs the preStop hook again when the grace is shortened.
     RepeatHook,
     /// Kills without waiting for the grace.
@@ -196,6 +200,7 @@ impl Machine {
             state,
             actions: VecDeque::new(),
             records: VecDeque::new(),
+            held: Vec::new(),
             #[cfg(test)]
             mutant: None,
         }
@@ -325,6 +330,7 @@ impl Machine {
             || self.advance_stops(now)
             || self.check_definitions(now)
             || self.run_probes(now)
+            || self.take_turn(now)
             || self.advance_pod(now)
     }
 
@@ -369,7 +375,12 @@ impl Machine {
         now: Now,
     ) {
         let container = index.and_then(|i| u16::try_from(i).ok()).map(Index);
-        self.records.push_back(KubeEvent { severity, reason, message, container, at: now.wall });
+        let event = KubeEvent { severity, reason, message, container, at: now.wall };
+        if index.and_then(|i| self.state.containers.get(i)).is_some_and(|c| c.ahead) {
+            self.held.push(event);
+        } else {
+            self.records.push_back(event);
+        }
     }
 
     /// Spec and state of one container, both to be had at once.

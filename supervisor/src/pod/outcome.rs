@@ -125,6 +125,7 @@ impl Machine {
                 Run::Absent
                 | Run::Pulling { .. }
                 | Run::Creating { .. }
+                | Run::Made { .. }
                 | Run::Starting { .. }
                 | Run::PostStart { .. }
                 | Run::Running { .. }
@@ -157,7 +158,7 @@ impl Machine {
                 self.record(Severity::Normal, "Started", "Container started".to_owned(), Some(index), now);
                 self.exited(index, instance, exit, now);
             }
-            Run::Creating { .. } | Run::Starting { .. } => {
+            Run::Creating { .. } | Run::Made { .. } | Run::Starting { .. } => {
                 let message = exit.start_error.clone().unwrap_or_default();
                 let failure = StartFailure { kind: StartFailureKind::Run, message };
                 self.start_failed(index, instance, failure, now);
@@ -177,7 +178,7 @@ impl Machine {
         };
         match run {
             Run::Absent | Run::Pulling { .. } | Run::Removing { .. } => {}
-            Run::Creating { .. } => self.set_run(index, Run::Absent),
+            Run::Creating { .. } | Run::Made { .. } => self.set_run(index, Run::Absent),
             Run::Starting { .. } | Run::PostStart { .. } | Run::Running { .. } => self.lost(index, instance, now),
         }
     }
@@ -204,6 +205,7 @@ impl Machine {
             | Run::Absent
             | Run::Pulling { .. }
             | Run::Creating { .. }
+            | Run::Made { .. }
             | Run::Starting { .. }
             | Run::Running { .. }
             | Run::Removing { .. } => false,
@@ -293,7 +295,7 @@ impl Machine {
             return false;
         };
         match container.run.clone() {
-            Run::Absent | Run::PostStart { .. } | Run::Running { .. } => return false,
+            Run::Absent | Run::Made { .. } | Run::PostStart { .. } | Run::Running { .. } => return false,
             Run::Pulling { .. } => {
                 self.cancel(action);
                 self.image_failed(index, super::event::ImageFailure::Pull(TIMED_OUT.to_owned()), now);

@@ -2,7 +2,7 @@
 
 use super::action::{HookKind, Instance, Todo};
 use super::container::{Container, Dead, Fate, Run};
-use super::event::{Created, HookFailure, Severity, StartFailure, StartFailureKind};
+use super::event::{Created, HookFailure, KubeEvent, Severity, StartFailure, StartFailureKind};
 use super::grace::{Cause, Hook};
 use super::hooks;
 use super::machine::{Goal, Machine, Mutant, Sandbox};
@@ -46,15 +46,76 @@ impl Machine {
         }
     }
 
-    /// Starts one container, when it is its turn and no other start is under way (IN5).
+    /// Begins the next start (IN5).
     pub(super) fn start_next(&mut self, now: Now) -> bool {
         if self.note_initialized() {
             return true;
         }
-        if self.state.containers.iter().any(|c| c.run.is_starting()) {
+        match self.last_starting() {
+            None => self.candidates().into_iter().any(|index| self.try_start(index, now)),
+            Some(last) => self.start_ahead(last, now),
+        }
+    }
+
+    fn last_starting(&self) -> Option<usize> {
+        self.state.containers.iter().rposition(|c| c.run.is_starting())
+    }
+
+    /// Prepares the next app container while those before it are made: the engine does so beside each other, and nothing
+    /// shows it. What may take long, a pull or a postStart hook, is waited for (IN5, LC6).
+    fn start_ahead(&mut self, last: usize, now: Now) -> bool {
+        let pairs = self.spec.containers.iter().zip(&self.state.containers);
+        let mut starting = pairs.filter(|(_, c)| c.run.is_starting());
+        let is_short = |spec: &ContainerSpec, c: &Container| {
+            let hook = spec.post_start.is_some() && !self.is_mutant(Mutant::PassHook);
+            spec.role == Role::App && c.run.is_being_made() && !hook
+        };
+        if !starting.all(|(spec, c)| is_short(spec, c)) {
             return false;
         }
-        self.candidates().into_iter().any(|index| self.try_start(index, now))
+        let Some(index) = (last + 1..self.spec.containers.len()).find(|&index| self.is_fresh(index)) else {
+            return false;
+        };
+        if let Some(container) = self.state.containers.get_mut(index) {
+            container.ahead = true;
+        }
+        self.try_start(index, now)
+    }
+
+    /// An app container that was never tried.
+    fn is_fresh(&self, index: usize) -> bool {
+        self.pair(index).is_some_and(|(spec, c)| {
+            spec.role == Role::App && c.run == Run::Absent && c.dead.is_empty() && c.retry_at.is_none() && !c.ahead
+        })
+    }
+
+    /// The containers before this one have started, or failed to: what was prepared of it counts from now on.
+    pub(super) fn take_turn(&mut self, now: Now) -> bool {
+        let containers = &self.state.containers;
+        let broken = self.is_mutant(Mutant::PassHook);
+        let hinders = |c: &Container| c.run.is_starting() && !(broken && c.run.live().is_some());
+        let is_next = |index: usize| !containers.iter().take(index).any(hinders);
+        let Some(index) = (0..containers.len()).find(|&i| containers.get(i).is_some_and(|c| c.ahead) && is_next(i))
+        else {
+            return false;
+        };
+        self.tell_held(index, now);
+        let Some(container) = self.state.containers.get_mut(index) else {
+            return false;
+        };
+        container.ahead = false;
+        if let Run::Made { instance, made } = container.run.clone() {
+            self.launch(index, instance, made, now);
+        }
+        true
+    }
+
+    fn tell_held(&mut self, index: usize, now: Now) {
+        let is_own = |event: &KubeEvent| event.container.is_some_and(|own| usize::from(own.0) == index);
+        let (own, others) = std::mem::take(&mut self.held).into_iter().partition(is_own);
+        self.held = others;
+        let own: Vec<KubeEvent> = own;
+        self.records.extend(own.into_iter().map(|event| KubeEvent { at: now.wall, ..event }));
     }
 
     /// When a container that waits for its next start may have it. While another one starts, its end comes first.
@@ -188,8 +249,18 @@ impl Machine {
         }
     }
 
-    /// The container is prepared; it starts unless it is not wanted any more.
+    /// The container is prepared; it starts when it is its turn.
     pub(super) fn created(&mut self, index: usize, instance: Instance, made: Created, now: Now) {
+        let ahead = self.state.containers.get(index).is_some_and(|c| c.ahead);
+        if ahead && self.may_start() {
+            self.set_run(index, Run::Made { instance, made });
+        } else {
+            self.launch(index, instance, made, now);
+        }
+    }
+
+    /// Lets a prepared container start, unless it is not wanted any more.
+    pub(super) fn launch(&mut self, index: usize, instance: Instance, made: Created, now: Now) {
         let is_app = self.pair(index).is_some_and(|(spec, _)| spec.role == Role::App);
         self.state.has_initialized |= is_app;
         self.record(Severity::Normal, "Created", "Container created".to_owned(), Some(index), now);

@@ -38,6 +38,10 @@ impl Machine {
                 container.run = Run::Absent;
                 self.cancel(action);
             }
+            Run::Made { instance, .. } => {
+                let instance = *instance;
+                self.remove(index, instance, false, now);
+            }
             Run::PostStart { .. } | Run::Running { .. } => match &mut container.stop {
                 Some(stop) if !repeat => {
                     stop.cause = cause;
@@ -286,9 +290,12 @@ impl Machine {
         let (exit_code, reason, message) = self.loss(index);
         let started = self.state.containers.get(index).and_then(|c| match c.run {
             Run::PostStart { wall, .. } | Run::Running { wall, .. } => Some(wall),
-            Run::Absent | Run::Pulling { .. } | Run::Creating { .. } | Run::Starting { .. } | Run::Removing { .. } => {
-                None
-            }
+            Run::Absent
+            | Run::Pulling { .. }
+            | Run::Creating { .. }
+            | Run::Made { .. }
+            | Run::Starting { .. }
+            | Run::Removing { .. } => None,
         });
         let record = Terminated {
             exit_code,

@@ -1,5 +1,5 @@
 //! `cargo xtask bench life`: from a process's end to the status that shows it and to the next start, and what an init
-//! container costs; beside each the kernel's floor from the same run.
+//! container and an exec cost; beside each the kernel's floor from the same run.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -63,6 +63,7 @@ struct Samples {
     restarted: Vec<f64>,
     noticed: Vec<f64>,
     init: Vec<f64>,
+    exec: Vec<f64>,
     spawned: Vec<f64>,
 }
 
@@ -73,8 +74,13 @@ impl Samples {
         self.shown.extend(after_kills(bin, "Never", ended)?);
         let again = |status: &Value| status["restartCount"] == 1 && !status["state"]["running"].is_null();
         self.restarted.extend(after_kills(bin, "Always", again)?);
-        let (without, with) = (time_to_run(bin, 0)?, time_to_run(bin, INITS)?);
+        let init = |number| one(&format!("i{number}"), &["true"]);
+        let (without, with) = (time_to_run(bin, Vec::new())?, time_to_run(bin, (0..INITS).map(init).collect())?);
         self.init.push(millis(with.saturating_sub(without)) / INITS as f64);
+        let (plain, hooked) = (|number| sidecar(number, false), |number| sidecar(number, true));
+        let without = time_to_run(bin, (0..INITS).map(plain).collect())?;
+        let with = time_to_run(bin, (0..INITS).map(hooked).collect())?;
+        self.exec.push(millis(with.saturating_sub(without)) / INITS as f64);
         for _ in 0..CONTAINERS {
             self.noticed.push(millis(time_to_notice()?));
             self.spawned.push(millis(time_to_spawn()?));
@@ -89,7 +95,8 @@ impl Samples {
             ("process killed -> its next instance is Running", &self.restarted),
             ("  floor: process killed -> its pidfd is readable", &self.noticed),
             ("one init container (`true`) more", &self.init),
-            ("  floor: spawn `true` and wait", &self.spawned),
+            ("one exec (`true`, as a postStart hook), from its request to its answer", &self.exec),
+            ("  floor of both: spawn `true` and wait", &self.spawned),
         ] {
             let (half, most) = (percentile(samples, 50), percentile(samples, 99));
             println!("{half:8.3} {most:8.3} {:5}  {name}", samples.len());
@@ -130,11 +137,23 @@ fn after_kills(bin: &Path, policy: &str, is_so: impl Fn(&Value) -> bool) -> Resu
     Ok(samples)
 }
 
-/// From a sandbox that is ready to a running app, behind so many init containers.
-fn time_to_run(bin: &Path, inits: usize) -> Result<Duration> {
-    let one = |name: String, command: &[&str]| json!({"name": name, "image": "busybox", "command": command});
-    let init: Vec<Value> = (0..inits).map(|number| one(format!("i{number}"), &["true"])).collect();
-    let spec = json!({"initContainers": init, "containers": [one("c".to_owned(), &["sleep", "1000"])],
+fn one(name: &str, command: &[&str]) -> Value {
+    json!({"name": name, "image": "busybox", "command": command})
+}
+
+/// Nothing starts while its hook runs (LC6).
+fn sidecar(number: usize, hook: bool) -> Value {
+    let mut sidecar = one(&format!("s{number}"), &["sleep", "1000"]);
+    sidecar["restartPolicy"] = json!("Always");
+    if hook {
+        sidecar["lifecycle"] = json!({"postStart": {"exec": {"command": ["true"]}}});
+    }
+    sidecar
+}
+
+/// From a sandbox that is ready to a running app, behind these init containers.
+fn time_to_run(bin: &Path, init: Vec<Value>) -> Result<Duration> {
+    let spec = json!({"initContainers": init, "containers": [one("c", &["sleep", "1000"])],
         "terminationGracePeriodSeconds": 0});
     let mut life = Life::start(bin, spec)?;
     let ready = |pod: &Value| {

@@ -2,6 +2,7 @@
 
 mod host;
 mod life;
+mod log;
 mod pause;
 mod pull;
 mod start;
@@ -12,17 +13,20 @@ use anyhow::Result;
 pub(crate) enum Bench {
     /// From a process's end to what shows it, and what an init container costs, beside the kernel's floor
     Life(life::Args),
+    /// How fast a container can write lines and what the log path costs, beside a file and conmon
+    Log(log::Args),
     /// What pause costs, beside the programs that others use in its place
     Pause(pause::Args),
     /// How long an image takes from a registry, beside others' tools
     Pull(pull::Args),
-    /// From a manifest to the first line of output, step by step, beside the kernel's floor; and the log path
+    /// From a manifest to the first line of output and to the end, step by step, beside the kernel's floor
     Start(start::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Life(args) => life::run(args),
+        Bench::Log(args) => log::run(args),
         Bench::Pause(args) => pause::run(args),
         Bench::Pull(args) => pull::run(args),
         Bench::Start(args) => start::run(args),

@@ -1,10 +1,10 @@
 //! `cargo xtask bench start`: from a manifest to the first line of output, to the end, step by step; beside it the kernel's
-//! floor (`supervisor/examples/floor.rs`) and podman where it is installed, all in turns. And the log path.
+//! floor (`supervisor/examples/floor.rs`), all in turns.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use xshell::cmd;
@@ -12,33 +12,33 @@ use xshell::cmd;
 use super::{host, median};
 use crate::build::{self, Profile};
 
-/// What the container of the log bench writes, and how often.
-const LOG_BLOCK: u64 = 20_000_000;
-const LOG_BLOCKS: u64 = 10;
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How often each candidate is run
     #[arg(long, default_value_t = 50)]
     rounds: usize,
+    /// Measures the programs in this directory (with `examples/floor`) instead of building them
+    #[arg(long, value_name = "DIR")]
+    bin: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(args.rounds > 0, "--rounds must be at least 1");
     ensure!(rustix::process::geteuid().is_root(), "bench start needs root");
     if !host::is_inside() {
-        return enter_namespaces();
+        return enter_namespaces(args);
     }
-    let bench = Bench::set_up()?;
-    bench.start(args.rounds)?;
-    bench.log()
+    let bench = Bench::set_up(args)?;
+    bench.start(args.rounds)
 }
 
 /// Builds what is measured, and starts anew on a host of its own.
-fn enter_namespaces() -> Result<()> {
-    let sh = build::shell()?;
-    build::binaries(&sh, Profile::Release)?;
-    cmd!(sh, "cargo build --locked --release --package supervisor --example floor").run()?;
+fn enter_namespaces(args: &Args) -> Result<()> {
+    if args.bin.is_none() {
+        let sh = build::shell()?;
+        build::binaries(&sh, Profile::Release)?;
+        cmd!(sh, "cargo build --locked --release --package supervisor --example floor").run()?;
+    }
     host::enter()
 }
 
@@ -48,9 +48,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn set_up() -> Result<Self> {
+    fn set_up(args: &Args) -> Result<Self> {
         let sh = build::shell()?;
-        let bin = build::output_dir(&sh, Profile::Release)?;
+        let bin = match &args.bin {
+            Some(bin) => bin.clone(),
+            None => build::output_dir(&sh, Profile::Release)?,
+        };
         host::set_up(&sh, &bin)?;
         let work = PathBuf::from("/run/bench");
         fs::create_dir_all(work.join("rootfs/bin"))?;
@@ -79,10 +82,7 @@ impl Bench {
         for (name, samples) in ["clone3 returned", "first byte", "ended"].iter().zip(&floor) {
             println!("{:9.2}  {name}", median(samples).unwrap_or_default());
         }
-        let ours = steps[0].between("engine open", "first line of output");
-        if let (Some(ours), Some(least)) = (ours, median(&floor[1])) {
-            println!("\nfirst line after {ours:.2} ms, {:.1} times the floor", ours / least);
-        }
+        print_figures(&steps, &floor);
         Ok(())
     }
 
@@ -106,37 +106,23 @@ impl Bench {
         }
         Ok(())
     }
-
-    /// How fast a container can write short lines, and what that costs. An init container makes a block of lines in memory,
-    /// so that the writer costs nothing but its writes.
-    fn log(&self) -> Result<()> {
-        let path = self.work.join("log.yaml");
-        fs::write(&path, log_manifest())?;
-        let before = children_cpu()?;
-        let output = Command::new(self.bin.join("monopod"))
-            .args(["run", "--timings", "--log-prefix=none"])
-            .arg(&path)
-            .stdout(Stdio::null())
-            .output()?;
-        ensure!(output.status.success(), "monopod run: {}", String::from_utf8_lossy(&output.stderr));
-        let mut steps = Steps::default();
-        steps.add(&String::from_utf8(output.stderr)?)?;
-        let seconds = steps.between("container a of log running", "containers of log ended").unwrap_or_default() / 1e3;
-        let bytes = LOG_BLOCK * LOG_BLOCKS;
-        println!("\nlog of {} MB of 41-byte lines", bytes / 1_000_000);
-        let cpu = children_cpu()? - before;
-        println!("{:9.2}  GB/s, {cpu:.2} CPU s of all processes", bytes as f64 / seconds / 1e9);
-        Ok(())
-    }
 }
 
-/// Seconds that ended children of this process have used, and theirs.
-fn children_cpu() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("/proc/self/stat")?.parse::<f64>()?) };
-    // cutime and cstime (proc_pid_stat(5)), in hundredths of a second.
-    Ok((ticks(13)? + ticks(14)?) / 100.0)
+/// The figures that have goals, each as a multiple of what the kernel needs for a container.
+fn print_figures([one, three]: &[Steps; 2], floor: &[Vec<f64>; 3]) {
+    let least = median(&floor[1]).unwrap_or(f64::NAN);
+    let span = |steps: &Steps, from: &str, to: &str| steps.between(from, to).unwrap_or(f64::NAN);
+    let (first, last) = ("container a of three running", "container c of three running");
+    println!("\nfigures, in milliseconds and in times of the floor's first byte");
+    for (name, took) in [
+        ("one container: engine open -> first line", span(one, "engine open", "first line of output")),
+        ("three containers: engine open -> last one running", span(three, "engine open", last)),
+        ("each container after the first", span(three, first, last) / 2.0),
+        ("one container: ended -> nothing left", span(one, "containers of one ended", "one gone")),
+        ("three containers: ended -> nothing left", span(three, "containers of three ended", "three gone")),
+    ] {
+        println!("{took:9.2} {:6.1}  {name}", took / least);
+    }
 }
 
 /// When each step was reached, over all runs.
@@ -191,19 +177,6 @@ fn pod(name: &str, containers: &[(&str, &[&str])]) -> String {
         .collect();
     let spec = serde_json::json!({"restartPolicy": "Never", "containers": containers});
     serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}).to_string()
-}
-
-fn log_manifest() -> String {
-    let make = format!("yes 0123456789012345678901234567890123456789 | head -c {LOG_BLOCK} > /m/x");
-    let write = format!("cat{}", " /m/x".repeat(usize::try_from(LOG_BLOCKS).unwrap_or(0)));
-    let container = |name: &str, script: &str| {
-        serde_json::json!({"name": name, "image": "busybox", "command": ["sh", "-c", script],
-            "volumeMounts": [{"name": "m", "mountPath": "/m"}]})
-    };
-    let spec = serde_json::json!({"restartPolicy": "Never",
-        "initContainers": [container("make", &make)], "containers": [container("a", &write)],
-        "volumes": [{"name": "m", "emptyDir": {"medium": "Memory"}}]});
-    serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "log"}, "spec": spec}).to_string()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::pod::timer::{GRACE_MIN, Instant};
 pub enum Invariant {
     /// Never two living instances of a container.
     OneLiving,
-    /// Init containers in order, apps after all of them and the started sidecars.
+    /// Init containers in order, apps after all of them and the started sidecars, nothing while a postStart hook runs.
     StartOrder,
     /// A hook at most once per instance.
     HookOnce,
@@ -52,6 +52,8 @@ pub struct Check {
     /// Init containers that ended well and sidecars that started, since the sandbox came.
     passed: BTreeSet<u16>,
     hooks: BTreeSet<(Instance, HookKind)>,
+    /// Starts that were asked for in this step.
+    starts: Vec<Instance>,
     kills: BTreeMap<u16, Kill>,
     signalled: BTreeMap<u64, Instant>,
     /// The end of the grace of every kill of the whole pod.
@@ -70,6 +72,7 @@ impl Check {
             spec: world.machine.spec().clone(),
             passed: BTreeSet::new(),
             hooks: BTreeSet::new(),
+            starts: Vec::new(),
             kills: BTreeMap::new(),
             signalled: BTreeMap::new(),
             pod_kills: Vec::new(),
@@ -102,7 +105,30 @@ impl Check {
         if timeout.is_some_and(|at| at < world.now.mono) {
             return Err((Invariant::Rest, "a deadline has passed and nothing was done".to_owned()));
         }
-        self.look_at_status(&world.machine.status(), world)
+        let status = world.machine.status();
+        self.look_at_starts(&status, world)?;
+        self.look_at_status(&status, world)
+    }
+
+    /// Rule LC6: a container whose postStart hook runs shows Waiting.
+    fn look_at_starts(&mut self, status: &Status, world: &World) -> Result<(), Broken> {
+        let lives = |instance: &Instance| {
+            let proc = world.procs.get(&instance.serial);
+            proc.is_some_and(|proc| matches!(proc.state, ProcState::Running { .. }))
+        };
+        let hooked = self.hooks.iter().filter(|(_, hook)| *hook == HookKind::PostStart).map(|(instance, _)| instance);
+        let all = || status.init.iter().chain(&status.apps).chain(&status.ephemeral);
+        let waits = |instance: &Instance| {
+            all().any(|c| c.id == id_of(*instance) && matches!(c.state, State::Waiting(_) | State::Terminated(_)))
+        };
+        let busy: Vec<Instance> = hooked.filter(|instance| lives(instance) && waits(instance)).copied().collect();
+        for start in std::mem::take(&mut self.starts) {
+            if let Some(other) = busy.iter().find(|other| other.container != start.container) {
+                let text = format!("{} starts during the hook of {}", world.name(start), world.name(*other));
+                return Err((Invariant::StartOrder, text));
+            }
+        }
+        Ok(())
     }
 
     fn look_at(&mut self, at: Instant, seen: Seen, world: &World) -> Result<(), Broken> {
@@ -218,9 +244,9 @@ impl Check {
             }
             Todo::Signal { instance, .. } => return self.was_signalled(at, instance, world),
             Todo::Kill { instance } => return self.was_killed(at, instance),
+            Todo::StartContainer { instance } => self.starts.push(instance),
             Todo::SetUpVolumes
             | Todo::EnsureImage { .. }
-            | Todo::StartContainer { .. }
             | Todo::RemoveContainer { .. }
             | Todo::RunProbe { .. }
             | Todo::Cancel { .. }

@@ -281,6 +281,7 @@ mod tests {
         for (mutant, invariant) in [
             (Mutant::StartBesideLiving, Invariant::OneLiving),
             (Mutant::SkipInit, Invariant::StartOrder),
+            (Mutant::PassHook, Invariant::StartOrder),
             (Mutant::RepeatHook, Invariant::HookOnce),
             (Mutant::KillEarly, Invariant::Grace),
             (Mutant::ForgetOrder, Invariant::StopOrder),

@@ -418,7 +418,7 @@ fn pulls_are_told_with_their_figures() {
     world.run_for(seconds(1));
     let text = "0.0 Normal Pulled Successfully pulled image \"busybox\" in 1.234s (1.301s including waiting). Image size: 12345 bytes.";
     let told = story(&world, |text| text.contains("Pulled") || text.starts_with("image") || text.starts_with("start"));
-    assert_eq!(told, ["0.0 image busybox", text, "0.0 start x", "0.0 image busybox", text, "0.0 start y"]);
+    assert_eq!(told, ["0.0 image busybox", text, "0.0 image busybox", "0.0 start x", text, "0.0 start y"]);
 }
 
 /// IP5: two containers of one image share its back-off.
