@@ -12,7 +12,7 @@ use crate::{Test, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Vm: a_container_over_its_memory_limit_is_killed_whole, the_neighbour_of_an_eater_lives_on,
-        processors_are_shared_as_requested, what_asks_for_little_memory_goes_first]
+        processors_are_shared_as_requested, manifest_04_is_limited_as_it_says, what_asks_for_little_memory_goes_first]
 }
 
 /// The directory of a pod and that of one of its containers.
@@ -77,6 +77,31 @@ fn processors_are_shared_as_requested() -> Result<()> {
         let found = found.into_iter().map(read).collect::<Result<Vec<_>>>()?;
         println!("measured: cpu.max and cpu.weight of pod and container: {found:?}");
         ensure!(found == ["50000 100000", "35", "50000 100000", "35"], "{found:?}");
+        watch.delete()?;
+        Ok(())
+    })
+}
+
+/// Founding manifest 04: its `resources` in the files that enforce them (CG2 to CG6).
+fn manifest_04_is_limited_as_it_says() -> Result<()> {
+    const FILES: &[(&str, &str)] =
+        &[("memory.max", "536870912"), ("memory.oom.group", "1"), ("cpu.max", "100000 100000"), ("cpu.weight", "35")];
+    with_images(&["busybox"], || {
+        let text = std::fs::read_to_string(manifest("04-full-pod.yaml"))?;
+        let mut watch = Watch::start_text(&[], &text, ".yaml")?;
+        let ready = watch.until("readiness", |line| {
+            line.container("app").is_some_and(|status| status["ready"] == true && status["started"] == true)
+        })?;
+        let (pod, leaf) = cgroups(&ready, "app")?;
+        for (file, expected) in FILES {
+            let found = read(leaf.join(file))?;
+            ensure!(found == *expected, "{file} of the container is {found:?}, not {expected:?}");
+        }
+        // The init container has no limits: CG4, CG5.
+        let found = ["memory.max", "cpu.max", "cpu.weight"].map(|file| read(pod.join(file)).unwrap_or_default());
+        ensure!(found == ["max", "max 100000", "35"], "the pod's limits are {found:?}");
+        // Its server is PID 1 and ignores TERM: the second signal ends it.
+        watch.signal(rustix::process::Signal::INT)?;
         watch.delete()?;
         Ok(())
     })

@@ -68,6 +68,7 @@ pub fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
         let result = body();
         // Whatever failed: no monitor of this test outlives it.
         end_everything();
+        remove_cgroups();
         result.with_context(|| std::fs::read_to_string("/run/serve.log").unwrap_or_default())
     })
 }
@@ -77,6 +78,16 @@ fn end_everything() {
     for dir in cgroups() {
         // Gone already, mostly.
         let _gone = std::fs::write(dir.join("cgroup.kill"), "1");
+    }
+}
+
+/// Ended pods that nobody deleted keep theirs.
+fn remove_cgroups() {
+    for leaf in cgroups() {
+        // Busy as long as a killed process is not gone. What stays is found by the look after the test.
+        let _gone = wait_until("an empty cgroup", || std::fs::remove_dir(&leaf).is_ok().then_some(()));
+        // The last leaf's turn.
+        let _has_more = leaf.parent().map(std::fs::remove_dir);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::life_watch::{Line, Watch};
 use crate::run::{manifest, start, with_images, written};
 use crate::{Test, tests};
 
@@ -261,11 +262,17 @@ fn links_never_lead_out_of_a_volume() -> Result<()> {
     with_images(&["busybox"], || {
         for volume in ["emptyDir: {}", "emptyDir: {medium: Memory}"] {
             for path in ["absolute", "up", "up/ssh", "magic/etc", "absolute/new"] {
-                let file = written(&two_steps(volume, prepare, path, "echo started; ls /s"))?;
-                let got = crate::host::binary("monopod")?.args(["run", "--for=2s"]).arg(file.path()).output()?;
-                let (out, error) = (String::from_utf8_lossy(&got.stdout), String::from_utf8_lossy(&got.stderr));
-                ensure!(!out.contains("started"), "{volume} {path}: {out}");
-                ensure!(error.contains("failed to prepare subPath"), "{volume} {path}: {error}");
+                let text = two_steps(volume, prepare, path, "exit 42");
+                let mut watch = Watch::start_text(&[], &text, ".yaml")?;
+                watch
+                    .until("the refusal", |line| line.object.to_string().contains("failed to prepare subPath"))
+                    .with_context(|| format!("{volume} {path}"))?;
+                watch.delete()?;
+                let ran = |line: &Line| {
+                    let code = line.container("app").map(|app| app["state"]["terminated"]["exitCode"] == 42);
+                    line.is_running("app") || code == Some(true)
+                };
+                ensure!(watch.count(ran) == 0, "{volume} {path}: the container started");
             }
             let seen = output(&two_steps(volume, prepare, "inside", "cat /s/file"))?;
             ensure!(seen == "inside\n", "{volume}: {seen}");

@@ -8,6 +8,10 @@ use xshell::{Shell, cmd};
 
 use crate::build;
 
+/// What the machine's configuration wants done after downloads, for directories that are not ours.
+const CONFIG: &str =
+    "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n";
+
 /// apt as an ordinary user. It reads the machine's sources and trusts the machine's keys, and writes nowhere but here.
 #[derive(Debug)]
 pub struct Apt<'a> {
@@ -23,9 +27,11 @@ impl<'a> Apt<'a> {
             sh.create_dir(dir.join(sub))?;
         }
         sh.write_file(dir.join("state/status"), "")?;
+        sh.write_file(dir.join("apt.conf"), CONFIG)?;
         let set = |key: &str, value: &str| format!("--option={key}={value}");
         let below = |sub: &str| dir.join(sub).display().to_string();
         let options = vec![
+            format!("--config-file={}", below("apt.conf")),
             set("Dir::State", &below("state")),
             set("Dir::Cache", &below("cache")),
             // Without it, apt takes the machine's installed packages for granted.

@@ -119,7 +119,8 @@ impl E2e {
     /// As a part of something longer.
     pub fn run_in(&self, phases: &mut Phases) -> Result<ExitCode> {
         let sh = build::shell()?;
-        setup::packages(&sh, &[setup::BUILD, setup::VM].concat())?;
+        let root: &[&str] = if self.planted || self.profile == Choice::Bare { &[] } else { setup::ROOT };
+        setup::packages(&sh, &[setup::BUILD, setup::VM, root].concat())?;
         phases.done("packages");
         let ready = Ready::new(&sh, &self.hardware, phases)?;
         let code = if self.shell {
@@ -274,10 +275,10 @@ impl Ready {
         sh.create_dir(&dir)?;
         let kernel = kernel::fetch(sh, hardware.kernel.as_deref())?;
         phases.done("kernel");
-        let built = build::with_tests(sh, Profile::Ci)?;
-        phases.done("build");
         let images = vec![images::image("busybox")?, images::image("nginx")?];
         phases.done("images");
+        let built = build::with_tests(sh, Profile::Ci)?;
+        phases.done("build");
         Ok(Self { kernel, built, images, manifest: None, dir, hardware: hardware.clone() })
     }
 
@@ -317,7 +318,6 @@ impl Ready {
         match profile {
             vm::Profile::Bare => Ok(None),
             vm::Profile::Systemd => {
-                setup::packages(sh, setup::ROOT)?;
                 let (image, built) = root::image(sh)?;
                 phases.done(if built { "root" } else { "root (kept)" });
                 Ok(Some(image))

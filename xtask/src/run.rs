@@ -38,14 +38,16 @@ impl Run {
         }
         let sh = build::shell()?;
         setup::packages(&sh, setup::BUILD)?;
+        // First what may fail at once, then what takes minutes.
+        let image = crate::images::image("busybox")?;
         let profile = if self.release { Profile::Release } else { Profile::Ci };
+        eprintln!("building Monopod: minutes the first time, seconds later");
         let bin = build::binaries(&sh, profile)?;
         let monopod = bin.join("monopod");
         let manifest = match self.manifest {
             Some(path) => std::path::absolute(path).context("the manifest's path")?,
             None => build::root().join(DEMO),
         };
-        let image = crate::images::image("busybox")?;
         cmd!(sh, "{monopod} image load {image}").quiet().run()?;
         let duration = self.duration.iter().flat_map(|duration| ["--for", duration]);
         // Replaces this process, so that signals and the exit code are the pod's own.

@@ -62,17 +62,17 @@ impl Test {
         let client: &[&str] = if root && !setup::has_program(&sh, "kubectl") { KUBECTL } else { &[] };
         setup::packages(&sh, &[setup::BUILD, setup::VM, setup::ROOT, host, client].concat())?;
         phases.done("packages");
-        build::binaries(&sh, Profile::Ci)?;
-        phases.done("build");
         for image in ["busybox", "nginx"] {
             images::image(image)?;
         }
-        phases.done("images");
         // Unpacked and not installed: the package would start a registry on this machine.
         let registry = build::root().join("target/docker-registry");
         Apt::open(&sh)?.extract("docker-registry", &registry)?;
         let path = format!("{}:{}", registry.join("usr/bin").display(), sh.var("PATH")?);
         let filter = self.filter.iter();
+        phases.done("images");
+        build::binaries(&sh, Profile::Ci)?;
+        phases.done("build");
         // The host ring needs root, except for what only reads the checkout.
         let ring = if root { "host" } else { "checkout" };
         cmd!(sh, "cargo test --locked --workspace --profile ci --tests -- {filter...}")
