@@ -2,6 +2,7 @@
 
 mod host;
 mod life;
+mod node;
 mod pause;
 mod pull;
 mod start;
@@ -12,6 +13,8 @@ use anyhow::Result;
 pub(crate) enum Bench {
     /// From a process's end to what shows it, and what an init container costs, beside the kernel's floor
     Life(life::Args),
+    /// What the node service costs at rest, a burst of pods, and how soon it answers after a kill
+    Node(node::Args),
     /// What pause costs, beside the programs that others use in its place
     Pause(pause::Args),
     /// How long an image takes from a registry, beside others' tools
@@ -23,6 +26,7 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Life(args) => life::run(args),
+        Bench::Node(args) => node::run(args),
         Bench::Pause(args) => pause::run(args),
         Bench::Pull(args) => pull::run(args),
         Bench::Start(args) => start::run(args),
