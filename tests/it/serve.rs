@@ -45,6 +45,11 @@ impl Daemon {
         Ok(Self(command.spawn().context("start monopod serve")?))
     }
 
+    /// By itself: it refused to start, or crashed.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(Some(_)))
+    }
+
     pub fn kill(mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;

@@ -17,8 +17,10 @@ struct Planned {
     codes: Vec<Option<i64>>,
     lines: u64,
     init: bool,
-    /// A sidecar.
+    /// A sidecar: it says when it has written all its lines.
     always: bool,
+    /// Begins only then.
+    waits: bool,
 }
 
 /// A pod and its fate.
@@ -35,7 +37,7 @@ const PACE: &str = "0.01";
 
 impl Planned {
     fn new(name: &'static str, codes: &[Option<i64>], random: &mut Random) -> Self {
-        Self { name, codes: codes.to_vec(), lines: random.below(40), init: false, always: false }
+        Self { name, codes: codes.to_vec(), lines: random.below(40), init: false, always: false, waits: false }
     }
 
     fn init(self) -> Self {
@@ -54,9 +56,11 @@ impl Planned {
             })
             .collect();
         let Self { name, lines, .. } = self;
+        let waits = if self.waits { "while [ ! -e /d/written ]; do sleep 0.01 & wait; done; " } else { "" };
+        let written = if self.always { ": > /d/written; " } else { "" };
         format!(
-            "trap 'echo bye; exit 0' TERM; n=$(cat /d/{name} 2>/dev/null || echo 0); echo $((n+1)) > /d/{name}; echo run $n; i=0; \
-             while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); sleep {PACE} & wait; done; echo end; \
+            "trap 'echo bye; exit 0' TERM; {waits}n=$(cat /d/{name} 2>/dev/null || echo 0); echo $((n+1)) > /d/{name}; echo run $n; i=0; \
+             while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); sleep {PACE} & wait; done; echo end; {written}\
              case $n in {ends}*) echo unplanned; exit 99;; esac"
         )
     }
@@ -118,7 +122,7 @@ impl Plan {
             "Succeeded",
             vec![
                 Planned { always: true, ..Planned::new("side", &[None], random).init() },
-                Planned::new("app", &[Some(0)], random),
+                Planned { waits: true, ..Planned::new("app", &[Some(0)], random) },
             ],
         );
         plans

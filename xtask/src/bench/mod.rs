@@ -3,6 +3,7 @@
 mod host;
 mod life;
 mod log;
+mod node;
 mod pause;
 mod pull;
 mod start;
@@ -15,6 +16,8 @@ pub(crate) enum Bench {
     Life(life::Args),
     /// How fast a container can write lines and what the log path costs, beside a file and conmon
     Log(log::Args),
+    /// What the node service costs at rest, a burst of pods, and how soon it answers after a kill
+    Node(node::Args),
     /// What pause costs, beside the programs that others use in its place
     Pause(pause::Args),
     /// How long an image takes from a registry, beside others' tools
@@ -27,6 +30,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Life(args) => life::run(args),
         Bench::Log(args) => log::run(args),
+        Bench::Node(args) => node::run(args),
         Bench::Pause(args) => pause::run(args),
         Bench::Pull(args) => pull::run(args),
         Bench::Start(args) => start::run(args),
