@@ -8,8 +8,9 @@ use xshell::cmd;
 use crate::apt::Apt;
 use crate::build::{self, Profile};
 use crate::e2e::E2e;
+use crate::fuzz::Fuzz;
 use crate::sim::Sim;
-use crate::{images, setup};
+use crate::{clients, images, setup};
 
 /// Sets everything up and runs all tests.
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,7 @@ const PACKAGES: &[&str] = &[
     "podman",
     "procps",
     "python3",
+    "python3-venv",
     "runc",
     "skopeo",
     "strace",
@@ -52,6 +54,9 @@ impl Test {
         for image in ["busybox", "nginx"] {
             images::image(image)?;
         }
+        if root {
+            clients::set_up(&sh)?;
+        }
         let filter = self.filter.iter();
         // Unpacked and not installed: the package would start a registry on this machine.
         let registry = build::root().join("target/docker-registry");
@@ -65,6 +70,7 @@ impl Test {
             .run()?;
         if self.filter.is_none() {
             Sim::everyday().run()?;
+            Fuzz::everyday().run()?;
         }
         E2e::tests(self.filter).run()
     }

@@ -2,8 +2,10 @@
 
 pub mod defaults;
 mod effective;
+pub mod limits;
 pub mod pss;
 pub mod quantity;
+pub mod quota;
 pub mod validate;
 
 pub use effective::effective_request;

@@ -10,6 +10,9 @@ const MILLI: i128 = 1_000_000;
 /// The largest magnitude (QT4).
 const MAX: i128 = i64::MAX as i128 * NANO;
 
+/// Beyond it, more powers of ten change nothing: no text has so many digits.
+const EXPONENT_MAX: i64 = 100_000_000;
+
 /// QT2
 pub const BAD_FORMAT: &str =
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
@@ -54,6 +57,9 @@ impl Amount {
     /// Nothing of anything.
     pub const ZERO: Amount = Amount { nanos: 0, family: Family::Decimal };
 
+    /// One of anything.
+    pub const ONE: Amount = Amount { nanos: NANO, family: Family::Decimal };
+
     /// Reads a quantity; the error is Kubernetes' text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let (negative, rest) = match text.as_bytes().first() {
@@ -96,6 +102,18 @@ impl Amount {
     #[must_use]
     pub fn plus(self, other: Amount) -> Amount {
         Amount { nanos: self.nanos.saturating_add(other.nanos).min(MAX), family: self.family }
+    }
+
+    /// The difference.
+    #[must_use]
+    pub fn minus(self, other: Amount) -> Amount {
+        Amount { nanos: self.nanos.saturating_sub(other.nanos), family: self.family }
+    }
+
+    /// How many times another it is.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with six digits")]
+    pub fn ratio_to(self, other: Amount) -> f64 {
+        self.nanos as f64 / other.nanos as f64
     }
 
     /// How many hundredths of another it is, rounded down; of nothing, none.
@@ -174,8 +192,9 @@ fn scale_of(suffix: &str) -> Option<(Family, Scale)> {
         "Pi" => binary(50),
         "Ei" => binary(60),
         _ => {
-            let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            (-1000..=1000).contains(&exponent).then_some((Family::Exponent, Scale::Ten(exponent)))
+            let exponent: i64 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let exponent = exponent.clamp(-EXPONENT_MAX, EXPONENT_MAX);
+            Some((Family::Exponent, Scale::Ten(i32::try_from(exponent).ok()?)))
         }
     }
 }
@@ -233,6 +252,8 @@ mod tests {
             ("1024Mi", "1Gi"),
             ("0.5", "500m"),
             ("1000m", "1"),
+            ("1e9991", "9223372036854775807"),
+            ("1e-9991", "1e-3"),
             ("1e3", "1e3"),
             ("100Mi", "100Mi"),
             ("1.0", "1"),

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: figures as ratios against a peer or the kernel's floor, measured in the same run.
 
+mod api;
 mod host;
 mod life;
 mod pause;
@@ -10,6 +11,8 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
+    /// What the API costs one client, alone and beside slow, many and deaf ones
+    Api(api::Args),
     /// From a process's end to what shows it, and what an init container costs, beside the kernel's floor
     Life(life::Args),
     /// What pause costs, beside the programs that others use in its place
@@ -22,6 +25,7 @@ pub(crate) enum Bench {
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::Api(args) => api::run(args),
         Bench::Life(args) => life::run(args),
         Bench::Pause(args) => pause::run(args),
         Bench::Pull(args) => pull::run(args),
