@@ -54,6 +54,7 @@ pub enum ParseQuantityError {
 
 impl Quantity {
     pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
+    pub const ONE: Self = Self { nanos: NANOS, format: Format::DecimalSi };
 
     /// Whole units without a suffix, at most 2^63-1.
     #[must_use]
@@ -147,6 +148,13 @@ impl Quantity {
     #[must_use]
     pub fn is_positive_multiple_of(self, unit: Self) -> bool {
         unit.nanos > 0 && self.nanos > 0 && self.nanos % unit.nanos == 0
+    }
+
+    /// How many times another it is.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with six digits")]
+    pub fn ratio_to(self, other: Self) -> f64 {
+        self.nanos as f64 / other.nanos as f64
     }
 
     /// How many hundredths of another it is, rounded down; of nothing, none.

@@ -9,6 +9,8 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod engine;
+#[cfg(test)]
+mod fuzz;
 pub mod identity;
 pub mod image;
 pub mod logs;

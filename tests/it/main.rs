@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "nothing is outside of a program")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod clients;
 mod cri;
 mod host;
 mod kubectl;
@@ -128,6 +129,7 @@ fn all() -> Vec<Test> {
         manifests::tests(),
         serve::tests(),
         torture::tests(),
+        clients::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),

@@ -7,9 +7,11 @@ mod apt;
 mod bench;
 mod build;
 mod ci;
+mod clients;
 mod codegen;
 mod dist;
 mod e2e;
+mod fuzz;
 mod image;
 mod images;
 mod run;
@@ -42,6 +44,8 @@ enum Task {
     Bench(bench::Bench),
     /// Builds the tests' images from Debian packages.
     Images(images::Images),
+    /// Feeds every parser with mutated samples for a while.
+    Fuzz(fuzz::Fuzz),
     /// Lives through random pods with random faults and checks the pod machine's invariants.
     Sim(sim::Sim),
     /// Kills the daemon over and over while pods end on schedule: nothing may be lost.
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Task::Dist(task) => dist::run(&task).map(|()| ExitCode::SUCCESS),
         Task::Bench(bench) => bench::run(&bench).map(|()| ExitCode::SUCCESS),
         Task::Images(task) => task.run().map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(task) => task.run(),
         Task::Sim(task) => task.run(),
         Task::Torture(task) => task.run(),
         Task::Codegen(task) => task.run().map(|()| ExitCode::SUCCESS),

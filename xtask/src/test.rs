@@ -8,9 +8,10 @@ use xshell::cmd;
 use crate::apt::Apt;
 use crate::build::{self, Profile};
 use crate::e2e::E2e;
+use crate::fuzz::Fuzz;
 use crate::sim::Sim;
 use crate::vm::Phases;
-use crate::{images, setup};
+use crate::{clients, images, setup};
 
 /// Sets everything up and runs all tests.
 #[derive(Debug, clap::Args)]
@@ -32,6 +33,7 @@ const PACKAGES: &[&str] = &[
     "podman",
     "procps",
     "python3",
+    "python3-venv",
     "runc",
     "skopeo",
     "strace",
@@ -65,6 +67,10 @@ impl Test {
         for image in ["busybox", "nginx"] {
             images::image(image)?;
         }
+        if root {
+            clients::set_up(&sh)?;
+            phases.done("other clients");
+        }
         // Unpacked and not installed: the package would start a registry on this machine.
         let registry = build::root().join("target/docker-registry");
         Apt::open(&sh)?.extract("docker-registry", &registry)?;
@@ -83,6 +89,8 @@ impl Test {
         if self.filter.is_none() {
             Sim::everyday().run()?;
             phases.done("simulated lives");
+            Fuzz::everyday().run()?;
+            phases.done("fuzz");
         }
         E2e::tests(self.filter).run_in(phases)
     }

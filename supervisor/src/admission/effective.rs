@@ -1,15 +1,27 @@
 //! What a pod as a whole asks for (ER1).
 
+use std::collections::BTreeMap;
+
 use cgroupd::Quantity as Amount;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// The request of all containers together: the sum of app containers and sidecars, or the peak while init containers run.
 /// `None` when no container requests the resource; quantities that don't parse count as absent. Pod-level requests and
 /// overhead are not looked at.
 pub fn effective_request(spec: &PodSpec, resource: &str) -> Option<Amount> {
+    effective(spec, |container| named(container.resources.as_ref()?.requests.as_ref()?, resource))
+}
+
+/// The same of limits: what containers may take together, `None` when none is limited.
+pub(super) fn effective_limit(spec: &PodSpec, resource: &str) -> Option<Amount> {
+    effective(spec, |container| named(container.resources.as_ref()?.limits.as_ref()?, resource))
+}
+
+fn effective(spec: &PodSpec, of: impl Fn(&Container) -> Option<Amount>) -> Option<Amount> {
     let inits = || spec.init_containers.iter().flatten();
-    inits().chain(&spec.containers).find_map(|container| request(container, resource))?;
-    let own = |container| request(container, resource).unwrap_or(Amount::ZERO);
+    inits().chain(&spec.containers).find_map(&of)?;
+    let own = |container| of(container).unwrap_or(Amount::ZERO);
     let mut sidecars = Amount::ZERO;
     let mut peak = Amount::ZERO;
     for container in inits() {
@@ -24,9 +36,8 @@ pub fn effective_request(spec: &PodSpec, resource: &str) -> Option<Amount> {
     Some(apps.max(peak))
 }
 
-fn request(container: &Container, resource: &str) -> Option<Amount> {
-    let requests = container.resources.as_ref()?.requests.as_ref()?;
-    requests.get(resource)?.0.parse::<Amount>().ok()
+fn named(amounts: &BTreeMap<String, Quantity>, resource: &str) -> Option<Amount> {
+    amounts.get(resource)?.0.parse::<Amount>().ok()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 pub mod defaults;
 mod effective;
+pub mod limits;
 pub mod pss;
+pub mod quota;
 pub mod validate;
 
 pub use effective::effective_request;

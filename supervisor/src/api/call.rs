@@ -33,6 +33,28 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// What the server itself asks for: it tidies up after clients.
+    pub(crate) fn own(state: &Rc<State>, resource: &'static super::registry::Resource, namespace: &str) -> Self {
+        let user = User::new("system:apiserver", [auth::MASTERS.to_owned()]);
+        Self {
+            state: Rc::clone(state),
+            user,
+            target: Target {
+                resource,
+                namespace: resource.is_namespaced.then(|| namespace.to_owned()),
+                name: None,
+                subresource: None,
+                rest: String::new(),
+                is_watch: false,
+            },
+            query: Query::default(),
+            accept: Accept::plain(),
+            now: Timestamp::now(),
+            agent: "kube-controller-manager".to_owned(),
+            warnings: RefCell::default(),
+        }
+    }
+
     pub(crate) fn warn(&self, text: impl Into<String>) {
         self.warnings.borrow_mut().push(text.into());
     }
@@ -151,16 +173,7 @@ fn is_service(state: &State, address: std::net::IpAddr) -> bool {
 /// What needs no credential (D31); in more detail for those who have one.
 fn open_to_all(state: &State, route: &Route, query: &Query, is_known: bool) -> Option<Response<Body>> {
     match route {
-        Route::Version => {
-            let accept = Accept {
-                form: respond::Form::Plain,
-                is_yaml: false,
-                is_gzip: false,
-                is_pretty: false,
-                discovery: None,
-            };
-            Some(respond::write(&accept, StatusCode::OK, Content::Value(discovery::version())))
-        }
+        Route::Version => Some(respond::write(&Accept::plain(), StatusCode::OK, Content::Value(discovery::version()))),
         Route::Health { check } => Some(health::answer(state, check, query.flag("verbose") && is_known)),
         Route::Root
         | Route::Metrics

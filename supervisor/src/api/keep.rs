@@ -3,8 +3,11 @@
 
 mod events;
 mod namespaces;
+mod owners;
+mod quotas;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,7 +18,11 @@ use crate::store::{Change, Durability, Key, StoreError};
 
 pub(crate) use events::events;
 pub(crate) use namespaces::{accounts, furnish, namespaces};
+pub(crate) use owners::owners;
+pub(crate) use quotas::quotas;
 
+/// Wait before a feed that broke off is taken up again.
+const RESUME: Duration = Duration::from_millis(100);
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// Priority classes that are always there; described as Kubernetes does.

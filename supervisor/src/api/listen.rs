@@ -28,6 +28,9 @@ use super::server::{Config, ServerError, State};
 const CONNECTIONS_MAX: usize = 1024;
 /// D33: a request's headers, and a TLS handshake, take no longer.
 const HEADER_TIME: Duration = Duration::from_secs(10);
+/// The same for whoever has shown a certificate or is known to the kernel: such a connection may rest as long as with an
+/// API server.
+const IDLE_TIME: Duration = Duration::from_secs(90);
 /// D33: bytes of headers.
 const HEADER_BYTES: usize = 16 * 1024;
 /// D33: number of headers.
@@ -198,7 +201,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let (state, peer) = (Rc::clone(&state), Rc::clone(&peer));
         async move { Ok::<_, Infallible>(call::answer(&state, &peer, request).await) }
     });
-    let builder = protocols();
+    let builder = protocols(&peer);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut closing = state.closing.clone();
@@ -215,12 +218,17 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     drop(place);
 }
 
-fn protocols() -> auto::Builder<Here> {
+fn protocols(peer: &Peer) -> auto::Builder<Here> {
+    // hyper counts the time between two requests, too.
+    let patience = match peer {
+        Peer::Unknown => HEADER_TIME,
+        Peer::Local(_) | Peer::Certificate(_) => IDLE_TIME,
+    };
     let mut builder = auto::Builder::new(Here);
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(patience)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS_MAX)
         .half_close(false);

@@ -37,6 +37,11 @@ pub(crate) struct Accept {
 }
 
 impl Accept {
+    /// JSON as it is.
+    pub(crate) const fn plain() -> Self {
+        Self { form: Form::Plain, is_yaml: false, is_gzip: false, is_pretty: false, discovery: None }
+    }
+
     /// # Errors
     /// Nothing that the client accepts can be written.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Status> {
@@ -161,8 +166,7 @@ fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// Writes an error.
 pub(crate) fn status(status: &Status) -> Response<Body> {
-    let accept = Accept { form: Form::Plain, is_yaml: false, is_gzip: false, is_pretty: false, discovery: None };
-    let mut response = write(&accept, status.reason.code(), Content::Value(status.to_value()));
+    let mut response = write(&Accept::plain(), status.reason.code(), Content::Value(status.to_value()));
     if status.reason == Reason::TooManyRequests {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

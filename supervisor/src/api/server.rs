@@ -163,6 +163,8 @@ impl Server {
             tokio::task::spawn_local(keep::namespaces(Rc::clone(&state))),
             tokio::task::spawn_local(keep::accounts(Rc::clone(&state))),
             tokio::task::spawn_local(keep::events(Rc::clone(&state))),
+            tokio::task::spawn_local(keep::owners(Rc::clone(&state))),
+            tokio::task::spawn_local(keep::quotas(Rc::clone(&state))),
             tokio::task::spawn_local(renew(Rc::clone(&state))),
         ];
         tokio::select! {

@@ -87,6 +87,8 @@ pub struct Status {
     pub message: String,
     /// `details`, when there are any.
     pub details: Option<Box<Value>>,
+    /// `metadata.continue`: how a list that can't go on as it began goes on.
+    pub next: Option<Box<str>>,
 }
 
 impl fmt::Display for Status {
@@ -99,7 +101,7 @@ impl std::error::Error for Status {}
 
 impl Status {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), details: None }
+        Self { reason, message: message.into(), details: None, next: None }
     }
 
     #[must_use]
@@ -223,6 +225,9 @@ impl Status {
         });
         if let Some(details) = &self.details {
             value["details"] = (**details).clone();
+        }
+        if let Some(next) = &self.next {
+            value["metadata"]["continue"] = (**next).into();
         }
         value
     }

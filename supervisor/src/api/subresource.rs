@@ -11,7 +11,7 @@ use super::respond::Content;
 use super::status::{Reason, Status};
 use super::streams::TokenOrder;
 use super::verbs::{self, DeleteOptions, Origin, Part};
-use super::{fields, receive};
+use super::{fields, proxy, receive};
 use crate::store::{Key, Object};
 
 /// Life of a token unless another is asked for, and what may be asked for.
@@ -46,7 +46,7 @@ async fn body(request: Request<Incoming>, kind: &str) -> Result<Value, Status> {
     Ok(receive::document(&media, &body, kind)?.value)
 }
 
-fn pod(call: &Call, name: &str) -> Result<Object, Status> {
+pub(super) fn pod(call: &Call, name: &str) -> Result<Object, Status> {
     let key = Key::new("pods", call.target.space(), name);
     call.state.store.get(&key).ok_or_else(|| Status::not_found(call.target.resource, name))
 }
@@ -196,28 +196,17 @@ fn bound(call: &Call, value: &Value) -> Result<Option<(String, String, String)>,
 async fn streamed(call: &Call, name: &str, kind: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let streams = call.state.backends.streams.clone();
     let missing = || Status::new(Reason::NotImplemented, "no node serves this stream");
-    let (name, port) = match kind {
-        "proxy" => split_port(name),
-        _ => (name, None),
-    };
-    let pod = pod(call, name)?;
     let streams = streams.ok_or_else(missing)?;
+    if kind == "proxy" {
+        let (pod, port) = proxy::target(call, name)?;
+        return streams.proxy(pod, port, call.target.rest.clone(), request).await;
+    }
+    let pod = pod(call, name)?;
     match kind {
         "log" => streams.log(pod, request).await,
         "exec" => streams.exec(pod, request).await,
         "attach" => streams.attach(pod, request).await,
         "portforward" => streams.port_forward(pod, request).await,
-        "proxy" => streams.proxy(pod, port.map(str::to_owned), call.target.rest.clone(), request).await,
         _ => Err(Status::no_such_path()),
-    }
-}
-
-/// `web`, `web:80`, `http:web:80`.
-fn split_port(name: &str) -> (&str, Option<&str>) {
-    let parts: Vec<&str> = name.split(':').collect();
-    match parts.as_slice() {
-        [_scheme, name, port] => (name, Some(*port)),
-        [name, port] => (name, Some(*port)),
-        _ => (name, None),
     }
 }

@@ -26,6 +26,7 @@ mod totals;
 mod watch;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -155,6 +156,28 @@ impl Store {
     pub fn list(&self, resource: &str, namespace: Option<&str>) -> (Vec<Object>, Version) {
         let state = self.handle.shared.state();
         (state.list(resource, namespace), state.version)
+    }
+
+    /// What [`Self::list`] answered when `version` was the newest.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when changes since then are no longer remembered, or the version was never given.
+    pub fn list_at(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+        version: Version,
+    ) -> Result<Vec<Object>, StoreError> {
+        let state = self.handle.shared.state();
+        if version > state.version {
+            return Err(StoreError::Gone { asked: version, oldest: state.version });
+        }
+        let now = state.list(resource, None).into_iter().map(|object| (object.key.clone(), object));
+        let mut objects: BTreeMap<Key, Object> = now.collect();
+        state.feed.rewind(resource, version, &mut objects)?;
+        drop(state);
+        let is_meant = |object: &Object| namespace.is_none_or(|namespace| *namespace == *object.key.namespace);
+        Ok(objects.into_values().filter(is_meant).collect())
     }
 
     /// How many objects of a resource there are.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::limits::{HISTORY_BYTES, HISTORY_EVENTS};
 use super::pipeline::Shared;
-use super::{Object, StoreError, Version};
+use super::{Key, Object, StoreError, Version};
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,31 @@ impl Feed {
             Some(log) => log.poll(id, closed, context),
             None => Poll::Ready(None),
         }
+    }
+
+    /// Undoes the changes of a resource after a version, the newest first; `objects` are those of now.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when one of these changes is no longer remembered.
+    pub(super) fn rewind(
+        &self,
+        resource: &str,
+        to: Version,
+        objects: &mut BTreeMap<Key, Object>,
+    ) -> Result<(), StoreError> {
+        let log = self.logs.get(resource);
+        let oldest = log.map_or(self.start, |log| log.forgotten);
+        if to < oldest {
+            return Err(StoreError::Gone { asked: to, oldest });
+        }
+        let newer = log.into_iter().flat_map(|log| log.events.iter().rev());
+        for event in newer.take_while(|event| event.object.version > to) {
+            match &event.previous {
+                Some(previous) => drop(objects.insert(previous.key.clone(), previous.clone())),
+                None => drop(objects.remove(&event.object.key)),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn publish(&mut self, event: WatchEvent) {

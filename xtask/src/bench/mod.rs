@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: figures as ratios against a peer or the kernel's floor, measured in the same run.
 
+mod api;
 mod host;
 mod life;
 mod log;
@@ -12,6 +13,8 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
+    /// What the API costs one client, alone and beside slow, many and deaf ones
+    Api(api::Args),
     /// From a process's end to what shows it, and what an init container costs, beside the kernel's floor
     Life(life::Args),
     /// How fast a container can write lines and what the log path costs, beside a file and conmon
@@ -28,6 +31,7 @@ pub(crate) enum Bench {
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::Api(args) => api::run(args),
         Bench::Life(args) => life::run(args),
         Bench::Log(args) => log::run(args),
         Bench::Node(args) => node::run(args),

@@ -8,7 +8,7 @@ pub use inject::{
     NODE_CRITICAL, PriorityError, ServiceAccountError, TokenVolume, add_tolerations, inject_token, set_priority,
     set_service_account,
 };
-pub use objects::{config_map, namespace, persistent_volume_claim, priority_class, secret, service};
+pub use objects::{config_map, limit_range, namespace, persistent_volume_claim, priority_class, secret, service};
 pub use pod::{image_pull_policy, pod, pod_spec};
 
 use cgroupd::Quantity as Amount;
@@ -55,7 +55,10 @@ pub fn object(object: &mut Object) {
         }
         Object::ServiceAccount(value) => &mut value.metadata,
         Object::PersistentVolume(value) => &mut value.metadata,
-        Object::LimitRange(value) => &mut value.metadata,
+        Object::LimitRange(value) => {
+            limit_range(value);
+            &mut value.metadata
+        }
     };
     if is_namespaced {
         set_text(&mut metadata.namespace, "default");

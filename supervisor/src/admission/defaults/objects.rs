@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, NamespaceSpec, PersistentVolumeClaim, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, LimitRange, Namespace, NamespaceSpec, PersistentVolumeClaim, Secret, Service,
+};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::normalised;
@@ -45,6 +48,22 @@ pub fn persistent_volume_claim(claim: &mut PersistentVolumeClaim) {
         for list in [&mut resources.requests, &mut resources.limits] {
             list.iter_mut().flat_map(BTreeMap::values_mut).for_each(|quantity| quantity.0 = normalised(&quantity.0));
         }
+    }
+}
+
+/// What containers get follows from what they may have at most and must have at least.
+pub fn limit_range(range: &mut LimitRange) {
+    let items = range.spec.iter_mut().flat_map(|spec| &mut spec.limits);
+    for item in items.filter(|item| item.type_ == "Container") {
+        take_over(item.max.as_ref(), &mut item.default);
+        take_over(item.default.as_ref(), &mut item.default_request);
+        take_over(item.min.as_ref(), &mut item.default_request);
+    }
+}
+
+fn take_over(from: Option<&BTreeMap<String, Quantity>>, to: &mut Option<BTreeMap<String, Quantity>>) {
+    for (name, amount) in from.into_iter().flatten() {
+        to.get_or_insert_default().entry(name.clone()).or_insert_with(|| amount.clone());
     }
 }
 

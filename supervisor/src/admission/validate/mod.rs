@@ -9,6 +9,7 @@ mod network;
 mod objects;
 mod pod;
 mod probes;
+mod ranges;
 mod resources;
 mod security;
 mod update;
@@ -55,7 +56,8 @@ pub fn validate(object: &Object) -> Result<(), Invalid> {
         Object::PriorityClass(object) => objects::priority_class(object, &mut errors),
         Object::PersistentVolumeClaim(object) => objects::persistent_volume_claim(object, &mut errors),
         Object::Service(object) => objects::service(object, &mut errors),
-        Object::ServiceAccount(_) | Object::PersistentVolume(_) | Object::LimitRange(_) => {
+        Object::LimitRange(object) => ranges::limit_range(object, &mut errors),
+        Object::ServiceAccount(_) | Object::PersistentVolume(_) => {
             metadata::metadata(object.metadata(), object.is_namespaced(), names::subdomain, &mut errors);
         }
     }

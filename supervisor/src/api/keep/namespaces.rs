@@ -8,13 +8,11 @@ use serde_json::json;
 use super::super::fields;
 use super::super::registry::{Class, RESOURCES};
 use super::super::server::State;
-use super::ensure;
+use super::{RESUME, ensure};
 use crate::store::{Change, Durability, Key, Object, StoreError, WatchEventKind};
 
 /// How often namespaces that end are looked at again, beside each change.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Wait before a feed that broke off is taken up again.
-const RESUME: Duration = Duration::from_millis(100);
 /// The ConfigMap with the certificate that pods trust.
 const CA_MAP: &str = "kube-root-ca.crt";
 

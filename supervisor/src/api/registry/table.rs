@@ -166,7 +166,7 @@ pub static RESOURCES: &[Resource] = &[
         singular: "service",
         short: &["svc"],
         categories: EVERYTHING,
-        subresources: &[sub("status", "Service", STATUS)],
+        subresources: &[sub("proxy", "ServiceProxyOptions", PROXY_VERBS), sub("status", "Service", STATUS)],
         codec: of::<api::core::v1::Service>,
         ..core("Service", "services")
     },
@@ -181,6 +181,12 @@ pub static RESOURCES: &[Resource] = &[
     Resource { singular: "statefulset", ..workload("apps", "StatefulSet", "statefulsets", &["sts"]) },
     Resource {
         singular: "selfsubjectreview",
+        ..review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews")
+    },
+    // kubectl 1.27 knows no other for `auth whoami`.
+    Resource {
+        singular: "selfsubjectreview",
+        version: "v1beta1",
         ..review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews")
     },
     Resource { singular: "tokenreview", ..review("authentication.k8s.io", "TokenReview", "tokenreviews") },

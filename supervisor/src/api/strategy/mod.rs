@@ -6,6 +6,8 @@ mod pod;
 mod quota;
 mod service;
 
+pub(crate) use quota::usage;
+
 use k8s_openapi::api::core::v1::{
     ConfigMap, LimitRange, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
 };
@@ -59,13 +61,19 @@ pub(crate) fn create(call: &Call, value: Value) -> Result<Value, Status> {
     let resource = call.target.resource;
     namespace::must_take(call, &value)?;
     let value = match (resource.group, resource.plural) {
-        ("", "pods") => return pod::create(call, value),
+        ("", "pods") => {
+            let value = pod::create(call, value)?;
+            quota::check(call, &value, None)?;
+            return Ok(value);
+        }
         ("", "services") => service::create(call, value)?,
         ("", "namespaces") => namespace::create(value)?,
         ("", "persistentvolumeclaims" | "persistentvolumes") => pending(value),
         _ => value,
     };
-    valid(call, None, value)
+    let value = valid(call, None, value)?;
+    quota::check(call, &value, None)?;
+    Ok(value)
 }
 
 /// Admits a change.
@@ -80,7 +88,11 @@ pub(crate) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result
         (_, _, Part::Status) => Ok(new),
         ("", "namespaces", Part::Finalize) => Ok(new),
         ("", "namespaces", _) => namespace::update(call, old, new),
-        ("", "services", _) => service::update(call, old, new),
+        ("", "services", _) => {
+            let new = service::update(call, old, new)?;
+            quota::check(call, &new, Some(old))?;
+            Ok(new)
+        }
         ("", "secrets" | "configmaps", _) => {
             immutable(resource, old, &new)?;
             valid(call, Some(old), new)

@@ -33,7 +33,7 @@ pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
         ..PodStatus::default()
     });
     validate::validate_pod(&pod).map_err(|invalid| Status::invalid(call.target.resource, &name, &invalid))?;
-    quota::check(call, &name, &pod)?;
+    quota::check_pod(call, &name, &pod)?;
     secure(call, &name, &mut pod)?;
     validate::warnings(&pod).into_iter().for_each(|text| call.warn(text));
     json(&pod)
@@ -57,7 +57,7 @@ fn admit(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
         service_account(call, name, spec)?;
     }
     defaults::add_tolerations(spec);
-    quota::set_defaults(call, spec);
+    quota::set_defaults(call, pod);
     Ok(())
 }
 
@@ -222,7 +222,8 @@ fn resize(call: &Call, name: &str, before: &Pod, pod: &Pod) -> Result<(), Status
         let detail = "Pod QOS Class may not change as a result of resizing";
         return Err(one_error(resource, name, "spec", ErrorKind::Invalid { value }, detail));
     }
-    Ok(())
+    quota::check_pod(call, name, pod)?;
+    quota::check(call, &json(pod)?, Some(&json(before)?))
 }
 
 /// What a change must touch for the Pod Security Standards to look again.

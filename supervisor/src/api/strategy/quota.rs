@@ -1,15 +1,20 @@
-//! LimitRange and ResourceQuota, as far as pods need them.
+//! LimitRanges and ResourceQuotas of a namespace, asked about what is to be stored.
 
 use std::collections::BTreeMap;
 
 use cgroupd::Quantity as Amount;
-use k8s_openapi::api::core::v1::{Container, LimitRange, LimitRangeItem, Pod, PodSpec, ResourceQuota};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::api::core::v1::{LimitRange, LimitRangeItem, PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::super::call::Call;
+use super::super::fields;
+use super::super::registry::{Class, RESOURCES};
 use super::super::status::Status;
 use super::forbidden;
-use crate::admission::effective_request;
+use crate::admission::limits;
+use crate::admission::quota::{self, Counted};
+use crate::store::Store;
 
 fn ranges(call: &Call) -> Vec<LimitRangeItem> {
     let (objects, _) = call.state.store.list("limitranges", Some(call.target.space()));
@@ -18,105 +23,112 @@ fn ranges(call: &Call) -> Vec<LimitRangeItem> {
 }
 
 /// What containers get that say nothing themselves.
-pub(super) fn set_defaults(call: &Call, spec: &mut PodSpec) {
-    let ranges = ranges(call);
-    let items: Vec<&LimitRangeItem> = ranges.iter().filter(|item| item.type_ == "Container").collect();
-    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
-        let resources = container.resources.get_or_insert_default();
-        for item in &items {
-            fill(&mut resources.limits, item.default.as_ref());
-            fill(&mut resources.requests, item.default_request.as_ref());
-        }
+pub(super) fn set_defaults(call: &Call, pod: &mut Pod) {
+    let Some(spec) = pod.spec.as_mut() else { return };
+    if let Some(note) = limits::set_defaults(&ranges(call), spec) {
+        pod.metadata.annotations.get_or_insert_default().insert(limits::NOTE.to_owned(), note);
     }
 }
 
-fn fill(own: &mut Option<BTreeMap<String, Quantity>>, defaults: Option<&BTreeMap<String, Quantity>>) {
-    for (name, amount) in defaults.into_iter().flatten() {
-        own.get_or_insert_default().entry(name.clone()).or_insert_with(|| amount.clone());
-    }
-}
-
-/// Whether a pod stays within the ranges and the quotas of its namespace.
-pub(super) fn check(call: &Call, name: &str, pod: &Pod) -> Result<(), Status> {
+/// Whether a pod stays within the ranges of its namespace.
+pub(super) fn check_pod(call: &Call, name: &str, pod: &Pod) -> Result<(), Status> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    for item in ranges(call).iter().filter(|item| item.type_ == "Container") {
-        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-            within(item, container).map_err(|why| forbidden(call, name, why))?;
-        }
+    limits::check_pod(&ranges(call), spec).map_err(|why| forbidden(call, name, why))
+}
+
+/// Whether an object stays within the ranges and the quotas of its namespace; `old` when it is a change.
+pub(super) fn check(call: &Call, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let resource = call.target.resource;
+    let name = fields::text(new, &["metadata", "name"]);
+    if !resource.is_namespaced || resource.class != Class::Stored {
+        return Ok(());
     }
-    let (objects, _) = call.state.store.list("resourcequotas", Some(call.target.space()));
-    for object in &objects {
+    if resource.plural == "persistentvolumeclaims" {
+        let claim: PersistentVolumeClaim = super::typed(new.clone())?;
+        limits::check_claim(&ranges(call), &claim).map_err(|why| forbidden(call, name, why))?;
+    }
+    let store = &call.state.store;
+    for object in store.list("resourcequotas", Some(call.target.space())).0 {
         let Ok(quota) = object.read::<ResourceQuota>() else { continue };
-        quota_left(call, &object.key.name, &quota, spec).map_err(|why| forbidden(call, name, why))?;
+        let plural = resource.storage();
+        let (new, old) = (Thing::of(&plural, new), old.map(|old| Thing::of(&plural, old)));
+        let old = old.as_ref().map(Thing::counted);
+        let but = old.is_some().then_some(name);
+        let used = |resource: &str| used(store, call.target.space(), &quota, resource, but);
+        quota::check(&quota, &plural, &new.counted(), old.as_ref(), used).map_err(|why| forbidden(call, name, why))?;
     }
     Ok(())
 }
 
-fn within(item: &LimitRangeItem, container: &Container) -> Result<(), String> {
-    let resources = container.resources.clone().unwrap_or_default();
-    let of =
-        |list: &Option<BTreeMap<String, Quantity>>, name: &str| list.as_ref().and_then(|list| list.get(name).cloned());
-    for (name, bound) in item.max.iter().flatten() {
-        match of(&resources.limits, name) {
-            None => return Err(format!("maximum {name} usage per Container is {}.  No limit is specified", bound.0)),
-            Some(own) if is_more(&own, bound) => {
-                return Err(format!("maximum {name} usage per Container is {}, but limit is {}", bound.0, own.0));
-            }
-            Some(_) => {}
-        }
-    }
-    for (name, bound) in item.min.iter().flatten() {
-        match of(&resources.requests, name) {
-            None => return Err(format!("minimum {name} usage per Container is {}.  No request is specified", bound.0)),
-            Some(own) if is_more(bound, &own) => {
-                return Err(format!("minimum {name} usage per Container is {}, but request is {}", bound.0, own.0));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
+/// An object of its own type, where that matters.
+enum Thing {
+    Pod(Box<Pod>),
+    Service(Box<Service>),
+    Claim(Box<PersistentVolumeClaim>),
+    Other,
 }
 
-fn is_more(one: &Quantity, other: &Quantity) -> bool {
-    match (one.0.parse::<Amount>(), other.0.parse::<Amount>()) {
-        (Ok(one), Ok(other)) => one > other,
-        (Ok(_) | Err(_), _) => false,
-    }
-}
-
-/// Counts pods and requests; other resources of a quota are not looked at.
-fn quota_left(call: &Call, quota_name: &str, quota: &ResourceQuota, spec: &PodSpec) -> Result<(), String> {
-    let Some(hard) = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()) else { return Ok(()) };
-    let (objects, _) = call.state.store.list("pods", Some(call.target.space()));
-    let pods: Vec<Pod> = objects.iter().filter_map(|object| object.read().ok()).filter(is_alive).collect();
-    for (name, bound) in hard {
-        let (asked, used) = match name.as_str() {
-            "pods" => ("1".parse::<Amount>().ok(), pods.len().to_string().parse::<Amount>().unwrap_or(Amount::ZERO)),
-            "cpu" | "requests.cpu" => (effective_request(spec, "cpu"), sum(&pods, "cpu")),
-            "memory" | "requests.memory" => (effective_request(spec, "memory"), sum(&pods, "memory")),
-            _ => continue,
+impl Thing {
+    fn of(storage: &str, value: &Value) -> Self {
+        fn boxed<T: DeserializeOwned>(value: &Value) -> Option<Box<T>> {
+            T::deserialize(value).ok().map(Box::new)
+        }
+        let thing = match storage {
+            "pods" => boxed(value).map(Self::Pod),
+            "services" => boxed(value).map(Self::Service),
+            "persistentvolumeclaims" => boxed(value).map(Self::Claim),
+            _ => None,
         };
-        let Ok(limit) = bound.0.parse::<Amount>() else { continue };
-        let Some(asked) = asked else {
-            return Err(format!("failed quota: {quota_name}: must specify {name}"));
-        };
-        if asked.plus(used) > limit {
-            let (asked, used) = (asked.to_string(), used.to_string());
-            return Err(format!(
-                "exceeded quota: {quota_name}, requested: {name}={asked}, used: {name}={used}, limited: {name}={}",
-                bound.0
-            ));
+        thing.unwrap_or(Self::Other)
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        match self {
+            Self::Pod(pod) => Counted::Pod(pod),
+            Self::Service(service) => Counted::Service(service),
+            Self::Claim(claim) => Counted::Claim(claim),
+            Self::Other => Counted::Other,
         }
     }
-    Ok(())
 }
 
-fn is_alive(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed"))
+/// What the objects of a namespace take of one resource of a quota, one object left out.
+fn used(store: &Store, namespace: &str, quota: &ResourceQuota, name: &str, but: Option<&str>) -> Amount {
+    let Some(spec) = &quota.spec else { return Amount::ZERO };
+    let mut all = Vec::new();
+    for storage in kinds(name) {
+        for object in store.list(&storage, Some(namespace)).0 {
+            if but == Some(&*object.key.name) {
+                continue;
+            }
+            let thing = match storage.as_str() {
+                "pods" | "services" | "persistentvolumeclaims" => Thing::of(&storage, &object.value()),
+                _ => Thing::Other,
+            };
+            let counted = thing.counted();
+            if quota::is_in_scope(spec, &counted) {
+                all.extend(quota::takes(&storage, &counted, name));
+            }
+        }
+    }
+    quota::total(all)
 }
 
-fn sum(pods: &[Pod], resource: &str) -> Amount {
-    let requests = pods.iter().filter_map(|pod| effective_request(pod.spec.as_ref()?, resource));
-    requests.fold(Amount::ZERO, |sum, request| sum.plus(request))
+/// The resources in the store that a name in a quota speaks of.
+fn kinds(name: &str) -> Vec<String> {
+    let stored = RESOURCES.iter().filter(|resource| resource.class == Class::Stored && resource.is_namespaced);
+    let is_typed = |storage: &str| matches!(storage, "pods" | "services" | "persistentvolumeclaims");
+    let named = name.strip_prefix("count/").unwrap_or(name);
+    let found: Vec<String> = stored.map(|resource| resource.storage()).filter(|storage| storage == named).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let typed = RESOURCES.iter().filter(|resource| resource.class == Class::Stored).map(|resource| resource.storage());
+    typed.filter(|storage| is_typed(storage)).collect()
+}
+
+/// `status.used` of a quota as it should be.
+pub(crate) fn usage(store: &Store, namespace: &str, quota: &ResourceQuota) -> BTreeMap<String, String> {
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
+    hard.into_keys().map(|name| (name.clone(), used(store, namespace, quota, &name, None).to_string())).collect()
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::body::Body;
 use super::super::call::Call;
 use super::super::receive;
-use super::super::registry::Class;
+use super::super::registry::{Class, Resource};
 use super::super::respond::{Content, Form};
 use super::super::status::{Reason, Status};
 use super::super::{event_view, fields, json, patch as patches, shape, strategy};
@@ -178,7 +178,7 @@ pub(crate) async fn change(
             return Ok(new.to_string().into());
         }
         let (key, expected) = (live.key.clone(), Some(live.version));
-        let change = if is_over(call, &new) {
+        let change = if is_over(resource, &new) {
             store::Change::Delete { key, expected }
         } else {
             store::Change::Update { key, expected, value: new }
@@ -287,11 +287,11 @@ fn is_same(old: &Value, new: &Value) -> bool {
 }
 
 /// Whether the last reason to keep a deleted object is gone. Pods and namespaces go when they are empty.
-fn is_over(call: &Call, new: &Value) -> bool {
+pub(crate) fn is_over(resource: &Resource, new: &Value) -> bool {
     let is_deleted = !fields::text(new, &["metadata", "deletionTimestamp"]).is_empty();
     let has_finalizers = fields::is_filled(new, &["metadata", "finalizers"]);
     let grace = fields::at(new, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
-    let is_ready = match call.target.resource.plural {
+    let is_ready = match resource.plural {
         "namespaces" => !fields::is_filled(new, &["spec", "finalizers"]),
         "pods" => grace == Some(0),
         _ => true,

@@ -21,6 +21,54 @@ use crate::store::{self, Object, StoreError};
 /// How often a deletion is tried anew because somebody else changed the object.
 const ATTEMPTS_MAX: usize = 16;
 
+/// What becomes of the objects that a deleted one owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// They go after it.
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+impl Policy {
+    /// The finalizers that keep an object meanwhile.
+    pub(crate) const FOREGROUND: &str = "foregroundDeletion";
+    pub(crate) const ORPHAN: &str = "orphan";
+
+    fn finalizer(self) -> Option<&'static str> {
+        match self {
+            Self::Background => None,
+            Self::Foreground => Some(Self::FOREGROUND),
+            Self::Orphan => Some(Self::ORPHAN),
+        }
+    }
+
+    /// Out of `propagationPolicy` and the older `orphanDependents`.
+    fn parse(policy: &str, orphans: Option<bool>) -> Result<Option<Self>, Status> {
+        let invalid = |why: &str| {
+            let message = format!("DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: {why}");
+            Status::new(status::Reason::Invalid, message)
+                .with_details(json!({"group": "meta.k8s.io", "kind": "DeleteOptions"}))
+        };
+        match (policy, orphans) {
+            ("", None) => Ok(None),
+            ("", Some(true)) => Ok(Some(Self::Orphan)),
+            ("", Some(false)) => Ok(Some(Self::Background)),
+            (policy, Some(_)) => Err(invalid(&format!(
+                "Invalid value: {policy:?}: orphanDependents and deletionPropagation cannot be both set"
+            ))),
+            ("Background", None) => Ok(Some(Self::Background)),
+            ("Foreground", None) => Ok(Some(Self::Foreground)),
+            ("Orphan", None) => Ok(Some(Self::Orphan)),
+            (other, None) => Err(invalid(&format!(
+                "Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\""
+            ))),
+        }
+    }
+}
+
 /// How something is to be deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DeleteOptions {
@@ -28,6 +76,8 @@ pub(crate) struct DeleteOptions {
     pub grace: Option<i64>,
     pub uid: Option<String>,
     pub version: Option<String>,
+    /// None for what the object itself says, by its finalizers.
+    pub policy: Option<Policy>,
     pub is_dry: bool,
 }
 
@@ -57,7 +107,13 @@ impl DeleteOptions {
                 other => return Err(bad_dry_run(other)),
             }
         }
+        let in_query = call.query.get("propagationPolicy").unwrap_or_default().to_owned();
+        let orphans = fields::at(body, &["orphanDependents"]).and_then(Value::as_bool);
+        let orphans =
+            orphans.or_else(|| call.query.get("orphanDependents").map(|_| call.query.flag("orphanDependents")));
+        let policy = Policy::parse(&text(&["propagationPolicy"]).unwrap_or(in_query), orphans)?;
         Ok(Self {
+            policy,
             grace,
             uid: text(&["preconditions", "uid"]),
             version: text(&["preconditions", "resourceVersion"]),
@@ -205,11 +261,30 @@ enum Plan {
 }
 
 fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
-    match call.target.resource.plural {
-        "pods" => plan_pod(old, options.grace, call.now),
-        "namespaces" => plan_namespace(old, call.now),
-        _ => plan_other(old, call.now),
+    let wanted = with_policy(old, options.policy);
+    let plan = match call.target.resource.plural {
+        "pods" => plan_pod(&wanted, options.grace, call.now),
+        "namespaces" => plan_namespace(&wanted, call.now),
+        _ => plan_other(&wanted, call.now),
+    };
+    // It is being deleted already, from now on in another way.
+    if plan == Plan::Nothing && wanted != *old { Plan::Mark(wanted) } else { plan }
+}
+
+/// The object with the finalizer that a policy needs, and without that of another.
+fn with_policy(old: &Value, policy: Option<Policy>) -> Value {
+    let mut value = old.clone();
+    let Some(policy) = policy else { return value };
+    let before = fields::at(old, &["metadata", "finalizers"]).and_then(Value::as_array).cloned().unwrap_or_default();
+    let others = before.into_iter().filter(|name| name != Policy::FOREGROUND && name != Policy::ORPHAN);
+    let finalizers: Vec<Value> = others.chain(policy.finalizer().map(Value::from)).collect();
+    let metadata = fields::metadata(&mut value);
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".to_owned(), finalizers.into());
     }
+    value
 }
 
 fn plan_other(old: &Value, now: Timestamp) -> Plan {
@@ -329,6 +404,23 @@ mod tests {
         let shorter = plan_pod(&first, Some(10), at(105));
         assert_eq!(grace(&shorter), Some((10, "1970-01-01T00:01:50Z".to_owned())));
         assert_eq!(plan_pod(&first, Some(0), at(105)), Plan::Remove);
+    }
+
+    #[test]
+    fn a_policy_is_a_finalizer() {
+        let old = json!({"metadata": {"finalizers": ["a/b", "orphan"]}});
+        for (policy, expected) in [
+            (None, json!(["a/b", "orphan"])),
+            (Some(Policy::Background), json!(["a/b"])),
+            (Some(Policy::Foreground), json!(["a/b", "foregroundDeletion"])),
+            (Some(Policy::Orphan), json!(["a/b", "orphan"])),
+        ] {
+            assert_eq!(with_policy(&old, policy)["metadata"]["finalizers"], expected);
+        }
+        assert_eq!(with_policy(&json!({"metadata": {}}), Some(Policy::Background)), json!({"metadata": {}}));
+        assert_eq!(Policy::parse("Orphan", Some(true)).unwrap_err().reason, status::Reason::Invalid);
+        assert!(Policy::parse("Never", None).is_err());
+        assert_eq!(Policy::parse("", Some(true)).unwrap(), Some(Policy::Orphan));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::super::select::{Fields, Labels};
 use super::super::shape;
 use super::super::status::{Reason, Status};
 use super::read::{show_text, viewed};
-use crate::store::{Key, Object, Version};
+use crate::store::{Key, Object, StoreError, Version};
 
 /// Which objects are meant.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Selection {
     }
 
     /// Whether an object, as it is stored, is meant.
-    pub(super) fn matches(&self, call: &Call, object: &Object) -> bool {
+    pub(super) fn matches(&self, object: &Object) -> bool {
         if self.is_everything() {
             return true;
         }
@@ -48,7 +48,7 @@ impl Selection {
         if !fits(self.name.as_deref()) || !fits(self.fields.name()) {
             return false;
         }
-        let value = viewed(call, &object.value());
+        let value = object.value();
         self.labels.matches(&value) && self.fields.matches(&value)
     }
 }
@@ -60,31 +60,69 @@ pub(super) fn selected(call: &Call, selection: &Selection) -> (Vec<Object>, Vers
         return (Vec::new(), call.state.store.version());
     }
     let (objects, version) = call.state.store.list(&resource.storage(), call.target.namespace.as_deref());
-    (objects.into_iter().filter(|object| selection.matches(call, object)).collect(), version)
+    (objects.into_iter().filter(|object| selection.matches(object)).collect(), version)
+}
+
+/// [`selected`] as it was at a version.
+fn selected_at(call: &Call, selection: &Selection, version: Version) -> Result<Vec<Object>, StoreError> {
+    let resource = call.target.resource;
+    if resource.class == Class::Workload {
+        return Ok(Vec::new());
+    }
+    let objects = call.state.store.list_at(&resource.storage(), call.target.namespace.as_deref(), version)?;
+    Ok(objects.into_iter().filter(|object| selection.matches(object)).collect())
 }
 
 pub(crate) fn list(call: &Call) -> Result<Response<Body>, Status> {
     let selection = Selection::of(call)?;
-    check_version(call)?;
-    let limit = call.query.number("limit")?.unwrap_or_default();
-    let from = call.query.get("continue").map(Continue::parse).transpose()?;
-    let (mut objects, mut version) = selected(call, &selection);
-    if let Some(from) = &from {
-        objects.retain(|object| from.is_before(&object.key));
-        version = from.version;
-    }
+    let limit = usize::try_from(call.query.number("limit")?.unwrap_or_default()).unwrap_or_default();
+    let (mut objects, version) = match call.query.get("continue") {
+        Some(token) => go_on(call, &selection, &Continue::parse(token)?)?,
+        None => begin(call, &selection)?,
+    };
     let mut page = json!({"resourceVersion": version.to_string()});
-    let limit = usize::try_from(limit).unwrap_or_default();
     if limit > 0 && objects.len() > limit {
         let rest = objects.split_off(limit);
         if let Some(last) = objects.last() {
-            page["continue"] = Continue::after(version, &last.key).text().into();
+            page["continue"] = Continue::after(Some(version), &last.key).text().into();
         }
         if selection.is_everything() {
             page["remainingItemCount"] = rest.len().into();
         }
     }
     Ok(call.reply(StatusCode::OK, shown(call, &objects, &page)))
+}
+
+/// The first page, or the whole list.
+fn begin(call: &Call, selection: &Selection) -> Result<(Vec<Object>, Version), Status> {
+    let Some(exact) = exact_version(call)? else { return Ok(selected(call, selection)) };
+    let too_old = |_| Status::expired("The resourceVersion for the provided list is too old.");
+    Ok((selected_at(call, selection, exact).map_err(too_old)?, exact))
+}
+
+/// A further page shows what the first one would have shown.
+fn go_on(call: &Call, selection: &Selection, from: &Continue) -> Result<(Vec<Object>, Version), Status> {
+    if call.query.get("resourceVersionMatch").is_some() {
+        return Err(invalid_options("resourceVersionMatch", &forbidden("is forbidden when continue is provided")));
+    }
+    if version(call)?.is_some() {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let (objects, version) = match from.version {
+        None => selected(call, selection),
+        Some(version) => (selected_at(call, selection, version).map_err(|_| too_old_to_go_on(from))?, version),
+    };
+    Ok((objects.into_iter().filter(|object| from.is_before(&object.key)).collect(), version))
+}
+
+/// With a token that goes on in the present, for clients that can live with that.
+fn too_old_to_go_on(from: &Continue) -> Status {
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    let anew = Continue { version: None, namespace: from.namespace.clone(), name: from.name.clone() };
+    status.next = Some(anew.text().into());
+    status
 }
 
 /// A list in the form that was asked for.
@@ -126,28 +164,46 @@ pub(super) fn version(call: &Call) -> Result<Option<Version>, Status> {
     Ok(Some(Version(number)).filter(|_| number > 0))
 }
 
-/// Every list shows the present. That is right for any version that is not newer, unless an exact one is asked for.
-fn check_version(call: &Call) -> Result<(), Status> {
+/// The version that a list has to be of; none when the present will do, as it does for any version that is not newer.
+fn exact_version(call: &Call) -> Result<Option<Version>, Status> {
     let asked = version(call)?;
+    let given = call.query.get("resourceVersion");
+    if call.query.get("sendInitialEvents").is_some() {
+        return Err(invalid_options("sendInitialEvents", "Forbidden: sendInitialEvents is forbidden for list"));
+    }
+    let is_exact = match (call.query.get("resourceVersionMatch"), given) {
+        (Some(_), None) => {
+            return Err(invalid_options(
+                "resourceVersionMatch",
+                &forbidden("is forbidden unless resourceVersion is provided"),
+            ));
+        }
+        (Some("Exact"), Some("0")) => {
+            let why = "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            return Err(invalid_options("resourceVersionMatch", why));
+        }
+        (Some("Exact"), Some(_)) => true,
+        (None | Some("NotOlderThan"), _) => false,
+        (Some(other), _) => {
+            let why = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
+            return Err(invalid_options("resourceVersionMatch", &why));
+        }
+    };
     let now = call.state.store.version();
-    match (call.query.get("resourceVersionMatch"), asked) {
-        (Some("Exact" | "NotOlderThan"), _) if call.query.get("resourceVersion").is_none() => {
-            let why = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided";
-            Err(invalid_options(&format!("resourceVersionMatch: {why}")))
-        }
-        (Some("Exact"), Some(asked)) if asked < now => {
-            Err(Status::expired("The resourceVersion for the provided list is too old."))
-        }
-        (_, Some(asked)) if asked > now => Err(too_large(asked, now)),
-        (None | Some("Exact" | "NotOlderThan"), _) => Ok(()),
-        (Some(other), _) => Err(invalid_options(&format!(
-            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-        ))),
+    match asked {
+        Some(asked) if asked > now => Err(too_large(asked, now)),
+        asked => Ok(asked.filter(|_| is_exact)),
     }
 }
 
-fn invalid_options(what: &str) -> Status {
-    Status::new(Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {what}"))
+/// What a rule about `resourceVersionMatch` says.
+pub(super) fn forbidden(rule: &str) -> String {
+    format!("Forbidden: resourceVersionMatch {rule}")
+}
+
+/// Options of a list or a watch that don't go together.
+pub(super) fn invalid_options(field: &str, why: &str) -> Status {
+    Status::new(Reason::Invalid, format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {why}"))
         .with_details(json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
 }
 
@@ -162,14 +218,15 @@ pub(super) fn too_large(asked: Version, now: Version) -> Status {
 /// Where the next page begins.
 #[derive(Debug, PartialEq)]
 struct Continue {
-    version: Version,
+    /// Of the first page; none to go on in the present.
+    version: Option<Version>,
     /// Namespace and name of the last object of the page before.
     namespace: String,
     name: String,
 }
 
 impl Continue {
-    fn after(version: Version, key: &Key) -> Self {
+    fn after(version: Option<Version>, key: &Key) -> Self {
         Self { version, namespace: (*key.namespace).to_owned(), name: (*key.name).to_owned() }
     }
 
@@ -178,7 +235,7 @@ impl Continue {
     }
 
     fn text(&self) -> String {
-        let token = json!({"v": "meta.k8s.io/v1", "rv": self.version.0, "start": [self.namespace, self.name]});
+        let token = json!({"v": "meta.k8s.io/v1", "rv": self.version.map_or(json!(-1), |version| json!(version.0)), "start": [self.namespace, self.name]});
         URL_SAFE_NO_PAD.encode(token.to_string())
     }
 
@@ -187,7 +244,10 @@ impl Continue {
             let token: Value =
                 serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?).ok()?;
             Some(Self {
-                version: Version(token["rv"].as_u64()?),
+                version: match token["rv"].as_i64()? {
+                    -1 => None,
+                    version => Some(Version(u64::try_from(version).ok()?)),
+                },
                 namespace: token["start"][0].as_str()?.to_owned(),
                 name: token["start"][1].as_str()?.to_owned(),
             })
@@ -202,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_page_begins_after_the_one_before() {
-        let token = Continue::after(Version(7), &Key::new("pods", "b", "m"));
+        let token = Continue::after(Some(Version(7)), &Key::new("pods", "b", "m"));
         assert_eq!(Continue::parse(&token.text()).unwrap(), token);
         for (namespace, name, expected) in [("a", "z", false), ("b", "m", false), ("b", "n", true), ("c", "a", true)] {
             assert_eq!(token.is_before(&Key::new("pods", namespace, name)), expected);

@@ -16,7 +16,7 @@ use super::super::registry::Class;
 use super::super::respond::Form;
 use super::super::shape;
 use super::super::status::Status;
-use super::list::{Selection, selected, version};
+use super::list::{Selection, forbidden, invalid_options, selected, version};
 use super::read::{show_text, viewed};
 use crate::store::{Object, StoreError, Version, Watch, WatchEvent, WatchEventKind};
 
@@ -96,23 +96,34 @@ fn life(call: &Call) -> Result<Duration, Status> {
 fn begin(call: &Call, selection: &Selection) -> Result<(Option<Start>, Result<Watch, StoreError>), Status> {
     let asked = version(call)?;
     let initial = call.query.get("sendInitialEvents").map(|_| call.query.flag("sendInitialEvents"));
-    if initial == Some(true) && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-        let what =
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-        return Err(Status::new(
-            super::super::status::Reason::Invalid,
-            format!("ListOptions.meta.k8s.io \"\" is invalid: {what}"),
-        ));
-    }
-    let from = match (asked, initial) {
+    check_match(call, initial.is_some())?;
+    match (asked, initial) {
         // From a version on, without a start.
         (Some(asked), None | Some(false)) => return Ok((None, feed(call, asked))),
         (None, Some(false)) => return Ok((None, feed(call, call.state.store.version()))),
-        (None, None) | (_, Some(true)) => call.state.store.version(),
-    };
+        (None, None) | (_, Some(true)) => {}
+    }
     let (objects, version) = selected(call, selection);
     let start = Start { objects, version, has_end: initial == Some(true) };
-    Ok((Some(start), feed(call, from)))
+    Ok((Some(start), feed(call, version)))
+}
+
+/// How `resourceVersionMatch` and `sendInitialEvents` go together.
+fn check_match(call: &Call, has_initial: bool) -> Result<(), Status> {
+    let field = "resourceVersionMatch";
+    match (call.query.get(field), has_initial) {
+        (None, false) | (Some("NotOlderThan"), true) => Ok(()),
+        (None, true) => Err(invalid_options(
+            field,
+            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        )),
+        (Some(_), false) => {
+            Err(invalid_options(field, &forbidden("is forbidden for watch unless sendInitialEvents is provided")))
+        }
+        (Some(other), true) => {
+            Err(invalid_options(field, &format!("Unsupported value: {other:?}: supported values: \"NotOlderThan\"")))
+        }
+    }
 }
 
 fn feed(call: &Call, from: Version) -> Result<Watch, StoreError> {
@@ -184,8 +195,8 @@ impl Feeder {
         if self.call.target.resource.class == Class::Workload {
             return Ok(());
         }
-        let is_in = self.selection.matches(&self.call, &event.object);
-        let was_in = || event.previous.as_ref().is_some_and(|before| self.selection.matches(&self.call, before));
+        let is_in = self.selection.matches(&event.object);
+        let was_in = || event.previous.as_ref().is_some_and(|before| self.selection.matches(before));
         let kind = match event.kind {
             WatchEventKind::Added if is_in => "ADDED",
             WatchEventKind::Modified if is_in => {

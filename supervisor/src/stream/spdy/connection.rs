@@ -11,7 +11,7 @@ use super::{Decoder, Frame, Piece, ProtocolError, ResetStatus, StreamId};
 use crate::stream::STREAM_BUFFER_BYTES;
 
 /// Most streams that a peer may have open at once; more are refused one by one.
-const MAX_STREAMS: usize = 1024;
+pub const MAX_STREAMS: usize = 1024;
 /// What is buffered of all streams of a connection that came in.
 const CONNECTION_BUFFER_BYTES: usize = 4 * STREAM_BUFFER_BYTES;
 /// Bytes that wait for the socket; beyond, streams take nothing.

@@ -12,7 +12,7 @@ mod headers;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Connection, Event, Read, Role};
+pub use connection::{Connection, Event, MAX_STREAMS, Read, Role};
 pub use driver::{Session, Stream};
 pub use frame::{Decoder, Frame, MAX_CONTROL_BYTES, Piece};
 pub use headers::{Headers, MAX_HEADER_BYTES, MAX_HEADERS};
