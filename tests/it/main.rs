@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
 mod cri;
+mod faults;
 mod host;
 mod kubectl;
 mod leaks;
@@ -126,6 +127,7 @@ fn all() -> Vec<Test> {
         life_vm::tests(),
         serve::tests(),
         torture::tests(),
+        faults::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),
