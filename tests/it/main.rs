@@ -8,6 +8,7 @@
 
 mod clients;
 mod cri;
+mod faults;
 mod host;
 mod kubectl;
 mod leaks;
@@ -130,6 +131,7 @@ fn all() -> Vec<Test> {
         serve::tests(),
         torture::tests(),
         clients::tests(),
+        faults::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),

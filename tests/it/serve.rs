@@ -255,8 +255,19 @@ fn a_killed_daemon_disturbs_no_container() -> Result<()> {
 /// The oldest process of every leaf: `sleep` comes and goes.
 pub fn main_processes() -> BTreeSet<u32> {
     let of = |dir: PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let pids = cgroups().into_iter().filter_map(|dir| of(dir).lines().filter_map(|pid| pid.parse().ok()).min());
-    pids.collect()
+    let oldest = |dir: PathBuf| {
+        let pids = of(dir);
+        // Numbers start anew one day: a younger process may have a smaller one.
+        pids.lines().filter_map(|pid| pid.parse().ok()).min_by_key(|pid| (started(*pid).unwrap_or(u64::MAX), *pid))
+    };
+    cgroups().into_iter().filter_map(oldest).collect()
+}
+
+/// proc_pid_stat(5): `starttime`, the twentieth field after the name.
+pub fn started(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = text.rsplit_once(") ").context("stat")?;
+    Ok(fields.split(' ').nth(19).context("starttime")?.parse()?)
 }
 
 /// F01: each pod ends once with its own code, while nobody or somebody looks.

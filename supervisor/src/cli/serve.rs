@@ -38,6 +38,7 @@ pub enum CommandError {
 pub fn run(command: &ServeCommand) -> Result<ExitCode, CommandError> {
     let mut config = Config::read(command.config.as_deref())?;
     config.allow_unenforced_limits |= command.allow_unenforced_limits;
+    crate::sys::memory::use_one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, serve::run(config, command.config.clone()))?;

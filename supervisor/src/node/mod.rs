@@ -48,8 +48,20 @@ pub use snapshots::Snapshots;
 /// What reaches the driver from its own tasks.
 #[derive(Debug)]
 enum Input {
-    Done { uid: String, action: ActionId, outcome: Outcome },
-    PullStarted { uid: String, action: ActionId },
+    Done {
+        uid: String,
+        action: ActionId,
+        outcome: Outcome,
+    },
+    PullStarted {
+        uid: String,
+        action: ActionId,
+    },
+    /// A disk volume has more in it than it may.
+    StorageExceeded {
+        uid: String,
+        message: String,
+    },
 }
 
 /// What the outside hears of a pod.
@@ -71,6 +83,8 @@ struct Entry {
     machine: Machine,
     context: Rc<context::Context>,
     tasks: BTreeMap<ActionId, tokio::task::AbortHandle>,
+    /// Counts what its disk volumes take, when they have limits.
+    counter: Option<tokio::task::AbortHandle>,
     shown: Option<Status>,
 }
 
@@ -135,7 +149,8 @@ impl Node {
 
     fn insert(&mut self, uid: String, machine: Machine, context: Rc<context::Context>) {
         self.sessions.insert(&uid, context.clone());
-        let entry = Entry { machine, context, tasks: BTreeMap::new(), shown: None };
+        let counter = volumes::count_storage(&context, &self.sender);
+        let entry = Entry { machine, context, tasks: BTreeMap::new(), counter, shown: None };
         self.pods.insert(uid.clone(), entry);
         self.settle(&uid);
     }
@@ -240,16 +255,21 @@ impl Node {
         }
     }
 
-    /// Counts what the pods' disk volumes take, off the loop, and evicts those with one beyond its `sizeLimit` (EV2). To
-    /// be called every so often; counting many files takes long.
+    /// Counts what the pods' disk volumes take and evicts those with one beyond its `sizeLimit` (EV2), now and not when
+    /// their counters come to it.
     pub async fn check_storage(&mut self) {
         for uid in self.uids() {
             let Some(entry) = self.pods.get(&uid) else { continue };
-            let exceeded = volumes::exceeded(&entry.context).await;
-            if let (Some(exceeded), Some(entry)) = (exceeded, self.pods.get_mut(&uid)) {
-                entry.machine.fail("Evicted", &exceeded.to_string(), Some(Duration::ZERO), clock::now());
-                self.settle(&uid);
+            if let Some(exceeded) = volumes::exceeded(&entry.context).await {
+                self.evict(&uid, &exceeded.to_string());
             }
+        }
+    }
+
+    fn evict(&mut self, uid: &str, message: &str) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.machine.fail("Evicted", message, Some(Duration::ZERO), clock::now());
+            self.settle(uid);
         }
     }
 
@@ -287,7 +307,9 @@ impl Node {
                 }
                 if let Outcome::PodRemoved(Ok(())) = &outcome {
                     self.feed(&uid, Event::Done { action, outcome });
-                    self.pods.remove(&uid);
+                    if let Some(Entry { counter: Some(counter), .. }) = self.pods.remove(&uid) {
+                        counter.abort();
+                    }
                     if let Some(snapshots) = &self.settings.snapshots {
                         snapshots.remove(&uid);
                     }
@@ -298,6 +320,7 @@ impl Node {
                 (uid, Event::Done { action, outcome })
             }
             Input::PullStarted { uid, action } => (uid, Event::PullStarted { action }),
+            Input::StorageExceeded { uid, message } => return self.evict(&uid, &message),
         };
         self.feed(&uid, event);
     }

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
     ServiceAccountTokenProjection, Volume,
 };
 
+use super::Input;
 use super::context::Context;
 use super::images;
 use crate::convert::env::Sources;
@@ -35,6 +36,8 @@ const OLD_FILES_STAY: Duration = Duration::from_secs(1);
 const REFRESH_JITTER_SECONDS: u64 = 10;
 /// A token that could not be had is asked for again after this time.
 const REFRESH_RETRY_SECONDS: u64 = 10;
+/// Between two counts of a disk volume that has a limit: as often as the kubelet looks.
+const STORAGE_EVERY: Duration = Duration::from_secs(10);
 
 /// What a pod's volumes are made from, beside the manifest.
 #[derive(Debug, Default)]
@@ -369,6 +372,28 @@ pub(super) fn refresh_tokens(context: &Rc<Context>) {
     });
     if let Some(old) = context.volumes.refresher.borrow_mut().replace(task.abort_handle()) {
         old.abort();
+    }
+}
+
+/// Counts every so often what the disk volumes of a pod take, when one of them has a limit (EV2): other pods wake nobody.
+pub(super) fn count_storage(
+    context: &Rc<Context>,
+    inbox: &tokio::sync::mpsc::UnboundedSender<Input>,
+) -> Option<tokio::task::AbortHandle> {
+    let limited = context.newest_pod().spec.as_ref().is_some_and(|spec| !usage::limited(spec).is_empty());
+    limited.then(|| tokio::task::spawn_local(count(context.clone(), inbox.clone())).abort_handle())
+}
+
+/// Until it is too much, or the pod is gone.
+async fn count(context: Rc<Context>, inbox: tokio::sync::mpsc::UnboundedSender<Input>) {
+    loop {
+        tokio::time::sleep(STORAGE_EVERY).await;
+        if let Some(exceeded) = exceeded(&context).await {
+            let uid = context.reference.uid.clone();
+            // Fails only when the driver is gone.
+            let _ending = inbox.send(Input::StorageExceeded { uid, message: exceeded.to_string() });
+            return;
+        }
     }
 }
 

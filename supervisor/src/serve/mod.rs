@@ -26,6 +26,7 @@ pub mod lock;
 pub mod node_object;
 pub mod pods;
 pub mod reset;
+pub mod rest;
 pub mod schedule;
 pub mod source;
 pub mod systemd;
@@ -72,6 +73,7 @@ use feeds::Fed;
 use host::Host;
 use lock::Lock;
 use pods::{PODS, Pods};
+use rest::Rest;
 use source::Source;
 use systemd::Notifier;
 use tokens::StoreTokens;
@@ -87,6 +89,8 @@ const FOLLOWED: [&str; 8] = [
     "persistentvolumes",
     "storageclasses.storage.k8s.io",
 ];
+/// After the node's own object could not be written.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(10);
 /// Directory of cgroups where no service manager gives one.
 const CGROUP: &str = "monopod";
 
@@ -156,6 +160,9 @@ struct Daemon {
     claims: Controller,
     issuer: Rc<Issuer>,
     disk: Disk,
+    rest: Rest,
+    /// The node's own object could not be written.
+    publish_again: Option<tokio::time::Instant>,
     notifier: Notifier,
     shown: String,
     api: Option<Api>,
@@ -189,7 +196,9 @@ impl Daemon {
         let objects = StoreObjects::new(store.clone(), issuer.clone(), &host.name);
         let (node, notices) = Node::new(engine, engine_events, settings(&config, &dirs, objects)?);
         let images = image::Store::open(dirs.images(), image::Limits::default())?;
-        node_object::publish(&store, &host, &images).await?;
+        // On a full disk pods go on, and what can be read is read.
+        let published = node_object::publish(&store, &host, &images).await;
+        let publish_again = published.err().map(|error| try_later(&error));
         take_node(&store, &mut host);
         let host = Rc::new(host);
         let source = Source::open(&config.static_pod_path, store.clone(), host.clone(), events.clone())?;
@@ -214,6 +223,8 @@ impl Daemon {
             claims,
             issuer,
             disk: Disk::default(),
+            rest: Rest::default(),
+            publish_again,
             notifier,
             shown,
             api: None,
@@ -235,6 +246,7 @@ impl Daemon {
         self.notifier.ready(&self.status());
         let mut alive = self.notifier.pace().map(tokio::time::interval);
         let mut expiry = self.events.borrow_mut().expire();
+        self.rest.stir(tokio::time::Instant::now());
         loop {
             tokio::select! {
                 () = self.node.step() => {}
@@ -250,6 +262,8 @@ impl Daemon {
                 () = until(self.drain.as_ref().and_then(Drain::until)) => {}
                 () = tick(&mut alive) => self.notifier.alive(),
                 () = after(expiry) => {}
+                () = until(self.publish_again) => self.publish_node().await,
+                () = until(self.rest.due()) => self.rest.give_back(tokio::time::Instant::now()),
             }
             self.publish_all();
             self.drain_on();
@@ -275,6 +289,7 @@ impl Daemon {
     }
 
     async fn fed(&mut self, fed: Fed) {
+        self.rest.stir(tokio::time::Instant::now());
         let event = match fed {
             Fed::Changed(event) => event,
             Fed::Missed(PODS) => return self.pods.resync(&mut self.node),
@@ -368,11 +383,14 @@ impl Daemon {
         }
         let mut host = Host::clone(&self.host);
         host.disk = looked.pressure;
-        if let Err(error) = node_object::publish(&self.store, &host, &self.images).await {
-            tracing::error!("publish the node: {error}");
-        }
         self.host = Rc::new(host);
+        self.publish_node().await;
         self.pods.set_host(self.host.clone(), &mut self.node);
+    }
+
+    async fn publish_node(&mut self) {
+        let published = node_object::publish(&self.store, &self.host, &self.images).await;
+        self.publish_again = published.err().map(|error| try_later(&error));
     }
 
     /// Ends all pods; a second order only listens.
@@ -420,9 +438,8 @@ impl Daemon {
         }
         let facts = node_facts(Some(self.host.name.clone()), self.host.ips.clone());
         let mut host = Host::new(&config, &facts);
-        if let Err(error) = node_object::publish(&self.store, &host, &self.images).await {
-            tracing::error!("publish the node: {error}");
-        }
+        let published = node_object::publish(&self.store, &host, &self.images).await;
+        self.publish_again = published.err().map(|error| try_later(&error));
         take_node(&self.store, &mut host);
         self.host = Rc::new(host);
         self.pods.set_host(self.host.clone(), &mut self.node);
@@ -447,6 +464,12 @@ impl Daemon {
             self.shown = status;
         }
     }
+}
+
+/// When the node's object is written again.
+fn try_later(error: &StoreError) -> tokio::time::Instant {
+    tracing::error!("publish the node: {error}");
+    tokio::time::Instant::now() + PUBLISH_AGAIN
 }
 
 /// `1 pod`, `2 pods`

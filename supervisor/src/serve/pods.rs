@@ -27,6 +27,8 @@ use crate::store::{Change, Durability, Key, Object, Store, StoreError, Version, 
 pub const PODS: &str = "pods";
 /// The scheduler that we are.
 const SCHEDULER: &str = "default-scheduler";
+/// After a write that the disk refused: there may be room again.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 /// Attempts to write a status that others keep changing; the next notice tries again.
 const WRITES_MAX: usize = 16;
 
@@ -298,7 +300,10 @@ impl Pods {
                 match store.commit(change, Durability::Disk).await {
                     Ok(_) | Err(StoreError::NotFound(_)) => return,
                     Err(StoreError::Conflict { .. }) => {}
-                    Err(error) => return tracing::error!("delete {key}: {error}"),
+                    Err(error) => {
+                        tracing::error!("delete {key}: {error}");
+                        tokio::time::sleep(WRITE_AGAIN).await;
+                    }
                 }
             }
         });
@@ -355,9 +360,16 @@ impl Pods {
         let mut value = object.value();
         change(&mut value);
         let change = Change::Update { key: object.key.clone(), expected: Some(object.version), value };
-        let answer = self.store.commit(change, Durability::Kernel);
+        let answer = self.store.commit(change.clone(), Durability::Kernel);
+        let store = self.store.clone();
         tokio::task::spawn_local(async move {
-            match answer.await {
+            let mut answer = answer.await;
+            while let Err(error @ StoreError::Io { .. }) = &answer {
+                tracing::error!("schedule: {error}");
+                tokio::time::sleep(WRITE_AGAIN).await;
+                answer = store.commit(change.clone(), Durability::Kernel).await;
+            }
+            match answer {
                 Ok(_) | Err(StoreError::Conflict { .. } | StoreError::NotFound(_)) => {}
                 Err(error) => tracing::error!("schedule: {error}"),
             }
@@ -387,10 +399,10 @@ async fn write_all(store: &Store, key: &Key, uid: &str, around: &Surroundings, s
             slot.borrow_mut().busy = false;
             return;
         };
-        let status = status::status(&status, around);
-        match write(store, key, uid, &status, slot).await {
-            Ok(()) => {}
-            Err(error) => tracing::error!("write the status of {key}: {error}"),
+        if let Err(error) = write(store, key, uid, &status::status(&status, around), slot).await {
+            tracing::error!("write the status of {key}: {error}");
+            tokio::time::sleep(WRITE_AGAIN).await;
+            slot.borrow_mut().next.get_or_insert(status);
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod clone;
 pub mod exec;
 pub mod fd;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod seccomp;

@@ -84,7 +84,7 @@ impl Torture {
             serve::wait_until("a counter", || serve::log(name).contains("line 3").then_some(()))?;
         }
         let counters =
-            serve::main_processes().into_iter().map(|pid| Ok((pid, started(pid)?))).collect::<Result<_>>()?;
+            serve::main_processes().into_iter().map(|pid| Ok((pid, serve::started(pid)?))).collect::<Result<_>>()?;
         daemon.kill()?;
         Ok(Self { random, client, counters, totals: Totals::default() })
     }
@@ -152,7 +152,7 @@ impl Torture {
     /// Same process, same start, no line missing.
     fn check_counters(&self) -> Result<()> {
         for (pid, start) in &self.counters {
-            ensure!(started(*pid).ok() == Some(*start), "process {pid} was disturbed");
+            ensure!(serve::started(*pid).ok() == Some(*start), "process {pid} was disturbed");
         }
         self.counted().map(|_| ())
     }
@@ -225,11 +225,4 @@ fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         ensure!(Instant::now() < until, "never: {what}");
         std::thread::sleep(LOOK_AGAIN);
     }
-}
-
-/// proc_pid_stat(5): `starttime`, the twentieth field after the name.
-fn started(pid: u32) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = text.rsplit_once(") ").context("stat")?;
-    Ok(fields.split(' ').nth(19).context("starttime")?.parse()?)
 }

@@ -20,10 +20,10 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
     fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(failed("mkdir", dir))
 }
 
-/// The text of a file; none when it isn't there.
+/// The text of a file; none when it isn't there. Damaged bytes are replaced: whoever reads the text says what is wrong.
 pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", path)(error)),
     }
