@@ -23,4 +23,4 @@ pub use lease::{Lease, QUARANTINE_MS};
 pub use names::{BridgeName, PodId};
 pub use network::{Attachment, Config, Network, RangeChoice, Swept, Teardown};
 pub use nft::Protocol;
-pub use nft::rules::HostPort;
+pub use nft::rules::{HostPort, Service};

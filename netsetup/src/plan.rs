@@ -3,11 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::ipam::{HostNumber, Ranges, V6_PREFIX};
 use crate::names::{BridgeName, Mac, POD_LINK, PodId, host_link};
-use crate::nft::rules::{self, HostPort, Pod, Ruleset};
+use crate::nft::rules::{self, HostPort, Pod, Ruleset, Service};
 use crate::nft::{Op, Protocol};
 
 /// Which network namespace a step is about.
@@ -116,12 +116,13 @@ pub struct Setup<'a> {
     pub bridge: &'a BridgeName,
     pub ranges: &'a Ranges,
     pub closed: &'a [(Protocol, u16)],
+    pub service: Option<Service>,
 }
 
 impl Setup<'_> {
     #[must_use]
     pub fn ruleset(&self) -> Ruleset<'_> {
-        Ruleset { bridge: self.bridge, ranges: self.ranges, closed: self.closed }
+        Ruleset { bridge: self.bridge, ranges: self.ranges, closed: self.closed, service: self.service }
     }
 }
 
@@ -141,6 +142,7 @@ pub fn host<'a>(setup: &Setup<'_>, host: &Host, pods: impl Iterator<Item = Pod<'
     }
     let address = |address| Step::Address { side: Side::Host, link: name.to_string(), address };
     steps.extend(setup.ranges.gateways().into_iter().map(address));
+    steps.extend(setup.service.map(|service| address(IpNet::V4(Ipv4Net::from(service.address)))));
     if setup.ranges.v6().is_some() {
         // The kernel makes it too, up to a second after the first pod's link is up; until then it asks no neighbour.
         let link_local = Mac::of(setup.ranges.gateway_v4()).link_local();
@@ -255,7 +257,7 @@ mod tests {
     #[test]
     fn a_pod_with_both_families_has_this_plan() {
         let (bridge, ranges) = (BridgeName::default(), dual());
-        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[] };
+        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[], service: None };
         let steps = pod(&setup, true, &"pod-1".parse().unwrap(), HostNumber(5), &[]);
         expect![[r#"
             host: nft transaction of 2 operations
@@ -280,7 +282,7 @@ mod tests {
     fn without_an_ipv6_range_the_link_has_no_ipv6() {
         let bridge = BridgeName::default();
         let ranges = Ranges::new("10.9.0.0/16".parse().unwrap(), None).unwrap();
-        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[] };
+        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[], service: None };
         let plan = text(&pod(&setup, true, &"p".parse().unwrap(), HostNumber(5), &[]));
         assert!(plan.contains("pod: sysctl net/ipv6/conf/default/disable_ipv6=1\n"), "{plan}");
         assert!(!plan.contains("fd01"), "{plan}");
@@ -291,7 +293,7 @@ mod tests {
     #[test]
     fn the_host_forwards_ipv6_only_when_it_has_a_way_out() {
         let (bridge, ranges) = (BridgeName::default(), dual());
-        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[] };
+        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[], service: None };
         let uplink = |advertised| Uplink { link: "ens3".to_owned(), advertised };
         let table = [(vec![], false, false), (vec![uplink(false)], true, false), (vec![uplink(true)], true, true)];
         for (ipv6_uplinks, forwards, accepts) in table {
@@ -305,7 +307,7 @@ mod tests {
     #[test]
     fn every_step_on_the_host_has_an_inverse_of_its_own_or_goes_with_its_link() {
         let (bridge, ranges) = (BridgeName::default(), dual());
-        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[] };
+        let setup = Setup { bridge: &bridge, ranges: &ranges, closed: &[], service: None };
         let id = "pod-1".parse().unwrap();
         let all = [
             super::host(&setup, &Host { ipv6: true, ipv6_uplinks: vec![] }, std::iter::empty()),

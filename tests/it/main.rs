@@ -37,6 +37,9 @@ mod vm_root;
 mod vm_runner;
 mod vm_systemd;
 mod volumes;
+mod volumes_hostile;
+mod volumes_node;
+mod volumes_rules;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -96,6 +99,10 @@ fn main() -> ExitCode {
     if std::env::var_os(vm_root::RUNNER).is_some() {
         vm_root::run_tests();
     }
+    if let Ok(paths) = std::env::var(volumes_hostile::EXCHANGE) {
+        // It ends by being killed, or when the names are gone.
+        return if volumes_hostile::exchange(&paths).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let rings = std::env::var("MONOPOD_RING").unwrap_or_else(|_| "host".to_owned());
     let rings: Vec<&str> = rings.split(',').collect();
     let tests = all().into_iter().filter(|test| test.is_in(&rings));
@@ -123,6 +130,9 @@ fn all() -> Vec<Test> {
         tidy::tests(),
         run::tests(),
         volumes::tests(),
+        volumes_hostile::tests(),
+        volumes_node::tests(),
+        volumes_rules::tests(),
         life::tests(),
         life_hostile::tests(),
         life_manifests::tests(),

@@ -15,7 +15,8 @@ use crate::{Test, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: every_form_of_an_image_is_pulled_and_runs, an_own_authority_and_a_login_open_a_registry,
-        what_is_wrong_is_said_and_recovery_is_by_itself, a_pull_secret_opens_an_image_for_its_pods_alone]
+        what_is_wrong_is_said_and_recovery_is_by_itself, a_pull_secret_opens_an_image_for_its_pods_alone,
+        an_image_volume_is_pulled_as_its_policy_says]
 }
 
 /// `user` with the password `secret`, as `htpasswd -B` writes it.
@@ -307,5 +308,37 @@ fn a_pull_secret_opens_an_image_for_its_pods_alone() -> Result<()> {
         // The same login in another secret may have it without asking anew, though the registry has gone.
         drop(registry);
         runs(&format!("{}{}", secret.replace("name: pull", "name: copy"), manifest(name, "IfNotPresent", Some("copy"))))
+    })
+}
+
+/// VO36, IP1: the image of a volume is pulled for the container that mounts it, whose reason tells when that fails.
+fn an_image_volume_is_pulled_as_its_policy_says() -> Result<()> {
+    with_own_configuration(|| {
+        let registry = Registry::plain()?;
+        registry.push("busybox", "busybox", &[])?;
+        registry.push("nginx", "data", &[])?;
+        let pod = |reference: &str, policy: &str, mount: &str| {
+            let base = manifest("127.0.0.1:5000/busybox", "IfNotPresent", None);
+            let base = base.replace("echo it runs", "test -f /data/index.html && echo it runs");
+            format!(
+                "{base}    volumeMounts: [{{name: v, mountPath: /data{mount}}}]\n  volumes:\n  \
+                 - {{name: v, image: {{reference: '{reference}', pullPolicy: {policy}}}}}\n"
+            )
+        };
+        let sub = ", subPath: usr/share/nginx/html";
+        for (reference, policy, want) in [
+            ("127.0.0.1:5000/data", "Never", "ErrImageNeverPull"),
+            ("127.0.0.1:5000/none", "IfNotPresent", "ErrImagePull: image \"127.0.0.1:5000/none\" of volume \"v\""),
+            ("127.0.0.1:5001/data", "Always", "RegistryUnavailable"),
+        ] {
+            let output = run_pod(&pod(reference, policy, sub), "2s")?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(said.contains(want) && output.stdout.is_empty(), "want {want:?}, got {said}");
+        }
+        runs(&pod("127.0.0.1:5000/data", "IfNotPresent", sub))?;
+        drop(registry);
+        // It is here now.
+        runs(&pod("127.0.0.1:5000/data", "IfNotPresent", sub))?;
+        runs(&pod("127.0.0.1:5000/data", "Never", sub))
     })
 }

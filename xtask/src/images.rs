@@ -20,7 +20,7 @@ use crate::build;
 
 /// Raised when the way images are built changes, so that old ones are not taken for new.
 const RECIPE_VERSION: u32 = 2;
-const NAMES: [&str; 4] = ["busybox", "nginx", "postgres", "redis"];
+const NAMES: [&str; 5] = ["busybox", "nginx", "postgres", "python", "redis"];
 /// Packages by the beginnings of their names that no server needs to serve: a compiler, and what installs and manages.
 const LEFT_OUT: &[&str] =
     &["libllvm", "libz3", "perl", "libperl", "postgresql-common", "postgresql-client-common", "ssl-cert"];
@@ -28,7 +28,7 @@ const LEFT_OUT: &[&str] =
 /// Build test images from Debian packages into target/images
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// Which: busybox, nginx, postgres, redis; all when left out
+    /// Which: busybox, nginx, postgres, python, redis; all when left out
     names: Vec<String>,
 }
 
@@ -107,6 +107,12 @@ fn recipe(name: &str) -> Result<Recipe> {
             }),
             finish: finish_redis,
         },
+        "python" => Recipe {
+            packages: vec!["python3-minimal", "python3-kubernetes"],
+            with_dependencies: true,
+            config: json!({ "Env": [PATH], "Cmd": ["python3"] }),
+            finish: finish_python,
+        },
         "postgres" => Recipe {
             packages: vec!["postgresql-15", "coreutils", "dash"],
             with_dependencies: true,
@@ -140,6 +146,13 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec "$@"
 "#;
+
+/// The official client of the API, as Debian packages it.
+fn finish_python(tree: &mut Tree) -> Result<()> {
+    tree.add_skeleton();
+    tree.add_linker_cache();
+    Ok(())
+}
 
 fn finish_redis(tree: &mut Tree) -> Result<()> {
     tree.add_skeleton();

@@ -20,7 +20,7 @@ use crate::link::{Link, Links};
 use crate::load::Rules;
 use crate::names::{BridgeName, Mac, PodId};
 use crate::nft::Protocol;
-use crate::nft::rules::{HostPort, Pod};
+use crate::nft::rules::{HostPort, Pod, Service};
 use crate::plan::{Setup, Step};
 
 mod host;
@@ -37,6 +37,8 @@ pub struct Config {
     pub ipv6: bool,
     /// Ports of the host that pods can't reach, such as the API's (D24).
     pub closed_ports: Vec<(Protocol, u16)>,
+    /// An address of the host by which pods reach one service of it.
+    pub service: Option<Service>,
 }
 
 impl Config {
@@ -48,6 +50,7 @@ impl Config {
             state_dir: state_dir.into(),
             ipv6: true,
             closed_ports: Vec::new(),
+            service: None,
         }
     }
 }
@@ -207,7 +210,7 @@ impl Inner {
     }
 
     fn setup<'a>(&'a self, ranges: &'a Ranges) -> Setup<'a> {
-        Setup { bridge: &self.config.bridge, ranges, closed: &self.config.closed_ports }
+        Setup { bridge: &self.config.bridge, ranges, closed: &self.config.closed_ports, service: self.config.service }
     }
 
     /// A thread inherits the namespace of the one that started it, which needn't be the one that opened this.

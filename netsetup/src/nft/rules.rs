@@ -2,7 +2,7 @@
 //! `bridge` lets nothing out of a pod's link that doesn't carry the pod's own addresses. Chains are fixed; a pod is
 //! elements of sets, so that attaching one costs a few elements and needs no rule handle (D24).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,16 @@ pub struct Ruleset<'a> {
     pub ranges: &'a Ranges,
     /// Ports of the host that pods can't reach, such as the API's.
     pub closed: &'a [(Protocol, u16)],
+    pub service: Option<Service>,
+}
+
+/// A TCP service of the host with an address of its own, such as the API's: the one port that clients ask for, and the one
+/// at the same address where it listens, so that it takes the first from nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub listens_at: u16,
 }
 
 /// A pod as the rules see it.
@@ -73,7 +83,8 @@ pub fn replace<'a>(base: &Ruleset<'_>, pods: impl Iterator<Item = Pod<'a>>) -> V
     }
     ops.extend(tables::inet_table(base, &inet));
     ops.extend(tables::bridge_table(base, &bridge));
-    ops.extend(merged(pods.flat_map(|pod| elements(base, &pod))));
+    let service = base.service.map(|service| service_elements(&inet, service));
+    ops.extend(merged(service.into_iter().chain(pods.flat_map(|pod| elements(base, &pod)))));
     ops
 }
 
@@ -113,6 +124,14 @@ fn elements(base: &Ruleset<'_>, pod: &Pod<'_>) -> Vec<Elements> {
         found.extend(both.map(|(set, element)| of_set(&table, set, vec![element])));
     }
     found
+}
+
+/// Its port is a host port that leads to the host itself.
+fn service_elements(table: &Table, service: Service) -> Elements {
+    let address = Value::Ipv4(service.address);
+    let key = vec![address.clone(), Value::Protocol(Protocol::Tcp), Value::Service(service.port)];
+    let element = Element { key, data: vec![address, Value::Service(service.listens_at)] };
+    of_set(table, &PORTS4_ON, vec![element])
 }
 
 pub(super) fn of_set(table: &Table, set: &Set, elements: Vec<Element>) -> Elements {
@@ -183,7 +202,7 @@ mod tests {
     fn what_a_pod_adds_is_exactly_what_its_end_removes() {
         let bridge = BridgeName::default();
         let ranges = Ranges::new("10.9.0.0/16".parse().unwrap(), Some("fd01::/64".parse().unwrap())).unwrap();
-        let base = Ruleset { bridge: &bridge, ranges: &ranges, closed: &[] };
+        let base = Ruleset { bridge: &bridge, ranges: &ranges, closed: &[], service: None };
         let id = "pod".parse().unwrap();
         let ports =
             [port(Protocol::Tcp, None, 1), port(Protocol::Udp, Some("::"), 2), port(Protocol::Tcp, Some("1.2.3.4"), 3)];
@@ -209,7 +228,7 @@ mod tests {
     fn every_operation_names_a_table_of_ours() {
         let bridge = BridgeName::default();
         let ranges = Ranges::new("10.9.0.0/16".parse().unwrap(), None).unwrap();
-        let base = Ruleset { bridge: &bridge, ranges: &ranges, closed: &[(Protocol::Tcp, 1)] };
+        let base = Ruleset { bridge: &bridge, ranges: &ranges, closed: &[(Protocol::Tcp, 1)], service: None };
         let id = "pod".parse().unwrap();
         let pod = Pod { id: &id, number: HostNumber(5), ports: &[] };
         for op in [replace(&base, [pod].into_iter()), remove(&bridge), remove_pod(&base, &pod)].concat() {

@@ -141,7 +141,17 @@ fn guard(base: &Ruleset<'_>) -> Vec<Vec<Expr>> {
     vec![rule]
 }
 
+/// What has an address of its own is there for pods; its port elsewhere may be closed to them.
 fn input(base: &Ruleset<'_>) -> Vec<Vec<Expr>> {
+    let open = base.service.map(|service| {
+        let mut rule = [from_bridge(base), ipv4().to_vec()].concat();
+        rule.extend([
+            destination(false, Reg(0)),
+            equals(Reg(0), &service.address.octets()),
+            Expr::Verdict(Verdict::Accept),
+        ]);
+        rule
+    });
     let mut rule = from_bridge(base);
     rule.extend([
         Expr::Meta(Meta::L4proto, Reg(0)),
@@ -149,7 +159,7 @@ fn input(base: &Ruleset<'_>) -> Vec<Vec<Expr>> {
         Expr::Lookup { set: CLOSED.name, from: Reg(0), to: None, found: true },
         Expr::Verdict(Verdict::Drop),
     ]);
-    vec![rule]
+    open.into_iter().chain([rule]).collect()
 }
 
 /// What leaves a pod range over another link gets the host's address. What comes back into the bridge after a host port

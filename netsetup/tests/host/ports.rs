@@ -96,6 +96,28 @@ fn pods_reach_neither_the_hosts_loopback_nor_closed_ports() {
     assert_eq!(lab.host.run("cat /proc/sys/net/ipv4/conf/monopod/route_localnet"), "0\n");
 }
 
+/// D24: the API's own address for pods. Its port there is nobody else's business: a pod may have it as a host port.
+#[test]
+fn pods_reach_a_service_of_the_host_at_its_address_alone() {
+    let lab = Lab::new();
+    let service = netsetup::Service { address: [10, 43, 0, 1].into(), port: 443, listens_at: 6443 };
+    let config = Config { closed_ports: vec![(Protocol::Tcp, 6443)], service: Some(service), ..lab.config() };
+    let network = lab.on_host(Network::open(config)).unwrap();
+    let (pod, other) = (Namespace::new(), Namespace::new());
+    let attachment = lab.on_host(network.attach(&id("one"), &pod, &[])).unwrap();
+    let gateway = attachment.gateways[0].to_string();
+    let own = Some(attachment.addresses[0]);
+    let with_port = port(None, 443);
+    lab.on_host(network.attach(&id("two"), &other, &[with_port])).unwrap();
+    assert_eq!(tcp(&pod, at("10.43.0.1", 443), &lab.host, 6443), own);
+    assert_eq!(tcp(&lab.host, at("10.43.0.1", 443), &lab.host, 6443), Some([10, 43, 0, 1].into()));
+    assert_eq!(tcp(&pod, at(&gateway, 6443), &lab.host, 6443), None);
+    assert!(tcp(&lab.outside, at(HOST_ADDRESS, 443), &other, 80).is_some());
+    // A firewall that was reloaded, a daemon that comes back.
+    lab.on_host(network.repair()).unwrap();
+    assert_eq!(tcp(&pod, at("10.43.0.1", 443), &lab.host, 6443), own);
+}
+
 /// PO3
 #[test]
 fn a_taken_host_port_names_its_owner() {

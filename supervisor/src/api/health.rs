@@ -33,7 +33,7 @@ pub(crate) fn answer(state: &State, check: &str, is_verbose: bool) -> Response<B
 pub(crate) fn metrics(state: &State) -> Response<Body> {
     let text = format!(
         "# TYPE apiserver_connections gauge\napiserver_connections {}\n# TYPE apiserver_storage_version gauge\napiserver_storage_version {}\n",
-        state.remote.get() + state.local.get(),
+        state.remote.get() + state.local.get() + state.inner.get(),
         state.store.version(),
     );
     respond::plain(StatusCode::OK, text)

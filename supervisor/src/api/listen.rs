@@ -54,6 +54,8 @@ const OPEN_SOCKET_MODE: u32 = 0o666;
 #[derive(Debug)]
 pub(crate) struct Listeners {
     tcp: Option<TcpListener>,
+    /// For pods, at the address of the service `kubernetes`.
+    inner: Option<TcpListener>,
     unix: Option<UnixListener>,
 }
 
@@ -64,10 +66,11 @@ impl Listeners {
     /// An address is taken.
     pub(crate) fn bind(config: &Config) -> Result<Self, ServerError> {
         let tcp = config.listen.map(bind_tcp).transpose()?;
+        let inner = config.listen_for_pods.filter(|own| !covers(config.listen, *own)).and_then(bind_inner);
         let has_groups = config.groups.administrators.is_some() || config.groups.readers.is_some();
         let mode = if has_groups { OPEN_SOCKET_MODE } else { SOCKET_MODE };
         let unix = config.socket.as_deref().map(|path| bind_unix(path, mode)).transpose()?;
-        Ok(Self { tcp, unix })
+        Ok(Self { tcp, inner, unix })
     }
 
     /// Where TLS is spoken.
@@ -79,7 +82,13 @@ impl Listeners {
     pub(crate) async fn serve(&self, state: &Rc<State>, acceptor: &TlsAcceptor) {
         let tcp = async {
             match &self.tcp {
-                Some(listener) => accept_tcp(listener, state, acceptor).await,
+                Some(listener) => accept_tcp(listener, state, acceptor, &state.remote).await,
+                None => std::future::pending().await,
+            }
+        };
+        let inner = async {
+            match &self.inner {
+                Some(listener) => accept_tcp(listener, state, acceptor, &state.inner).await,
                 None => std::future::pending().await,
             }
         };
@@ -89,7 +98,7 @@ impl Listeners {
                 None => std::future::pending().await,
             }
         };
-        tokio::join!(tcp, unix);
+        tokio::join!(tcp, inner, unix);
     }
 }
 
@@ -98,6 +107,17 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ServerError> {
     let listener = std::net::TcpListener::bind(address).map_err(failed("bind"))?;
     listener.set_nonblocking(true).map_err(failed("fcntl O_NONBLOCK"))?;
     TcpListener::from_std(listener).map_err(failed("listen"))
+}
+
+/// Whether a listener there gets what comes to `own`, too.
+fn covers(listen: Option<SocketAddr>, own: SocketAddr) -> bool {
+    listen.is_some_and(|listen| listen.ip().is_unspecified() && listen.port() == own.port())
+}
+
+/// Without it the node does all that it does but for pods that ask it things.
+fn bind_inner(address: SocketAddr) -> Option<TcpListener> {
+    let bound = bind_tcp(address);
+    bound.inspect_err(|error| tracing::warn!("pods can't reach the API: {error}")).ok()
 }
 
 fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ServerError> {
@@ -111,12 +131,12 @@ fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, ServerError> {
     Ok(listener)
 }
 
-async fn accept_tcp(listener: &TcpListener, state: &Rc<State>, acceptor: &TlsAcceptor) {
+async fn accept_tcp(listener: &TcpListener, state: &Rc<State>, acceptor: &TlsAcceptor, taken: &Rc<Cell<usize>>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (state, acceptor) = (Rc::clone(state), acceptor.clone());
-                if let Some(place) = Place::take(&state.remote) {
+                if let Some(place) = Place::take(taken) {
                     tokio::task::spawn_local(serve_tls(stream, acceptor, state, place));
                 }
             }

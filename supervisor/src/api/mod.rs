@@ -38,6 +38,6 @@ mod verbs;
 pub(crate) mod wire;
 
 pub use body::{Body, Writer};
-pub use server::{Backends, Config, Server, ServerError};
+pub use server::{Backends, Config, SERVICE_ADDRESS, SERVICE_PORT, Server, ServerError};
 pub use status::{Reason, Status};
 pub use streams::{IssuedToken, Local, Metrics, PodUsage, Streams, TokenOrder, TokenOwner, Tokens, Usage};

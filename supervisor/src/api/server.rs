@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +23,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How often certificates are looked at.
 const RENEWAL: Duration = Duration::from_secs(12 * 3600);
 
+/// Where cluster addresses of services come from unless said otherwise.
+const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16);
+/// The address of the service `kubernetes`: the first of them.
+pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 1);
+/// The port of the service `kubernetes`.
+pub const SERVICE_PORT: u16 = 443;
+
 /// How the server is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -40,6 +47,8 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// Where cluster addresses of services come from. The first is that of the service `kubernetes`.
     pub services: Ipv4Net,
+    /// Where pods find the server, beside `listen`: the address of that service, which the host has (D24).
+    pub listen_for_pods: Option<SocketAddr>,
     /// `Origin` headers that are let through on TLS (D32); none by default.
     pub origins: Vec<String>,
 }
@@ -55,7 +64,8 @@ impl Config {
             node_name,
             hosts: Vec::new(),
             addresses: Vec::new(),
-            services: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 43, 0, 0), 16),
+            services: SERVICES,
+            listen_for_pods: None,
             origins: Vec::new(),
         }
     }
@@ -101,9 +111,11 @@ pub(crate) struct State {
     pub(super) address: String,
     /// Addresses and ports that services are about to be stored with.
     pub(super) reserved: RefCell<BTreeSet<String>>,
-    /// Connections over TLS, and over the socket. Counted apart: who fills the one does not lock root out of the other.
+    /// Connections over TLS, and over the socket. Counted apart: who fills the one locks nobody out of the others.
     pub(super) remote: Rc<Cell<usize>>,
     pub(super) local: Rc<Cell<usize>>,
+    /// From pods.
+    pub(super) inner: Rc<Cell<usize>>,
     pub(super) closing: watch::Receiver<bool>,
 }
 
@@ -124,7 +136,9 @@ impl Server {
     pub fn new(config: Config, store: Store, backends: Backends) -> Result<Self, ServerError> {
         let listeners = listen::Listeners::bind(&config)?;
         let address = listeners.address().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 6443)));
-        let names = Names { hosts: hosts(&config), addresses: config.addresses.clone() };
+        let mut addresses = config.addresses.clone();
+        addresses.extend(config.listen_for_pods.map(|own| own.ip()));
+        let names = Names { hosts: hosts(&config), addresses };
         let pki = Pki::open(&config.dir, names, format!("https://{address}"), Timestamp::now())?;
         let (close, closing) = watch::channel(false);
         let state = State {
@@ -136,6 +150,7 @@ impl Server {
             reserved: RefCell::default(),
             remote: Rc::default(),
             local: Rc::default(),
+            inner: Rc::default(),
             closing,
         };
         Ok(Self { state: Rc::new(state), listeners, close })
@@ -173,7 +188,7 @@ impl Server {
         }
         close.send_replace(true);
         let quiet = async {
-            while state.remote.get() + state.local.get() > 0 {
+            while state.remote.get() + state.local.get() + state.inner.get() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

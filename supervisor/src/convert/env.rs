@@ -375,6 +375,32 @@ mod tests {
         assert!(!all.keys().any(|name| name.starts_with("HEADLESS") || name.starts_with("OTHER")), "{all:?}");
     }
 
+    /// SV1, SV2: without links only the API's stay, without services there are none.
+    #[test]
+    fn a_pod_without_links_knows_the_api_alone() {
+        let container: Container = serde_json::from_str(r#"{"name":"c"}"#).unwrap();
+        let text = r#"{"metadata":{"name":"p","namespace":"ns"},"spec":{"enableServiceLinks":false,"containers":[]}}"#;
+        let pod: Pod = serde_json::from_str(text).unwrap();
+        let (pod_facts, node) = facts();
+        let of = |objects: &dyn Objects| {
+            let sources = Sources { pod: &pod, pod_facts: &pod_facts, node: &node, objects, files: &OneFile };
+            manifest_environment(sources, &container).unwrap()
+        };
+        let all = of(&Services);
+        assert!(!all.is_empty() && all.keys().all(|name| name.starts_with("KUBERNETES_")), "{all:?}");
+        assert_eq!(of(&NoObjects), Environment::new());
+    }
+
+    /// EN5, EN7: keys are taken as they are, and what they hold is not expanded.
+    #[test]
+    fn keys_of_any_form_become_variables() {
+        let data = [("a.b-c", "$(X)"), ("1", "x")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let map = ConfigMap { data: Some(data.into()), ..Default::default() };
+        let container = r#"{"name":"c","envFrom":[{"configMapRef":{"name":"settings"}},{"prefix":"P-","configMapRef":{"name":"settings"}}]}"#;
+        let got = environment(container, &OneMap(map)).unwrap();
+        assert_eq!(pairs(&got), [("1", "x"), ("P-1", "x"), ("P-a.b-c", "$(X)"), ("a.b-c", "$(X)")]);
+    }
+
     /// Section 6, `fileKeyRef`.
     #[test]
     fn a_file_gives_values_by_key() {

@@ -175,6 +175,50 @@ mod tests {
         }
     }
 
+    /// RF2: its own limit, else the pod's, else the node's; a request that is missing is nothing.
+    #[test]
+    fn what_is_missing_comes_from_the_pod_or_the_node() {
+        let node = NodeFacts {
+            name: "n".into(),
+            ips: Vec::new(),
+            allocatable_cpu_milli: 1500,
+            allocatable_memory_bytes: 3 << 20,
+            allocatable_ephemeral_bytes: 5 << 20,
+            cpus: 2,
+            nofile: (1, 1),
+            capabilities: 0,
+        };
+        let of = |of_pod: &str, own: &str, resource: &str, divisor: &str| {
+            let text = format!(r#"{{"metadata":{{}},"spec":{{"resources":{of_pod},"containers":[]}}}}"#);
+            let pod: Pod = serde_json::from_str(&text).unwrap();
+            let container: Container = serde_json::from_str(&format!(r#"{{"name":"c","resources":{own}}}"#)).unwrap();
+            let text = format!(r#"{{"resource":"{resource}","divisor":"{divisor}"}}"#);
+            super::resource(&pod, &container, &serde_json::from_str(&text).unwrap(), &node).unwrap()
+        };
+        let (one, two) = (r#"{"limits":{"cpu":"1","memory":"1Mi"}}"#, r#"{"limits":{"cpu":"2","memory":"2Mi"}}"#);
+        for (of_pod, own, resource, divisor, expected) in [
+            (two, one, "limits.cpu", "1m", "1000"),
+            (two, "{}", "limits.cpu", "1", "2"),
+            ("{}", "{}", "limits.cpu", "1", "2"),
+            ("{}", "{}", "limits.cpu", "1m", "1500"),
+            (two, "{}", "limits.memory", "1Mi", "2"),
+            ("{}", "{}", "limits.memory", "1Mi", "3"),
+            ("{}", "{}", "limits.ephemeral-storage", "1Mi", "5"),
+            ("{}", "{}", "requests.cpu", "1m", "0"),
+            ("{}", "{}", "requests.ephemeral-storage", "1", "0"),
+            ("{}", "{}", "limits.hugepages-2Mi", "1Mi", "0"),
+            (
+                "{}",
+                r#"{"limits":{"hugepages-2Mi":"4Mi"},"requests":{"hugepages-2Mi":"4Mi"}}"#,
+                "requests.hugepages-2Mi",
+                "1Mi",
+                "4",
+            ),
+        ] {
+            assert_eq!(of(of_pod, own, resource, divisor), expected, "{of_pod} {own} {resource} {divisor}");
+        }
+    }
+
     #[test]
     fn labels_are_written_as_sorted_quoted_lines() {
         let labels = BTreeMap::from([("b".to_owned(), "x\"y".to_owned()), ("a".to_owned(), "1\n".to_owned())]);

@@ -59,7 +59,7 @@ pub fn ephemeral(own: &EphemeralContainer) -> ContainerSpec {
     spec
 }
 
-fn pull_policy(text: Option<&str>) -> PullPolicy {
+pub fn pull_policy(text: Option<&str>) -> PullPolicy {
     match text {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,

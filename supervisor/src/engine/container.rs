@@ -10,6 +10,7 @@ use super::id::{ContainerId, SandboxId};
 use super::record::{self, ContainerRecord};
 use super::sandbox::add;
 use super::{ContainerSummary, Engine, program};
+use crate::convert::mounts::termination_log;
 use crate::monitor::client::{ClientError, Descriptors};
 use crate::monitor::protocol::{AttachSpec, ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
 use crate::runtime::launch::{Identity, Launch, Process};
@@ -149,6 +150,11 @@ impl Engine {
         if let Ok(found) = self.sandbox(sandbox) {
             gone_is_done(found.client.remove_container(id.as_str()).await)?;
             self.remove_cgroup(leaf(&found.record, id)?.path()).await?;
+            // One per instance, and they share a small file system.
+            match rustix::fs::unlinkat(&found.files, termination_log(id.as_str()), rustix::fs::AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(EngineError::system(format!("unlinkat(termination log of {id})"))(error)),
+            }
         }
         self.discard(&self.dirs().scratch(id))?;
         self.discard(&self.dirs().container(sandbox, id))

@@ -304,7 +304,8 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             // Logs may lie on a file system of their own.
             Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                return std::fs::remove_dir_all(dir).map_err(EngineError::io("remove", dir));
+                let removed = crate::volume::remove::path(dir);
+                return removed.map_err(|error| EngineError::io("remove", dir)(std::io::Error::other(error)));
             }
             Err(error) => return Err(EngineError::io("discard", dir)(error)),
         }

@@ -68,8 +68,12 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
             let made = create_sandbox(context, *attempt).await;
             Some(Outcome::SandboxCreated(made.map_err(|error| error.to_string())))
         }
-        Todo::EnsureImage { image, policy, .. } => {
-            Some(Outcome::Image(images::ensure(context, image, *policy, pull_started).await))
+        Todo::EnsureImage { container, image, policy } => {
+            let ensured = match images::ensure(context, image, *policy, pull_started).await {
+                Ok(ready) => volumes::ensure_images(context, *container).await.map(|()| ready),
+                Err(failure) => Err(failure),
+            };
+            Some(Outcome::Image(ensured))
         }
         Todo::CreateContainer { instance, .. } => {
             Some(Outcome::ContainerCreated(create_container(context, *instance).await))
@@ -161,7 +165,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
     let addresses = if host.network { context.settings.node.ips.clone() } else { status.addresses };
     context.set_addresses(addresses.clone());
     write_pod_files(context, spec, host.network, &names, &addresses)?;
-    volumes::keep(context, &id).await?;
+    volumes::keep(context, &id, None).await?;
     context.engine.finish_sandbox(&id)?;
     Ok(SandboxReady { ips: addresses })
 }
@@ -203,7 +207,29 @@ fn write_pod_files(
     Ok(())
 }
 
+/// An instance that was refused leaves nothing: it is tried again under another id, and again.
 async fn create_container(context: &Context, instance: Instance) -> Result<Created, StartFailure> {
+    let id = ContainerId::random();
+    let created = try_create_container(context, instance, &id).await;
+    match created.as_ref().err().map(|failure| failure.kind) {
+        Some(StartFailureKind::Config | StartFailureKind::Create) => {
+            if let Some(sandbox) = context.newest_sandbox() {
+                report(context, context.engine.remove_container(&sandbox, &id).await);
+            }
+            images::release(context, &id);
+            context.forget(instance);
+        }
+        // What the launch refused counts as an instance that died: it is removed like one.
+        Some(StartFailureKind::Run) | None => {}
+    }
+    created
+}
+
+async fn try_create_container(
+    context: &Context,
+    instance: Instance,
+    id: &ContainerId,
+) -> Result<Created, StartFailure> {
     let failure = |kind, message: String| StartFailure { kind, message };
     let (Some(container), Some(spec), Some(sandbox)) =
         (context.container(instance.container), context.api_spec(), context.newest_sandbox())
@@ -213,9 +239,11 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
     let name = container.image.clone().unwrap_or_default();
     let image = images::stored(&context.settings.images, &name)
         .map_err(|_| failure(StartFailureKind::Create, format!("image {name} is gone from the store")))?;
-    let id = ContainerId::random();
-    images::hold(context, &image, &sandbox, &id)
+    images::hold(context, &image, &sandbox, id)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
+    volumes::set_up_images(context, &container, &sandbox, id)
+        .await
+        .map_err(|message| failure(StartFailureKind::Create, message))?;
     let facts = context.facts();
     let resources =
         resources::container(&container).map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
@@ -229,12 +257,12 @@ async fn create_container(context: &Context, instance: Instance) -> Result<Creat
         Some(resources::oom_score_adj(spec, &container.name, &pod_resources, memory_bytes(context))),
     )
     .map_err(|error| failure(StartFailureKind::Config, error.to_string()))?;
-    context.know(instance, Known { id: id.clone(), sandbox: sandbox.clone(), process: None, seccomp: None });
+    context.know(instance, Known { id: (*id).clone(), sandbox: sandbox.clone(), process: None, seccomp: None });
     context
         .engine
         .write_pod_file(&sandbox, &termination_log(id.as_str()), b"", 0o666)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
-    let descriptors = launch::descriptors(context, &plan, &container, &image, &id)
+    let descriptors = launch::descriptors(context, &plan, &container, &image, id)
         .map_err(|error| failure(error.kind(), error.to_string()))?;
     let memo = ContainerMemo::new(instance, &plan);
     let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;

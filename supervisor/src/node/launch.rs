@@ -18,7 +18,7 @@ use crate::engine::program::sealed;
 use crate::image::Image;
 use crate::pod::event::StartFailureKind;
 use crate::runtime::seccomp;
-use crate::volume;
+use crate::volume::{self, Missing};
 
 /// Why a descriptor could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,10 @@ fn open_volume(
         None => OpenError::Volume { volume: name.to_owned(), source },
     };
     context.volumes.with(|ready| match ready.iter().find(|volume| volume.name == name) {
-        Some(volume) => volume::detached_copy(volume.root.as_fd(), sub_path, recursive).map_err(failed),
+        Some(volume) => {
+            let missing = if volume.is_image { Missing::Refused } else { Missing::Made };
+            volume::detached_copy(volume.root.as_fd(), sub_path, recursive, missing).map_err(failed)
+        }
         None => Err(failed(volume::VolumeError::Content("it is not set up".to_owned()))),
     })
 }

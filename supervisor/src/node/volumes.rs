@@ -11,20 +11,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ImageVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+    ConfigMap, Container, ImageVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
     ServiceAccountTokenProjection, Volume,
 };
 
 use super::Input;
-use super::context::Context;
+use super::context::{Context, Turn};
 use super::images;
 use crate::convert::env::Sources;
 use crate::convert::facts::{EnvFiles, Objects, PodFacts, PodToken};
 use crate::convert::mounts::VolumeHome;
 use crate::engine::error::EngineError;
-use crate::engine::id::SandboxId;
+use crate::engine::id::{ContainerId, SandboxId};
 use crate::identity::{self, Token};
-use crate::pod::event::VolumeFailure;
+use crate::pod::event::{ImageFailure, VolumeFailure};
+use crate::pod::spec::Index;
 use crate::volume::payload::{self, Kind, Payload};
 use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
 use crate::volume::usage::{self, Exceeded};
@@ -138,14 +139,16 @@ impl EnvFiles for Context {
 }
 
 /// Makes every volume of the pod (VO1, VO3). What exists already stays as it is, also in the monitor of an earlier daemon.
+/// Images come with the containers that mount them: pulling one may take long, and its failure is theirs (VO36).
 pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
     let dir = context.dir();
     let failed = |volume: &str, message: String| VolumeFailure { volume: volume.to_owned(), message };
     crate::engine::dirs::create_private(&dir).map_err(|error| failed("", error.to_string()))?;
     let pod = context.newest_pod();
+    let images: Vec<ReadyVolume> = context.volumes.ready.borrow_mut().extract_if(.., |known| known.is_image).collect();
     let mut kept = kept_mounts(context).await;
-    let mut ready = Vec::new();
-    for volume in volumes(&pod) {
+    let mut ready = images;
+    for volume in volumes(&pod).filter(|volume| volume.image.is_none()) {
         let source = decide(context, &pod, volume).map_err(|error| failed(&volume.name, error.to_string()))?;
         take_claim(context, &pod, volume).map_err(|message| failed(&volume.name, message))?;
         let mount = kept.remove(&volume.name);
@@ -189,7 +192,7 @@ async fn kept_mounts(context: &Rc<Context>) -> BTreeMap<String, OwnedFd> {
 }
 
 fn decide(context: &Context, pod: &Pod, volume: &Volume) -> Result<Source, VolumeError> {
-    let Some(spec) = pod.spec.as_ref() else { return Ok(Source::Disk) };
+    let Some(spec) = pod.spec.as_ref() else { return Ok(Source::Disk { limit_bytes: None }) };
     let facts = context.facts();
     let objects = PodObjects { all: &*context.settings.objects, frozen: &context.volumes.frozen };
     let mut token = |source: &ServiceAccountTokenProjection| token(context, pod, &volume.name, source);
@@ -202,7 +205,71 @@ fn sources<'a>(context: &'a Context, pod: &'a Pod, facts: &'a PodFacts, objects:
     Sources { pod, pod_facts: facts, node: &context.settings.node, objects, files: context }
 }
 
-/// Rule VO36; nothing is pulled for a volume yet.
+/// The image volumes that a container mounts.
+fn mounted_images<'a>(
+    pod: &'a Pod,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a Volume, &'a ImageVolumeSource)> {
+    let mounted = |volume: &Volume| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+    volumes(pod).filter(move |volume| mounted(volume)).filter_map(|volume| Some((volume, volume.image.as_ref()?)))
+}
+
+/// Finds or pulls the images that a container mounts, as their policies say; what fails is told as of its own image, with
+/// the volume's name (VO36).
+pub(super) async fn ensure_images(context: &Context, index: Index) -> Result<(), ImageFailure> {
+    let Some(container) = context.container(index) else { return Ok(()) };
+    let pod = context.newest_pod();
+    for (volume, source) in mounted_images(&pod, &container) {
+        let name = source.reference.as_deref().unwrap_or_default();
+        let policy = crate::convert::machine::pull_policy(source.pull_policy.as_deref());
+        let told = |text: String| format!("image {name:?} of volume {:?}: {text}", volume.name);
+        images::ensure(context, name, policy, &|| {}).await.map_err(|failure| match failure {
+            ImageFailure::Pull(text) => ImageFailure::Pull(told(text)),
+            ImageFailure::Inspect(text) => ImageFailure::Inspect(told(text)),
+            ImageFailure::RegistryUnavailable(text) => ImageFailure::RegistryUnavailable(format!("; {}", told(text))),
+            ImageFailure::NeverPull | ImageFailure::InvalidName | ImageFailure::SignatureValidationFailed(_) => failure,
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes the image volumes of a container that is about to be created. Its record keeps their images from being removed.
+pub(super) async fn set_up_images(
+    context: &Context,
+    container: &Container,
+    sandbox: &SandboxId,
+    id: &ContainerId,
+) -> Result<(), String> {
+    let pod = context.newest_pod();
+    if mounted_images(&pod, container).next().is_none() {
+        return Ok(());
+    }
+    // Containers that are created at the same time share what the first of them makes.
+    let turn = context.turn(Turn::Pod);
+    let _turn = turn.lock().await;
+    for (volume, source) in mounted_images(&pod, container) {
+        let store = &context.settings.images;
+        let gone = |_| format!("image {:?} of volume {:?} is gone from the store", source.reference, volume.name);
+        let image = images::stored(store, source.reference.as_deref().unwrap_or_default()).map_err(gone)?;
+        let record = context.engine.dirs().container(sandbox, id);
+        store.hold(&format!("{id}-{}", volume.name), &image, &record).map_err(|error| error.to_string())?;
+        if context.volumes.with(|ready| ready.iter().any(|known| known.name == volume.name)) {
+            continue;
+        }
+        // An earlier daemon may have made it.
+        let kept = context.engine.clone_volume(sandbox, &volume.name).await.ok();
+        let is_kept = kept.is_some();
+        let site = Site { pod_dir: &context.dir(), group: None };
+        let made = volume::make(&volume.name, &Source::Image(image.layers), &site, kept);
+        context.volumes.ready.borrow_mut().push(made.map_err(|error| error.to_string())?);
+        if !is_kept {
+            keep(context, sandbox, Some(&volume.name)).await.map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Rule VO36.
 fn image_layers(context: &Context, source: &ImageVolumeSource) -> Result<Vec<PathBuf>, String> {
     let name = source.reference.as_deref().unwrap_or_default();
     match images::stored(&context.settings.images, name) {
@@ -239,7 +306,7 @@ fn is_walked(source: &Source) -> bool {
             },
             PersistentPlace::HostPath(_) => false,
         },
-        Source::Disk
+        Source::Disk { .. }
         | Source::Memory { .. }
         | Source::HugePages { .. }
         | Source::HostPath(_)
@@ -270,14 +337,16 @@ fn refresh_at(context: &Context, token: &Token) -> u64 {
     token.refresh_at().saturating_sub(jitter)
 }
 
-/// Hands every kept volume to the pod's monitor, and gets a mount back that outlives it.
-pub(super) async fn keep(context: &Context, sandbox: &SandboxId) -> Result<(), EngineError> {
+/// Hands every kept volume, or one, to the pod's monitor, and gets a mount back that outlives it.
+pub(super) async fn keep(context: &Context, sandbox: &SandboxId, only: Option<&str>) -> Result<(), EngineError> {
     let duplicate = |volume: &ReadyVolume| {
         let mount = volume.root.try_clone().map_err(EngineError::io("duplicate mount of volume", &volume.name))?;
         Ok::<_, EngineError>((volume.name.clone(), mount))
     };
     let kept: Vec<_> = context.volumes.with(|ready| {
-        ready.iter().filter(|volume| volume.place.home == VolumeHome::Kept).map(duplicate).collect::<Result<_, _>>()
+        let asked = |volume: &&ReadyVolume| only.is_none_or(|name| volume.name == name);
+        let kept = ready.iter().filter(|volume| volume.place.home == VolumeHome::Kept).filter(asked);
+        kept.map(duplicate).collect::<Result<_, _>>()
     })?;
     for (name, mount) in kept {
         context.engine.keep_volume(sandbox, &name, mount).await?;
@@ -306,7 +375,7 @@ fn rewrite(context: &Rc<Context>, pod: &Pod, volume: &Volume) {
     }
     let written = decide(context, pod, volume).and_then(|source| match source {
         Source::Content(payload) => write(context, pod, &volume.name, &payload),
-        Source::Disk
+        Source::Disk { .. }
         | Source::Memory { .. }
         | Source::HugePages { .. }
         | Source::HostPath(_)
@@ -402,7 +471,7 @@ pub(super) async fn exceeded(context: &Rc<Context>) -> Option<Exceeded> {
     let pod = context.newest_pod();
     for (volume, limit_bytes, limit) in usage::limited(pod.spec.as_ref()?) {
         let root = context.volumes.with(|ready| {
-            let found = ready.iter().find(|known| known.name == volume);
+            let found = ready.iter().find(|known| known.name == volume && !known.has_quota);
             found.and_then(|known| known.root.try_clone().ok())
         });
         let Some(root) = root else { continue };
@@ -422,7 +491,9 @@ pub(super) fn tear_down(context: &Context) -> Result<(), EngineError> {
         task.abort();
     }
     context.volumes.tokens.borrow_mut().clear();
-    context.volumes.ready.borrow_mut().clear();
+    for volume in context.volumes.ready.borrow_mut().drain(..).filter(|volume| volume.has_quota) {
+        volume::quota::release(volume.root.as_fd());
+    }
     context.claims.give_back(&context.reference.uid);
     context.engine.discard(&context.dir())
 }

@@ -9,6 +9,13 @@ use crate::api::{self, Backends, Server};
 use crate::config::Config;
 use crate::store::Store;
 
+/// How pods reach the server: by the address of the service `kubernetes`, and not by any other of the host's. An API that
+/// is not served over TCP is not served to pods either.
+pub fn service(config: &Config) -> Option<netsetup::Service> {
+    let listen = config.api.listen?;
+    Some(netsetup::Service { address: api::SERVICE_ADDRESS, port: api::SERVICE_PORT, listens_at: listen.port() })
+}
+
 /// A server that runs; it ends with [`Api::stop`].
 #[derive(Debug)]
 pub struct Api {
@@ -26,6 +33,7 @@ impl Api {
             listen: config.api.listen,
             socket: Some(config.socket()),
             addresses: host.ips.clone(),
+            listen_for_pods: service(config).map(|own| (own.address, own.listens_at).into()),
             ..api::Config::new(config.api.dir.clone(), host.name.clone())
         };
         let server = Server::new(own, store.clone(), backends)?;

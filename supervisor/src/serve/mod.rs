@@ -507,8 +507,9 @@ fn engine_config(config: &Config, dirs: &Dirs) -> Result<engine::Config, ServeEr
         cgroup_parent: cgroup_parent(config)?,
         network: netsetup::Config {
             ranges,
-            // Pods reach the API by its cluster address, if at all (D24).
+            // Pods reach the API by its cluster address alone (D24).
             closed_ports: config.api.listen.iter().map(|own| (netsetup::Protocol::Tcp, own.port())).collect(),
+            service: api::service(config),
             ..netsetup::Config::new(dirs.leases())
         },
     })

@@ -7,6 +7,7 @@ pub mod fd;
 pub mod memory;
 pub mod mount;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;

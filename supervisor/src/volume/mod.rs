@@ -12,6 +12,7 @@ mod host_path;
 mod memory;
 pub mod ownership;
 pub mod payload;
+pub mod quota;
 pub mod remove;
 pub mod source;
 pub mod sub_path;
@@ -65,6 +66,10 @@ pub struct ReadyVolume {
     pub root: OwnedFd,
     /// Its files are written by us, and change with the objects that they come from.
     pub is_content: bool,
+    /// Its files are an image's.
+    pub is_image: bool,
+    /// The file system keeps it below its limit.
+    pub has_quota: bool,
 }
 
 /// What making depends on, besides the source.
@@ -82,18 +87,27 @@ pub struct Site<'a> {
 /// # Errors
 /// A call failed. Repeating it finds what is there.
 pub fn make(name: &str, source: &Source, site: &Site<'_>, kept: Option<OwnedFd>) -> Result<ReadyVolume, VolumeError> {
-    let ready = |place: VolumePlace, root| ReadyVolume { name: name.to_owned(), place, root, is_content: false };
+    let ready = |place: VolumePlace, root| ReadyVolume {
+        name: name.to_owned(),
+        place,
+        root,
+        is_content: false,
+        is_image: matches!(source, Source::Image(_)),
+        has_quota: false,
+    };
     let or = |made: &dyn Fn() -> Result<OwnedFd, VolumeError>| match kept {
         Some(kept) => Ok(kept),
         None => made(),
     };
     match source {
-        Source::Disk => {
+        Source::Disk { limit_bytes } => {
             let (root, is_new) = empty_dir::on_disk(site.pod_dir, name)?;
             if let Some(group) = site.group.filter(|_| is_new) {
                 ownership::give_to_group(root.as_fd(), group, false)?;
             }
-            Ok(ready(VolumePlace::on_host(), root))
+            let limit = |bytes| quota::limit(root.as_fd(), bytes, is_new);
+            let has_quota = limit_bytes.map(limit).transpose()?.unwrap_or(false);
+            Ok(ReadyVolume { has_quota, ..ready(VolumePlace::on_host(), root) })
         }
         Source::Memory { size_bytes } => {
             Ok(ready(VolumePlace::kept(), or(&|| memory::tmpfs(Some(*size_bytes), site.group))?))
@@ -141,7 +155,14 @@ fn persistent(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, Volume
             return Err(VolumeError::Content(format!("path {path:?} does not exist")));
         }
         PersistentPlace::Local(path) => open_directory(path)?,
-        PersistentPlace::Claim(path) => claim_directory(path)?,
+        PersistentPlace::Claim(path) => {
+            let (root, is_new) = claim_directory(path)?;
+            if let Some(bytes) = volume.size_bytes {
+                // Where there is none, a claim's size is what it asked for and no more.
+                let _counted_by_nobody = quota::limit(root.as_fd(), bytes, is_new)?;
+            }
+            root
+        }
     };
     match group {
         // What is mounted read-only has its owner from elsewhere (VO50).
@@ -153,7 +174,7 @@ fn persistent(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, Volume
     Ok(root)
 }
 
-fn claim_directory(path: &Path) -> Result<OwnedFd, VolumeError> {
+fn claim_directory(path: &Path) -> Result<(OwnedFd, bool), VolumeError> {
     if let Some(parent) = path.parent() {
         crate::engine::dirs::create_private(parent).map_err(|error| VolumeError::io("mkdir", parent, &error))?;
     }
@@ -162,9 +183,9 @@ fn claim_directory(path: &Path) -> Result<OwnedFd, VolumeError> {
             let root = open_directory(path)?;
             // Independent of our umask.
             rustix::fs::fchmod(&root, CLAIM_MODE).map_err(VolumeError::system("chmod", path))?;
-            Ok(root)
+            Ok((root, true))
         }
-        Err(Errno::EXIST) => open_directory(path),
+        Err(Errno::EXIST) => Ok((open_directory(path)?, false)),
         Err(error) => Err(VolumeError::system("mkdir", path)(error)),
     }
 }
@@ -182,13 +203,31 @@ fn open_directory(path: &Path) -> Result<OwnedFd, VolumeError> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(VolumeError::system("open", path))
 }
 
+/// What becomes of a `subPath` that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A directory (VO41).
+    Made,
+    /// The volume is an image, whose files all its users share.
+    Refused,
+}
+
 /// A detached copy of the mount at `root`, or of `sub_path` below it, for one container.
-pub fn detached_copy(root: BorrowedFd<'_>, sub_path: Option<&str>, recursive: bool) -> Result<OwnedFd, VolumeError> {
+pub fn detached_copy(
+    root: BorrowedFd<'_>,
+    sub_path: Option<&str>,
+    recursive: bool,
+    missing: Missing,
+) -> Result<OwnedFd, VolumeError> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let below = sub_path.map(|path| sub_path::open(root, path)).transpose()?;
+    let open = |path: &str| match missing {
+        Missing::Made => sub_path::open(root, path),
+        Missing::Refused => sub_path::beneath(root, path, OFlags::PATH),
+    };
+    let below = sub_path.map(open).transpose()?;
     let from = below.as_ref().map_or(root, |fd| fd.as_fd());
     rustix::mount::open_tree(from, "", flags).map_err(VolumeError::system("open_tree", sub_path.unwrap_or("/")))
 }

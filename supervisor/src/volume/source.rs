@@ -15,7 +15,9 @@ use crate::convert::env::Sources;
 #[derive(Debug, PartialEq)]
 pub enum Source {
     /// `emptyDir` on the node's disk.
-    Disk,
+    Disk {
+        limit_bytes: Option<u64>,
+    },
     Memory {
         size_bytes: u64,
     },
@@ -37,6 +39,8 @@ pub struct Persistent {
     /// For every mount, whatever it says itself (VO35).
     pub read_only: bool,
     pub group_policy: GroupPolicy,
+    /// What was given to the claim; kept where the file system has quotas.
+    pub size_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +103,7 @@ pub fn of(volume: &Volume, spec: &PodSpec, around: &mut Around<'_>) -> Result<So
     }
     match &volume.empty_dir {
         Some(source) => empty_dir(source, spec, around.sources),
-        None if kind_of(volume) == "emptyDir" => Ok(Source::Disk),
+        None if kind_of(volume) == "emptyDir" => Ok(Source::Disk { limit_bytes: None }),
         None => Err(VolumeError::Unsupported { kind: kind_of(volume) }),
     }
 }
@@ -110,7 +114,7 @@ fn empty_dir(
     sources: Sources<'_>,
 ) -> Result<Source, VolumeError> {
     match source.medium.as_deref().unwrap_or_default() {
-        "" => Ok(Source::Disk),
+        "" => Ok(Source::Disk { limit_bytes: memory::size_limit(source)? }),
         "Memory" => {
             let node = u64::try_from(sources.node.allocatable_memory_bytes).unwrap_or(0);
             Ok(Source::Memory { size_bytes: memory::size_bytes(source, [pod_memory(spec), node])? })
@@ -144,6 +148,7 @@ fn persistent(around: &Around<'_>, spec: &PodSpec, claim: &str, read_only: bool)
         place,
         read_only: read_only || only_reads,
         group_policy: GroupPolicy::of(spec),
+        size_bytes: capacity(&volume),
     }))
 }
 
@@ -171,6 +176,12 @@ fn bound_volume(
     let volume = spec.volume_name.as_deref().filter(|name| !name.is_empty()).ok_or_else(waiting)?;
     let found = sources.objects.persistent_volume(volume);
     found.ok_or_else(|| VolumeError::Content(format!("persistentvolume {volume:?} not found")))
+}
+
+fn capacity(volume: &PersistentVolume) -> Option<u64> {
+    let storage = volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?;
+    let quantity: cgroupd::quantity::Quantity = storage.0.parse().ok()?;
+    u64::try_from(quantity.value()).ok().filter(|bytes| *bytes > 0)
 }
 
 fn place(volume: &PersistentVolume) -> Result<PersistentPlace, VolumeError> {

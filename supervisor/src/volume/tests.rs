@@ -2,7 +2,7 @@ use super::*;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
 fn volume(place: PersistentPlace, group_policy: GroupPolicy) -> Persistent {
-    Persistent { place, read_only: false, group_policy }
+    Persistent { place, read_only: false, group_policy, size_bytes: Some(1 << 20) }
 }
 
 /// VO35, VO50

@@ -18,6 +18,7 @@ const MODULES: &[&str] = &[
     "squashfs",
     "loop",
     "ext4",
+    "quota_v2",
     "veth",
     "bridge",
     "dummy",
