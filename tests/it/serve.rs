@@ -45,7 +45,11 @@ impl Daemon {
         Ok(Self(command.spawn().context("start monopod serve")?))
     }
 
-    fn kill(mut self) -> Result<()> {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn kill(mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;
         Ok(())
@@ -73,7 +77,7 @@ pub fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
 }
 
 /// Kills what is left in this host's cgroups.
-fn end_everything() {
+pub fn end_everything() {
     for dir in cgroups() {
         // Gone already, mostly.
         let _gone = std::fs::write(dir.join("cgroup.kill"), "1");

@@ -49,7 +49,7 @@ impl Test {
         let host: &[&str] = if root { PACKAGES } else { &[] };
         setup::packages(&sh, &[setup::BUILD, setup::VM, setup::ROOT, host].concat())?;
         build::binaries(&sh, Profile::Ci)?;
-        for image in ["busybox", "nginx"] {
+        for image in ["busybox", "nginx", "redis", "postgres"] {
             images::image(image)?;
         }
         let filter = self.filter.iter();

@@ -295,7 +295,11 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             // Logs may lie on a file system of their own.
             Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                return std::fs::remove_dir_all(dir).map_err(EngineError::io("remove", dir));
+                // The kernel compares the file systems before it looks whether there is anything of that name.
+                return match std::fs::remove_dir_all(dir) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                    removed => removed.map_err(EngineError::io("remove", dir)),
+                };
             }
             Err(error) => return Err(EngineError::io("discard", dir)(error)),
         }
