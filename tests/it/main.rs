@@ -22,6 +22,10 @@ mod pause;
 mod pause_image;
 mod pause_tools;
 mod registry;
+mod registry_hostile;
+mod registry_image;
+mod registry_node;
+mod registry_pods;
 mod run;
 mod serve;
 mod tidy;
@@ -145,6 +149,9 @@ fn all() -> Vec<Test> {
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),
+        registry_pods::tests(),
+        registry_hostile::tests(),
+        registry_node::tests(),
         vm_cgroups::tests(),
         vm_planted::tests(),
         // Its first test began before the machine's last boot: nothing may come between.

@@ -20,18 +20,18 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// `user` with the password `secret`, as `htpasswd -B` writes it.
-const HTPASSWD: &str = "user:$2y$05$zH.POX7wGsVIrMLkhgQUSuAebjY1yPkgUjnfb8jJKc./4u/Tf5.2K\n";
+pub const HTPASSWD: &str = "user:$2y$05$zH.POX7wGsVIrMLkhgQUSuAebjY1yPkgUjnfb8jJKc./4u/Tf5.2K\n";
 const CONFIG: &str = "/run/registry.yml";
 
 /// A registry that runs as long as this does.
-struct Registry {
+pub struct Registry {
     child: Child,
-    address: &'static str,
+    pub address: &'static str,
 }
 
 impl Registry {
     /// Starts one; `more` is YAML of its configuration.
-    fn start(address: &'static str, more: &str) -> Result<Self> {
+    pub fn start(address: &'static str, more: &str) -> Result<Self> {
         let directory = format!("/run/registry-{}", address.replace(':', "-"));
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}}}}}\n{more}"
@@ -48,7 +48,7 @@ impl Registry {
         Ok(registry)
     }
 
-    fn plain() -> Result<Self> {
+    pub fn plain() -> Result<Self> {
         Self::start("127.0.0.1:5000", "http: {addr: \"ADDRESS\"}\n")
     }
 
@@ -63,17 +63,21 @@ impl Registry {
     }
 
     /// `skopeo copy` of a test image.
-    fn push(&self, image: &str, name: &str, options: &[&str]) -> Result<()> {
-        let from = format!("oci-archive:{}", crate::run::image(image)?.display());
+    pub fn push(&self, image: &str, name: &str, options: &[&str]) -> Result<()> {
+        self.push_from(&format!("oci-archive:{}", crate::run::image(image)?.display()), name, options)
+    }
+
+    /// `skopeo copy` from wherever skopeo can.
+    pub fn push_from(&self, from: &str, name: &str, options: &[&str]) -> Result<()> {
         let to = format!("docker://{}/{name}", self.address);
         let mut arguments = vec!["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"];
         arguments.extend(options);
-        arguments.extend([from.as_str(), to.as_str()]);
+        arguments.extend([from, to.as_str()]);
         host::run("skopeo", &arguments).map(|_| ())
     }
 
     /// Puts a manifest, or says what manifest is there.
-    fn http(&self, method: &str, path: &str, content_type: &str, body: &str) -> Result<String> {
+    pub fn http(&self, method: &str, path: &str, content_type: &str, body: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.address)?;
         write!(
             stream,
@@ -98,7 +102,7 @@ impl Drop for Registry {
 }
 
 /// A private host whose `/etc/containers` and `/etc/docker` are its own.
-fn with_own_configuration(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub fn with_own_configuration(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     private_host(move || {
         for directory in ["/etc/containers", "/etc/docker"] {
             if Path::new(directory).is_dir() {
@@ -111,7 +115,7 @@ fn with_own_configuration(body: impl FnOnce() -> Result<()> + Send) -> Result<()
 }
 
 /// Without the logins of whoever runs the tests.
-fn monopod() -> Result<Command> {
+pub fn monopod() -> Result<Command> {
     let mut command = host::binary("monopod")?;
     command
         .env("HOME", "/run")
@@ -187,7 +191,7 @@ fn every_form_of_an_image_is_pulled_and_runs() -> Result<()> {
 }
 
 /// Makes TAG an index: another architecture's manifest first, this machine's second.
-fn put_index(registry: &Registry, repository: &str, tag: &str, foreign: &str, own: &str) -> Result<()> {
+pub fn put_index(registry: &Registry, repository: &str, tag: &str, foreign: &str, own: &str) -> Result<()> {
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     let arch = if cfg!(target_arch = "x86_64") { ("arm64", "amd64") } else { ("amd64", "arm64") };
@@ -226,7 +230,7 @@ fn an_own_authority_and_a_login_open_a_registry() -> Result<()> {
     })
 }
 
-fn login(host: &str, password: &str) -> Result<()> {
+pub fn login(host: &str, password: &str) -> Result<()> {
     std::fs::create_dir_all("/run/containers/0")?;
     let auths = serde_json::json!({ "auths": { host: { "username": "user", "password": password } } });
     std::fs::write("/run/containers/0/auth.json", auths.to_string()).context("auth.json")

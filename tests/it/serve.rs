@@ -50,6 +50,10 @@ impl Daemon {
         matches!(self.0.try_wait(), Ok(Some(_)))
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn kill(mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;
@@ -79,7 +83,7 @@ pub fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
 }
 
 /// Kills what is left in this host's cgroups.
-fn end_everything() {
+pub fn end_everything() {
     for dir in cgroups() {
         // Gone already, mostly.
         let _gone = std::fs::write(dir.join("cgroup.kill"), "1");

@@ -19,7 +19,7 @@ use crate::apt::Apt;
 use crate::build;
 
 /// Raised when the way images are built changes, so that old ones are not taken for new.
-const RECIPE_VERSION: u32 = 2;
+const RECIPE_VERSION: u32 = 3;
 const NAMES: [&str; 5] = ["busybox", "nginx", "postgres", "python", "redis"];
 /// Packages by the beginnings of their names that no server needs to serve: a compiler, and what installs and manages.
 const LEFT_OUT: &[&str] =
@@ -405,10 +405,20 @@ fn set_header(header: &mut Header, kind: EntryType, (mode, uid, gid): (u32, u64,
 
 /// What no container reads.
 fn is_left_out(path: &str) -> bool {
-    ["usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/", "usr/share/lintian/"]
-        .iter()
-        .any(|prefix| path.starts_with(prefix))
+    LEFT_OUT_FILES.iter().any(|prefix| path.starts_with(prefix)) || path.contains("/gconv/")
 }
+
+/// Texts for people, sources of locales, and what only a just-in-time compiler reads that is left out itself.
+const LEFT_OUT_FILES: &[&str] = &[
+    "usr/lib/postgresql/15/lib/bitcode/",
+    "usr/share/doc/",
+    "usr/share/i18n/",
+    "usr/share/info/",
+    "usr/share/lintian/",
+    "usr/share/locale/",
+    "usr/share/man/",
+    "usr/share/perl",
+];
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     daemon:x:1:1:daemon:/usr/sbin:/bin/false\n\

@@ -64,7 +64,7 @@ impl Test {
         let client: &[&str] = if root && !setup::has_program(&sh, "kubectl") { KUBECTL } else { &[] };
         setup::packages(&sh, &[setup::BUILD, setup::VM, setup::ROOT, host, client].concat())?;
         phases.done("packages");
-        for image in ["busybox", "nginx", "python"] {
+        for image in ["busybox", "nginx", "postgres", "python", "redis"] {
             images::image(image)?;
         }
         if root {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use cgroupd::Quantity as Amount;
 use serde::{Deserialize, Deserializer};
 
+use crate::image::Verification;
+
 /// Where the configuration is read from unless somebody says otherwise.
 pub const PATH: &str = "/etc/monopod/config.yaml";
 
@@ -70,6 +72,10 @@ pub struct Config {
     /// The longest that a crashing container waits for its next start.
     #[serde(deserialize_with = "duration")]
     pub max_container_restart_period: Duration,
+    /// Which images that are here already a pod gets only with credentials that open them.
+    pub image_pull_credentials_verification_policy: Verification,
+    /// For `NeverVerifyAllowlistedImages`: repositories that every pod gets, `REGISTRY/PATH` or `REGISTRY/PATH/*`.
+    pub preloaded_images_verification_allowlist: Vec<String>,
     /// The node's resolver configuration that pods inherit from.
     pub resolv_conf: PathBuf,
     /// The API server.
@@ -118,6 +124,8 @@ impl Default for Config {
             shutdown_grace_period: Duration::from_secs(60),
             shutdown_grace_period_critical_pods: Duration::from_secs(10),
             max_container_restart_period: crate::pod::timer::CRASH_BACK_OFF_MAX,
+            image_pull_credentials_verification_policy: Verification::default(),
+            preloaded_images_verification_allowlist: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             api: Api::default(),
         }
@@ -180,6 +188,11 @@ impl Config {
         if self.container_log_max_files < 2 {
             return Err("containerLogMaxFiles: must be at least 2".to_owned());
         }
+        let only_listed = self.image_pull_credentials_verification_policy == Verification::NeverVerifyAllowlistedImages;
+        if !only_listed && !self.preloaded_images_verification_allowlist.is_empty() {
+            let needed = "imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages";
+            return Err(format!("preloadedImagesVerificationAllowlist: needs {needed}"));
+        }
         if self.pod_cidr6.is_some() && self.pod_cidr.is_none() {
             return Err("podCIDR6: needs podCIDR".to_owned());
         }
@@ -214,6 +227,14 @@ impl Config {
             ("containerLogMaxFiles", self.container_log_max_files != new.container_log_max_files),
             ("allowUnenforcedLimits", self.allow_unenforced_limits != new.allow_unenforced_limits),
             ("api", self.api != new.api),
+            (
+                "imagePullCredentialsVerificationPolicy",
+                self.image_pull_credentials_verification_policy != new.image_pull_credentials_verification_policy,
+            ),
+            (
+                "preloadedImagesVerificationAllowlist",
+                self.preloaded_images_verification_allowlist != new.preloaded_images_verification_allowlist,
+            ),
         ];
         fixed.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }
@@ -306,6 +327,8 @@ mod tests {
             ("podCIDR6: 'fd00::/64'\n", "podCIDR6"),
             ("shutdownGracePeriod: 5s\n", "shutdownGracePeriodCriticalPods"),
             ("shutdownGracePeriod: soon\n", "shutdownGracePeriod"),
+            ("imagePullCredentialsVerificationPolicy: Sometimes\n", "Sometimes"),
+            ("preloadedImagesVerificationAllowlist: [docker.io/*]\n", "NeverVerifyAllowlistedImages"),
         ] {
             let refused = Config::parse(text).unwrap_err();
             assert!(refused.contains(expected), "{text}: {refused}");

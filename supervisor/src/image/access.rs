@@ -1,4 +1,4 @@
-//! Who may use an image that is here already (IP4; `imagePullCredentialsVerificationPolicy`, `NeverVerifyPreloadedImages`).
+//! Who may use an image that is here already (IP4; `imagePullCredentialsVerificationPolicy`).
 //!
 //! An image that was pulled with a pod's secret is not there for every pod. A record beside the image says with whose rights it
 //! came, by repository; an image without a record was loaded, and is for everybody.
@@ -22,6 +22,49 @@ const ACCESS: &str = "access";
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 /// Secrets of one repository that are remembered, the newest ones; others pull once more.
 const MAX_SECRETS: usize = 200;
+
+/// The kubelet's `imagePullCredentialsVerificationPolicy`: when a pod has to show that it could pull what is here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum Verification {
+    /// What is here is for everybody.
+    NeverVerify,
+    /// What no pull brought is for everybody.
+    #[default]
+    NeverVerifyPreloadedImages,
+    /// What `preloadedImagesVerificationAllowlist` names is for everybody.
+    NeverVerifyAllowlistedImages,
+    /// Everything is for those who could pull it.
+    AlwaysVerify,
+}
+
+/// Both options of the kubelet that decide about what is here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessPolicy {
+    pub verification: Verification,
+    /// Repositories, or what they begin with and `/*`.
+    pub allowlist: Vec<String>,
+}
+
+impl AccessPolicy {
+    /// Whether an entry of the list stands for this repository; `/*` ends one that stands for all below.
+    fn lists(&self, repository: &str) -> bool {
+        let is_it = |entry: &String| match entry.strip_suffix("/*") {
+            Some(above) => repository.strip_prefix(above).is_some_and(|below| below.starts_with('/')),
+            None => entry == repository,
+        };
+        self.allowlist.iter().any(is_it)
+    }
+
+    /// Whether everybody may have the image under this name, by whatever it came.
+    fn is_for_everybody(&self, repository: &str, loaded: bool) -> bool {
+        match self.verification {
+            Verification::NeverVerify => true,
+            Verification::NeverVerifyPreloadedImages => loaded,
+            Verification::NeverVerifyAllowlistedImages => self.lists(repository),
+            Verification::AlwaysVerify => false,
+        }
+    }
+}
 
 /// Everything known of one image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +138,16 @@ pub(super) fn remember(root: &Path, id: &Digest, repository: &str, rights: Optio
 }
 
 /// Whether a pod with these secrets may have the image under this name.
-pub(super) fn allows(root: &Path, id: &Digest, repository: &str, secrets: &[PullSecret]) -> bool {
-    read(root, id).is_none_or(|record| record.allows(repository, secrets))
+pub(super) fn allows(
+    root: &Path,
+    id: &Digest,
+    repository: &str,
+    secrets: &[PullSecret],
+    policy: &AccessPolicy,
+) -> bool {
+    let record = read(root, id);
+    policy.is_for_everybody(repository, record.is_none())
+        || record.is_some_and(|record| record.allows(repository, secrets))
 }
 
 /// Whether the image came by `image load`: no registry has given it.
@@ -133,7 +184,7 @@ mod tests {
         let (mine, other) = (secret("mine", "A"), secret("other", "B"));
         let may = |repository: &str, secrets: &[&PullSecret]| {
             let secrets: Vec<PullSecret> = secrets.iter().map(|secret| (*secret).clone()).collect();
-            allows(root, &id, repository, &secrets)
+            allows(root, &id, repository, &secrets, &AccessPolicy::default())
         };
         assert!(may("r/x", &[]), "loaded images are for everybody");
         remember(root, &id, "r/x", Some(&mine.source())).unwrap();
@@ -147,5 +198,25 @@ mod tests {
         assert!(may("r/x", &[]));
         std::fs::write(path(root, &id), "damaged").unwrap();
         assert!(!may("r/x", &[&mine]));
+    }
+
+    #[test]
+    fn the_policy_says_what_needs_no_proof() {
+        use Verification::{AlwaysVerify, NeverVerify, NeverVerifyAllowlistedImages, NeverVerifyPreloadedImages};
+        let allowlist = vec!["r/team/*".to_owned(), "r/one".to_owned()];
+        for (verification, repository, loaded, pulled) in [
+            (NeverVerify, "r/x", true, true),
+            (NeverVerifyPreloadedImages, "r/x", true, false),
+            (NeverVerifyAllowlistedImages, "r/x", false, false),
+            (NeverVerifyAllowlistedImages, "r/one", true, true),
+            (NeverVerifyAllowlistedImages, "r/one/more", false, false),
+            (NeverVerifyAllowlistedImages, "r/team/app/part", true, true),
+            (NeverVerifyAllowlistedImages, "r/teams/app", false, false),
+            (AlwaysVerify, "r/one", false, false),
+        ] {
+            let policy = AccessPolicy { verification, allowlist: allowlist.clone() };
+            let found = [true, false].map(|loaded| policy.is_for_everybody(repository, loaded));
+            assert_eq!(found, [loaded, pulled], "{verification:?} {repository}");
+        }
     }
 }

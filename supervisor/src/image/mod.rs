@@ -23,6 +23,7 @@ pub mod tar;
 pub mod tree;
 pub mod unpack;
 
+pub use access::{AccessPolicy, Verification};
 pub use digest::Digest;
 pub use limits::Limits;
 pub use reference::Reference;

@@ -29,7 +29,7 @@ use k8s_openapi::api::core::v1::ContainerImage;
 use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
-use super::access;
+use super::access::{self, AccessPolicy};
 use super::digest::Digest;
 use super::document::{self, BadDocument, Config};
 use super::holds::Holds;
@@ -141,6 +141,7 @@ pub struct Store {
     root: PathBuf,
     limits: Limits,
     watcher: Option<Watcher>,
+    access: AccessPolicy,
 }
 
 impl std::fmt::Debug for Store {
@@ -176,7 +177,7 @@ impl Store {
         if !layout.exists() {
             write_file(&layout, OCI_LAYOUT)?;
         }
-        let store = Self { root, limits, watcher: None };
+        let store = Self { root, limits, watcher: None, access: AccessPolicy::default() };
         store.collect()?;
         Ok(store)
     }
@@ -184,6 +185,11 @@ impl Store {
     /// The same store, whose pulls somebody watches.
     pub fn watched(self, watcher: Watcher) -> Self {
         Self { watcher: Some(watcher), ..self }
+    }
+
+    /// The same store, in which pods have to prove what this policy says.
+    pub fn verifying(self, access: AccessPolicy) -> Self {
+        Self { access, ..self }
     }
 
     /// Passes the progress of a pull on to whoever watches.
@@ -259,7 +265,7 @@ impl Store {
 
     /// Whether a pod with these secrets may have the image under this name without asking the registry (IP4).
     pub fn allows(&self, image: &Image, reference: &Reference, secrets: &[PullSecret]) -> bool {
-        access::allows(&self.root, &image.id, &reference.repository(), secrets)
+        access::allows(&self.root, &image.id, &reference.repository(), secrets, &self.access)
     }
 
     /// Whether the image was loaded from a file, and no registry has given it since.

@@ -571,8 +571,12 @@ fn is_told_otherwise(event: &crate::store::WatchEvent) -> bool {
 fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Settings, ServeError> {
     let page_sizes = cgroupd::host::page_sizes()?;
     let machines = dirs.data.join("machines");
+    let access = image::AccessPolicy {
+        verification: config.image_pull_credentials_verification_policy,
+        allowlist: config.preloaded_images_verification_allowlist.clone(),
+    };
     Ok(Settings {
-        images: image::Store::open(dirs.images(), image::Limits::default())?,
+        images: image::Store::open(dirs.images(), image::Limits::default())?.verifying(access),
         node: node_facts(config.node_name.clone(), host_addresses()),
         objects: Box::new(objects),
         resolv: netsetup::resolv::parse(&std::fs::read_to_string(&config.resolv_conf).unwrap_or_default()),

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Which build of ours; `release` is what is shipped
     #[arg(long, default_value = "release")]
     profile: String,
+    /// Only make the image, so that the next call measures and nothing else
+    #[arg(long)]
+    prepare: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -47,7 +50,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Apt::open(&shell)?.extract("docker-registry", &registry)?;
     let own = std::env::current_exe()?;
     let (rounds, profile) = (args.rounds.to_string(), &args.profile);
-    let inside = cmd!(shell, "unshare --net --mount {own} bench pull --rounds {rounds} --profile {profile}");
+    let prepare = args.prepare.then_some("--prepare");
+    let inside =
+        cmd!(shell, "unshare --net --mount {own} bench pull --rounds {rounds} --profile {profile} {prepare...}");
     inside.env(INSIDE, bin).quiet().run()?;
     Ok(())
 }
@@ -78,53 +83,104 @@ fn measure(args: &Args, bin: &Path) -> Result<()> {
     let shell = build::shell()?;
     cmd!(shell, "ip link set lo up").quiet().run()?;
     let work = build::root().join("target/bench-pull");
-    shell.remove_path(&work)?;
-    shell.create_dir(&work)?;
-    let _registry = start_registry(&work)?;
-    let bytes = push_image(&shell, &work)?;
-    println!("{LAYERS} layers, {} MiB compressed, {} build, {} rounds", bytes >> 20, args.profile, args.rounds);
-    let mut figures: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
+    let registry = prepare(&shell, &work)?;
+    if args.prepare {
+        return Ok(());
+    }
+    println!(
+        "{LAYERS} layers, {} MiB compressed, {} build, {} rounds",
+        registry.bytes >> 20,
+        args.profile,
+        args.rounds
+    );
+    let mut figures: BTreeMap<&str, Vec<Figure>> = BTreeMap::new();
+    let into = work.join("into");
     for _ in 0..args.rounds {
         for (name, command) in CANDIDATES {
-            let into = work.join("into");
+            shell.remove_path(&into)?;
             shell.create_dir(&into)?;
             figures.entry(name).or_default().push(pull(&command(bin, &into))?);
             shell.remove_path(&into)?;
+            // What the last one wrote is not the next one's burden.
+            rustix::fs::sync();
         }
     }
-    println!("{:16} {:>10} {:>10} {:>14}", "", "median s", "least s", "peak RSS MiB");
-    for (name, mut figures) in figures {
-        figures.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let peak = figures.iter().map(|figure| figure.1).max().unwrap_or_default();
-        println!(
-            "{name:16} {:10.2} {:10.2} {:14.1}",
-            figures[figures.len() / 2].0,
-            figures[0].0,
-            peak as f64 / 1048576.0
-        );
-    }
-    shell.remove_path(&work)?;
+    print(figures);
     Ok(())
 }
 
-/// Seconds, and the most memory that the command's processes had together.
-fn pull(command: &str) -> Result<(f64, u64)> {
+fn print(figures: BTreeMap<&str, Vec<Figure>>) {
+    println!("{:16} {:>10} {:>10} {:>14} {:>14}", "", "median s", "least s", "peak RSS MiB", "peak PSS MiB");
+    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+    for (name, figures) in figures {
+        let seconds: Vec<f64> = figures.iter().map(|figure| figure.seconds).collect();
+        let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+        let peak =
+            |of: fn(&Memory) -> u64| mib(figures.iter().map(|figure| of(&figure.peak)).max().unwrap_or_default());
+        println!(
+            "{name:16} {:10.2} {least:10.2} {:14.1} {:14.1}",
+            super::median(&seconds).unwrap_or_default(),
+            peak(|memory| memory.resident),
+            peak(|memory| memory.proportional),
+        );
+    }
+}
+
+/// Bytes of a process and all its descendants together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Memory {
+    /// Pages that they share count for each.
+    resident: u64,
+    /// Each page counts once, also for those who have it of the same file.
+    proportional: u64,
+}
+
+/// One pull.
+struct Figure {
+    seconds: f64,
+    peak: Memory,
+}
+
+/// The registry with its image, made once: it takes longer than everything that is measured.
+fn prepare(shell: &Shell, work: &Path) -> Result<Registry> {
+    let stamp = work.join("bytes");
+    let recipe = format!("{LAYERS} layers of {LAYER_BYTES}");
+    let made = fs::read_to_string(&stamp).ok().and_then(|text| {
+        let (bytes, old) = text.split_once(' ')?;
+        (old == recipe).then(|| bytes.parse::<u64>().ok())?
+    });
+    if let Some(bytes) = made {
+        let mut registry = start_registry(work)?;
+        registry.bytes = bytes;
+        return Ok(registry);
+    }
+    shell.remove_path(work)?;
+    shell.create_dir(work)?;
+    let mut registry = start_registry(work)?;
+    registry.bytes = push_image(shell, work)?;
+    fs::write(stamp, format!("{} {recipe}", registry.bytes))?;
+    Ok(registry)
+}
+
+/// Time and memory of a command.
+fn pull(command: &str) -> Result<Figure> {
     let started = Instant::now();
     let mut child = Command::new("sh").args(["-c", command]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    let mut peak = 0;
+    let mut peak = Memory::default();
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        peak = peak.max(resident(child.id())?);
+        let now = memory(child.id())?;
+        peak.resident = peak.resident.max(now.resident);
+        peak.proportional = peak.proportional.max(now.proportional);
         std::thread::park_timeout(SAMPLE);
     };
     ensure!(status.success(), "{command}: {status}");
-    Ok((started.elapsed().as_secs_f64(), peak))
+    Ok(Figure { seconds: started.elapsed().as_secs_f64(), peak })
 }
 
-/// Resident bytes of a process and all its descendants; pages that they share count for each.
-fn resident(root: u32) -> Result<u64> {
+fn memory(root: u32) -> Result<Memory> {
     let mut parents = BTreeMap::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -137,21 +193,31 @@ fn resident(root: u32) -> Result<u64> {
         let line = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
         line.take(16).any(|pid| pid == root)
     };
-    let ours = parents.keys().copied().filter(|pid| is_ours(*pid));
-    let bytes = ours.map(|pid| {
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default()
-    });
-    Ok(bytes.sum::<u64>() * rustix::param::page_size() as u64)
+    let mut sum = Memory::default();
+    for pid in parents.keys().copied().filter(|pid| is_ours(*pid)) {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let bytes = |name: &str| {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            kib.unwrap_or_default() << 10
+        };
+        sum.resident += bytes("Rss:");
+        sum.proportional += bytes("Pss:");
+    }
+    Ok(sum)
 }
 
-struct Registry(Child);
+struct Registry {
+    child: Child,
+    /// Of the image, compressed.
+    bytes: u64,
+}
 
 impl Drop for Registry {
     fn drop(&mut self) {
         // Fails when it has ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
@@ -165,7 +231,8 @@ fn start_registry(work: &Path) -> Result<Registry> {
     fs::write(&config, text)?;
     let program = build::root().join("target/docker-registry/usr/bin/docker-registry");
     let child = Command::new(&program).arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let registry = Registry(child.with_context(|| format!("start {}", program.display()))?);
+    let child = child.with_context(|| format!("start {}", program.display()))?;
+    let registry = Registry { child, bytes: 0 };
     let started = Instant::now();
     while std::net::TcpStream::connect(ADDRESS).is_err() {
         ensure!(started.elapsed() < Duration::from_secs(10), "the registry does not answer");
