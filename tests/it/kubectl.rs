@@ -31,6 +31,13 @@ const FILES: &[(&str, &str)] = &[
          readinessProbe: {httpGet: {port: 8080, path: /hello}, periodSeconds: 1}\n",
     ),
     (
+        "web.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
+         containers:\n  - name: c\n    image: busybox\n    ports: [{containerPort: 8080}]\n    \
+         command: [sh, -c, 'mkdir /w; echo hi > /w/index.html; exec httpd -f -p 8080 -h /w']\n    \
+         readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}\n",
+    ),
+    (
         "bad-field.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec:\n  containers:\n  - name: c\n    image: busybox\n    \
          imagePullPolice: Always\n",

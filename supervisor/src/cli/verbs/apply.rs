@@ -50,27 +50,27 @@ pub struct CreateCommand {
 
 /// How manifests are taken.
 #[derive(Debug, Clone, clap::Args)]
-struct Way {
+pub(super) struct Way {
     /// client: sends nothing; server: nothing is stored
     #[arg(long, value_name = "WHERE", default_value = "none")]
-    dry_run: DryRun,
+    pub(super) dry_run: DryRun,
     /// What happens to unknown fields: strict, warn or ignore
     #[arg(long, value_name = "HOW", default_value = "strict")]
-    validate: Validate,
-    /// Shows the objects: json, name or yaml
+    pub(super) validate: Validate,
+    /// Shows the objects: json, name, yaml, jsonpath=TEMPLATE or custom-columns=NAME:PATH,...
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum DryRun {
+pub(super) enum DryRun {
     None,
     Client,
     Server,
 }
 
 impl DryRun {
-    fn query(self) -> Option<&'static str> {
+    pub(super) fn query(self) -> Option<&'static str> {
         match self {
             Self::Server => Some("All"),
             Self::None | Self::Client => None,
@@ -87,7 +87,7 @@ impl DryRun {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Validate {
+pub(super) enum Validate {
     #[value(alias = "true")]
     Strict,
     Warn,
@@ -96,7 +96,7 @@ enum Validate {
 }
 
 impl Validate {
-    fn query(self) -> &'static str {
+    pub(super) fn query(self) -> &'static str {
         match self {
             Self::Strict => "Strict",
             Self::Warn => "Warn",
@@ -200,17 +200,19 @@ async fn create_one(command: &CreateCommand, client: &Client, kinds: &Kinds, giv
     tell(kind, &made, "created", &command.way)
 }
 
-fn tell(kind: &Kind, object: &Value, done: &str, way: &Way) -> Result<(), VerbError> {
+pub(super) fn tell(kind: &Kind, object: &Value, done: &str, way: &Way) -> Result<(), VerbError> {
     let name = match &object["metadata"] {
         metadata if metadata["name"].is_string() => output::name_of(kind, object),
         metadata => output::name_of(kind, &json!({"metadata": {"name": metadata["generateName"]}})),
     };
     let trimmed = || output::without_managers(object.clone());
-    match way.output {
+    match &way.output {
         None | Some(Format::Wide) => say(&format!("{name} {done}{}\n", way.dry_run.suffix())),
         Some(Format::Name) => say(&format!("{name}\n")),
         Some(Format::Json) => say(&output::json(&trimmed())?),
         Some(Format::Yaml) => say(&output::yaml(&trimmed())?),
+        Some(Format::JsonPath(template)) => say(&template.show(object)),
+        Some(Format::Columns(columns)) => say(&columns.show(std::slice::from_ref(object), true)),
     }
 }
 

@@ -96,7 +96,7 @@ fn read(file: &Path) -> Result<Vec<Given>, VerbError> {
 }
 
 /// The objects of a text; Lists are taken apart.
-fn objects(text: &str, source: &str) -> Result<Vec<Given>, VerbError> {
+pub(super) fn objects(text: &str, source: &str) -> Result<Vec<Given>, VerbError> {
     let documents = yaml::load(text).map_err(|faults| {
         let lines: Vec<String> = faults
             .iter()

@@ -25,7 +25,7 @@ pub struct GetCommand {
     arguments: Vec<String>,
     #[command(flatten)]
     selection: Selection,
-    /// json, name, wide or yaml
+    /// json, name, wide, yaml, jsonpath=TEMPLATE or custom-columns=NAME:PATH,...
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
     /// Leaves out the names of the columns
@@ -96,7 +96,9 @@ pub async fn run(command: &GetCommand) -> Result<ExitCode, VerbError> {
     }
     match command.output {
         None | Some(Format::Wide) => tables(command, &client, &targets).await,
-        Some(Format::Json | Format::Yaml | Format::Name) => objects(command, &client, &targets).await,
+        Some(Format::Json | Format::Yaml | Format::Name | Format::JsonPath(_) | Format::Columns(_)) => {
+            objects(command, &client, &targets).await
+        }
     }
 }
 
@@ -183,6 +185,10 @@ async fn objects(command: &GetCommand, client: &Client, targets: &[Target<'_>]) 
     }
     let is_one = targets.len() == 1 && targets.iter().all(|target| target.names.len() == 1);
     let mut values: Vec<Value> = found.into_iter().map(|(_, object)| object).collect();
+    if let Some(Format::Columns(columns)) = &command.output {
+        say(&columns.show(&values, !command.no_headers))?;
+        return Ok(failures.code());
+    }
     let whole = match (is_one, values.len()) {
         (true, 1) => values.remove(0),
         // It was said already that it isn't there.
@@ -196,7 +202,8 @@ async fn objects(command: &GetCommand, client: &Client, targets: &[Target<'_>]) 
 fn write(format: Option<&Format>, object: &Value) -> Result<(), VerbError> {
     match format {
         Some(Format::Json) => say(&output::json(object)?),
-        Some(Format::Yaml | Format::Wide | Format::Name) | None => say(&output::yaml(object)?),
+        Some(Format::JsonPath(template)) => say(&template.show(object)),
+        Some(Format::Yaml | Format::Wide | Format::Name | Format::Columns(_)) | None => say(&output::yaml(object)?),
     }
 }
 
@@ -250,7 +257,9 @@ fn show(command: &GetCommand, kind: &Kind, printer: &mut Printer, value: Value) 
     }
     let objects = if value["items"].is_array() { items(kind, value) } else { vec![value] };
     for object in objects {
-        match command.output {
+        match &command.output {
+            Some(Format::JsonPath(template)) => say(&template.show(&object))?,
+            Some(Format::Columns(columns)) => say(&columns.show(&[object], false))?,
             Some(Format::Name) => say(&(output::name_of(kind, &object) + "\n"))?,
             Some(Format::Yaml) => say(&format!("---\n{}", output::yaml(&command.trim(object))?))?,
             Some(Format::Json | Format::Wide) | None => say(&output::json(&command.trim(object))?)?,

@@ -3,12 +3,15 @@
 pub mod align;
 pub mod apply;
 pub mod client;
+pub mod columns;
 pub mod delete;
 pub mod describe;
+pub mod edit;
 pub mod events;
 pub mod exec;
 pub mod files;
 pub mod get;
+pub mod jsonpath;
 pub mod logs;
 pub mod output;
 pub mod patch;
@@ -36,6 +39,8 @@ pub enum Verb {
     Get(get::GetCommand),
     Apply(apply::ApplyCommand),
     Create(apply::CreateCommand),
+    Replace(edit::ReplaceCommand),
+    Edit(edit::EditCommand),
     Delete(delete::DeleteCommand),
     Logs(logs::LogsCommand),
     Describe(describe::DescribeCommand),
@@ -104,6 +109,8 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Get(command) => get::run(command).await,
         Verb::Apply(command) => apply::apply(command).await,
         Verb::Create(command) => apply::create(command).await,
+        Verb::Replace(command) => edit::replace(command).await,
+        Verb::Edit(command) => edit::edit(command).await,
         Verb::Delete(command) => delete::run(command).await,
         Verb::Logs(command) => logs::run(command).await,
         Verb::Describe(command) => describe::run(command).await,

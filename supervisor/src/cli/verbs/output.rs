@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::client::discovery::Kind;
 use super::client::error::VerbError;
+use super::columns::Columns;
+use super::jsonpath::Template;
 
 /// `-o`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +16,10 @@ pub enum Format {
     Json,
     Yaml,
     Name,
+    /// `jsonpath=TEMPLATE`
+    JsonPath(Template),
+    /// `custom-columns=NAME:PATH,...`
+    Columns(Columns),
 }
 
 impl FromStr for Format {
@@ -25,8 +31,18 @@ impl FromStr for Format {
             "json" => Ok(Self::Json),
             "yaml" => Ok(Self::Yaml),
             "name" => Ok(Self::Name),
-            other => Err(format!(
-                "unable to match a printer suitable for the output format {other:?}, allowed formats are: json,name,wide,yaml"
+            other => Self::of_template(other),
+        }
+    }
+}
+
+impl Format {
+    fn of_template(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some(("jsonpath", template)) => template.parse().map(Self::JsonPath),
+            Some(("custom-columns", columns)) => columns.parse().map(Self::Columns),
+            None | Some(_) => Err(format!(
+                "unable to match a printer suitable for the output format {text:?}, allowed formats are: custom-columns,json,jsonpath,name,wide,yaml"
             )),
         }
     }
