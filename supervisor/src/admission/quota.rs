@@ -245,7 +245,7 @@ mod tests {
             ("leases.coordination.k8s.io", Counted::Other, "count/leases.coordination.k8s.io", Some("1")),
             ("leases.coordination.k8s.io", Counted::Other, "leases.coordination.k8s.io", None),
         ] {
-            let amount = takes(plural, &object, name).map(Amount::canonical);
+            let amount = takes(plural, &object, name).map(|amount| amount.to_string());
             assert_eq!(amount.as_deref(), expected, "{plural} {name}");
         }
     }

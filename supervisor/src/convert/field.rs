@@ -186,6 +186,7 @@ mod tests {
             allocatable_ephemeral_bytes: 5 << 20,
             cpus: 2,
             nofile: (1, 1),
+            apparmor: false,
             capabilities: 0,
         };
         let of = |of_pod: &str, own: &str, resource: &str, divisor: &str| {
