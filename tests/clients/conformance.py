@@ -465,6 +465,8 @@ def a_page_that_is_too_old_says_how_to_go_on():
     # The CA's map comes first.
     same([o["metadata"]["name"] for o in rest["items"]], ["map-1", "map-2", "map-3", "map-4", "map-5"])
     assert int(rest["metadata"]["resourceVersion"]) > int(first["metadata"]["resourceVersion"])
+    of_then = f"{base}?resourceVersion={first['metadata']['resourceVersion']}&resourceVersionMatch=Exact"
+    same(want(410, "GET", of_then)["message"], "The resourceVersion for the provided list is too old.")
     watch = Watch(f"{base}?watch=true&resourceVersion={first['metadata']['resourceVersion']}")
     event = watch.next()
     same((event["type"], event["object"]["code"], event["object"]["reason"]), ("ERROR", 410, "Expired"))

@@ -81,7 +81,7 @@ impl Test {
         phases.done("build");
         // The host ring needs root, except for what only reads the checkout.
         let ring = if root { "host" } else { "checkout" };
-        cmd!(sh, "cargo test --locked --workspace --profile ci --tests -- {filter...}")
+        cmd!(sh, "cargo test --locked --workspace --profile ci --tests --no-fail-fast -- {filter...}")
             .env("MONOPOD_RING", ring)
             .env("PATH", path)
             .run()?;

@@ -1,11 +1,11 @@
 //! Namespaces to try things in, and a look at what is in them.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netsetup::{Config, Network, PodId};
 use rustix::thread::LinkNameSpaceType;
@@ -154,10 +154,21 @@ pub(crate) fn id(text: &str) -> PodId {
     text.parse().unwrap()
 }
 
+/// A program that another test starts holds a copy of every socket until its exec: a port may be free a moment later.
+fn listen(address: (&str, u16)) -> TcpListener {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => std::thread::yield_now(),
+            listener => return listener.unwrap(),
+        }
+    }
+}
+
 /// Serves one connection inside `at`: the peer's address as the server saw it.
 pub(crate) fn tcp(from: &Namespace, to: SocketAddr, at: &Namespace, port: u16) -> Option<IpAddr> {
     let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
-    let listener = at.inside(|| TcpListener::bind((any, port)).unwrap());
+    let listener = at.inside(|| listen((any, port)));
     let client = from.inside(|| TcpStream::connect_timeout(&to, PATIENCE));
     let mut client = client.ok()?;
     let (mut server, peer) = listener.accept().unwrap();

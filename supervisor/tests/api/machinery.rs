@@ -41,9 +41,9 @@ fn errors_are_told_as_the_api_server_tells_them() {
         (get(&format!("{MAPS}?continue=broken")), 400, "invalid continue token"),
         (get(&format!("{MAPS}?resourceVersion=999999")), 504, "Too large resource version: 999999, current: "),
         (
-            get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact")),
-            410,
-            "The resourceVersion for the provided list is too old.",
+            get(&format!("{MAPS}?resourceVersion=0&resourceVersionMatch=Exact")),
+            422,
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is",
         ),
         (api.post("/api/v1/namespaces/nope/configmaps", &map("x")), 404, "namespaces \"nope\" not found"),
         (
