@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::Request;
-use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use super::auth::{self, Ask, Peer, User};
@@ -16,6 +15,7 @@ use super::respond::{self, Accept, Content};
 use super::server::State;
 use super::status::{Reason, Status};
 use super::{discovery, health, openapi_at, review, subresource, usage, verbs};
+use crate::stream::received::Received;
 
 /// A request for a resource, by somebody who may make it.
 #[derive(Debug)]
@@ -66,12 +66,12 @@ impl Call {
 }
 
 /// Answers a request, whatever it is.
-pub(crate) async fn answer(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> Response<Body> {
     let result = handle(state, peer, request).await;
     result.unwrap_or_else(|status| respond::status(&status))
 }
 
-async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> Result<Response<Body>, Status> {
     if !matches!(peer, Peer::Local(_)) {
         check_browser(state, &request)?;
     }
@@ -121,7 +121,7 @@ fn agent_of(headers: &HeaderMap) -> String {
 }
 
 /// D32: no page in a browser on this machine speaks to the API, under whatever name it reaches it.
-fn check_browser(state: &State, request: &Request<Incoming>) -> Result<(), Status> {
+fn check_browser(state: &State, request: &Request<Received>) -> Result<(), Status> {
     let headers = request.headers();
     let in_header = || headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = request.uri().authority().map_or_else(in_header, http::uri::Authority::as_str);
@@ -300,7 +300,7 @@ impl Verb {
     }
 }
 
-async fn object(call: Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn object(call: Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let verb = Verb::of(request.method(), &call.target, &call.query)?;
     authorize(&call, verb)?;
     let is_allowed = match &call.target.subresource {
@@ -333,7 +333,7 @@ fn authorize(call: &Call, verb: Verb) -> Result<(), Status> {
     if auth::allows(&call.user, &ask) { Ok(()) } else { Err(auth::denied(&call.user, &ask, Some(resource))) }
 }
 
-async fn dispatch(call: &Call, verb: Verb, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn dispatch(call: &Call, verb: Verb, request: Request<Received>) -> Result<Response<Body>, Status> {
     use super::registry::Class;
     if call.target.subresource.is_some() {
         return subresource::answer(call, verb, request).await;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::stream::received::Received;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -219,6 +220,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let peer = Rc::new(peer);
     let service = service_fn(|request: Request<Incoming>| {
         let (state, peer) = (Rc::clone(&state), Rc::clone(&peer));
+        let request = request.map(Received::from);
         async move { Ok::<_, Infallible>(call::answer(&state, &peer, request).await) }
     });
     let builder = protocols(&peer);

@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::fields;
@@ -14,6 +13,7 @@ use super::registry::{self, Resource};
 use super::status::{Reason, Status};
 use super::wire;
 use crate::manifest::yaml;
+use crate::stream::received::Received;
 
 /// D33: bytes of a body.
 pub(crate) const BODY_MAX: usize = 3 * 1024 * 1024;
@@ -26,7 +26,7 @@ const QUOTED: usize = 256;
 ///
 /// # Errors
 /// It is too large, too slow, or breaks off.
-pub(crate) async fn read(mut body: Incoming) -> Result<Bytes, Status> {
+pub(crate) async fn read(mut body: Received) -> Result<Bytes, Status> {
     let too_large = || Status::new(Reason::TooLarge, format!("Request entity too large: limit is {BODY_MAX}"));
     let mut bytes = BytesMut::new();
     loop {

@@ -2,7 +2,6 @@
 
 use http::{Response, StatusCode};
 use hyper::Request;
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::auth::{self, Ask, User};
@@ -11,8 +10,9 @@ use super::call::Call;
 use super::respond::Content;
 use super::status::Status;
 use super::{fields, receive, subresource};
+use crate::stream::received::Received;
 
-pub(crate) async fn answer(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn answer(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let media = receive::media(request.headers()).to_owned();
     let body = receive::read(request.into_body()).await?;
     let mut value = receive::document(&media, &body, call.target.resource.kind)?.value;

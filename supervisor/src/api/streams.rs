@@ -5,11 +5,11 @@ use std::pin::Pin;
 
 use http::Response;
 use hyper::Request;
-use hyper::body::Incoming;
 
 use super::body::Body;
 use super::status::Status;
 use crate::store::Object;
+use crate::stream::received::Received;
 
 /// A future that stays on the thread.
 pub type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -19,20 +19,20 @@ pub type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// `request` is what came, its `OnUpgrade` and its query included. An `Err` is answered as a Status object.
 pub trait Streams {
     /// `pods/log`.
-    fn log(&self, pod: Object, request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>>;
+    fn log(&self, pod: Object, request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>>;
     /// `pods/exec`.
-    fn exec(&self, pod: Object, request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>>;
+    fn exec(&self, pod: Object, request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>>;
     /// `pods/attach`.
-    fn attach(&self, pod: Object, request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>>;
+    fn attach(&self, pod: Object, request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>>;
     /// `pods/portforward`.
-    fn port_forward(&self, pod: Object, request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>>;
+    fn port_forward(&self, pod: Object, request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>>;
     /// `pods/NAME[:PORT]/proxy/PATH`: `port` as in the URL, `path` with its leading slash.
     fn proxy(
         &self,
         pod: Object,
         port: Option<String>,
         path: String,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> Local<'_, Result<Response<Body>, Status>>;
 }
 

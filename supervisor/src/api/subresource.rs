@@ -2,7 +2,6 @@
 
 use http::{Response, StatusCode};
 use hyper::Request;
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::body::Body;
@@ -13,13 +12,14 @@ use super::streams::TokenOrder;
 use super::verbs::{self, DeleteOptions, Origin, Part};
 use super::{fields, proxy, receive};
 use crate::store::{Key, Object};
+use crate::stream::received::Received;
 
 /// Life of a token unless another is asked for, and what may be asked for.
 const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_SECONDS_MIN: i64 = 600;
 const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
-pub(crate) async fn answer(call: &Call, verb: Verb, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn answer(call: &Call, verb: Verb, request: Request<Received>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?;
     match call.target.subresource.as_deref().unwrap_or_default() {
         "status" | "ephemeralcontainers" | "resize" | "finalize" => match verb {
@@ -40,7 +40,7 @@ pub(crate) async fn answer(call: &Call, verb: Verb, request: Request<Incoming>) 
     }
 }
 
-async fn body(request: Request<Incoming>, kind: &str) -> Result<Value, Status> {
+async fn body(request: Request<Received>, kind: &str) -> Result<Value, Status> {
     let media = receive::media(request.headers()).to_owned();
     let body = receive::read(request.into_body()).await?;
     Ok(receive::document(&media, &body, kind)?.value)
@@ -103,7 +103,7 @@ fn done() -> Value {
 }
 
 /// There are no disruption budgets on one node: an eviction is a deletion.
-async fn evict(call: &Call, name: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn evict(call: &Call, name: &str, request: Request<Received>) -> Result<Response<Body>, Status> {
     let value = body(request, "Eviction").await?;
     let own = fields::text(&value, &["metadata", "name"]);
     if !own.is_empty() && own != name {
@@ -118,7 +118,7 @@ async fn evict(call: &Call, name: &str, request: Request<Incoming>) -> Result<Re
 }
 
 /// `kubectl create token`.
-async fn token(call: &Call, name: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn token(call: &Call, name: &str, request: Request<Received>) -> Result<Response<Body>, Status> {
     let mut value = body(request, "TokenRequest").await?;
     let account = call.state.store.get(&Key::new("serviceaccounts", call.target.space(), name));
     let account = account.ok_or_else(|| Status::not_found(call.target.resource, name))?.value();
@@ -193,7 +193,7 @@ fn bound(call: &Call, value: &Value) -> Result<Option<(String, String, String)>,
 }
 
 /// What goes on to the node.
-async fn streamed(call: &Call, name: &str, kind: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn streamed(call: &Call, name: &str, kind: &str, request: Request<Received>) -> Result<Response<Body>, Status> {
     let streams = call.state.backends.streams.clone();
     let missing = || Status::new(Reason::NotImplemented, "no node serves this stream");
     let streams = streams.ok_or_else(missing)?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::Request;
-use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::pods::PODS;
@@ -17,25 +16,26 @@ use crate::node::Sessions;
 use crate::node::session::http::{Answer, Refusal};
 use crate::store::{Object, Store};
 use crate::stream::body::Body as StreamBody;
+use crate::stream::received::Received;
 
 /// Streams into the node's pods.
 #[derive(Debug)]
 pub(super) struct NodeStreams(pub(super) Sessions);
 
 impl Streams for NodeStreams {
-    fn log(&self, pod: Object, mut request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {
+    fn log(&self, pod: Object, mut request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>> {
         Box::pin(async move { answer(self.0.log_request(&read(&pod)?, &mut request)) })
     }
 
-    fn exec(&self, pod: Object, mut request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {
+    fn exec(&self, pod: Object, mut request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>> {
         Box::pin(async move { answer(self.0.exec_request(&read(&pod)?, &mut request)) })
     }
 
-    fn attach(&self, pod: Object, mut request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {
+    fn attach(&self, pod: Object, mut request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>> {
         Box::pin(async move { answer(self.0.attach_request(&read(&pod)?, &mut request)) })
     }
 
-    fn port_forward(&self, pod: Object, mut request: Request<Incoming>) -> Local<'_, Result<Response<Body>, Status>> {
+    fn port_forward(&self, pod: Object, mut request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>> {
         Box::pin(async move { answer(self.0.port_forward_request(&read(&pod)?, &mut request)) })
     }
 
@@ -44,7 +44,7 @@ impl Streams for NodeStreams {
         pod: Object,
         port: Option<String>,
         path: String,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> Local<'_, Result<Response<Body>, Status>> {
         Box::pin(async move { answer(self.0.proxy(&read(&pod)?, port.as_deref(), &path, request).await) })
     }

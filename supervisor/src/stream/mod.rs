@@ -16,6 +16,7 @@ pub mod fd;
 mod idle;
 pub mod messages;
 pub mod port_forward;
+pub mod received;
 pub mod remote_command;
 pub mod spdy;
 #[cfg(test)]

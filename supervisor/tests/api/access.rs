@@ -1,5 +1,8 @@
 //! Who is let in (D31, D32), and what nobody is told.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+
 use crate::harness::Api;
 
 #[test]
@@ -63,4 +66,26 @@ fn too_much_is_refused_and_nothing_is_changed() {
     let long = "x".repeat(20 * 1024);
     assert_eq!(api.send("GET", "/version", &[("X-Long", &long)], "").code, 431);
     assert_eq!(api.get("/api/v1/pods").body["items"].as_array().unwrap().len(), 0);
+}
+
+/// A client that sends its body only after the answer came has not lost its connection by that.
+#[test]
+fn an_answer_before_the_body_breaks_no_pipe() {
+    const BODY: usize = 2 << 20;
+    let api = Api::start();
+    let mut stream = api.connect();
+    let path = "/api/v1/namespaces/default/configmaps/none";
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY}\r\n\r\n").unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let status_line = |answers: &mut BufReader<UnixStream>| {
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(status_line(&mut answers), "HTTP/1.1 405 Method Not Allowed\r\n");
+    stream.write_all(&vec![b' '; BODY]).unwrap();
+    write!(stream, "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut rest = String::new();
+    answers.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("HTTP/1.1 200 OK\r\n") && rest.contains("gitVersion"), "{rest}");
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
@@ -21,6 +20,7 @@ use supervisor::monitor::protocol::WhenBrainDies;
 use supervisor::node::session::http::Answer;
 use supervisor::node::{LogPolicy, Node, Notice, Sessions, Settings, node_facts};
 use supervisor::stream::body::Body;
+use supervisor::stream::received::Received;
 use tokio::net::TcpListener;
 
 /// Tells where the server keeps its things.
@@ -113,9 +113,9 @@ async fn accept(listener: TcpListener, sessions: Sessions, pods: Pods) {
         let (socket, _) = listener.accept().await.unwrap();
         let (sessions, pods) = (sessions.clone(), pods.clone());
         tokio::task::spawn_local(async move {
-            let service = service_fn(move |request| {
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                 let (sessions, pods) = (sessions.clone(), pods.clone());
-                async move { Ok::<_, std::convert::Infallible>(answer(request, &sessions, &pods).await) }
+                async move { Ok::<_, std::convert::Infallible>(answer(request.map(Received::from), &sessions, &pods).await) }
             });
             let http = hyper::server::conn::http1::Builder::new();
             let _left = http.serve_connection(TokioIo::new(socket), service).with_upgrades().await;
@@ -123,7 +123,7 @@ async fn accept(listener: TcpListener, sessions: Sessions, pods: Pods) {
     }
 }
 
-async fn answer(mut request: Request<Incoming>, sessions: &Sessions, pods: &Pods) -> Response<Body> {
+async fn answer(mut request: Request<Received>, sessions: &Sessions, pods: &Pods) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (name, sub) = match parts.as_slice() {
@@ -149,7 +149,7 @@ async fn answer(mut request: Request<Incoming>, sessions: &Sessions, pods: &Pods
     answer.unwrap_or_else(|refusal| failed(refusal.code, refusal.reason, &refusal.message))
 }
 
-async fn stream(sessions: &Sessions, pod: &Pod, sub: &str, request: &mut Request<Incoming>) -> Option<Answer> {
+async fn stream(sessions: &Sessions, pod: &Pod, sub: &str, request: &mut Request<Received>) -> Option<Answer> {
     Some(match sub {
         "log" => sessions.log_request(pod, request),
         "exec" => sessions.exec_request(pod, request),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use hyper::Request;
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::super::body::Body;
@@ -17,6 +16,7 @@ use super::super::{event_view, fields, json, patch as patches, shape, strategy};
 use super::create::{decoded, document, durability, match_namespace};
 use super::read::{show, stored, viewed};
 use crate::store::{self, Object, StoreError};
+use crate::stream::received::Received;
 
 /// How often a change is made anew because somebody else was faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -76,7 +76,7 @@ fn part(call: &Call) -> Result<Part, Status> {
     Part::of(call.target.subresource.as_deref()).ok_or_else(Status::method_not_allowed)
 }
 
-pub(crate) async fn update(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn update(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?.to_owned();
     let part = part(call)?;
     let document = document(call, request).await?;
@@ -94,7 +94,7 @@ pub(crate) async fn update(call: &Call, request: Request<Incoming>) -> Result<Re
     Ok(call.reply(StatusCode::OK, content(call, &changed)))
 }
 
-pub(crate) async fn patch(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn patch(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?.to_owned();
     let part = part(call)?;
     let media = receive::media(request.headers()).to_owned();

@@ -2,7 +2,6 @@
 
 use http::{Response, StatusCode};
 use hyper::Request;
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::super::body::Body;
@@ -15,6 +14,7 @@ use super::super::{event_view, fields, json, keep, shape, strategy};
 use super::change::{Origin, Part};
 use super::read::show;
 use crate::store::{self, Durability, Key, StoreError};
+use crate::stream::received::Received;
 
 /// Names that are tried for one `generateName`.
 const NAMES_MAX: usize = 8;
@@ -22,7 +22,7 @@ const NAMES_MAX: usize = 8;
 const BASE_MAX: usize = 58;
 
 /// Reads the object in a request.
-pub(super) async fn document(call: &Call, request: Request<Incoming>) -> Result<json::Document, Status> {
+pub(super) async fn document(call: &Call, request: Request<Received>) -> Result<json::Document, Status> {
     let media = receive::media(request.headers()).to_owned();
     let body = receive::read(request.into_body()).await?;
     receive::document(&media, &body, call.target.resource.kind)
@@ -37,7 +37,7 @@ pub(crate) fn decoded(call: &Call, document: json::Document) -> Result<Value, St
     value
 }
 
-pub(crate) async fn create(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn create(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let document = document(call, request).await?;
     if call.target.resource.class == Class::Workload {
         return Err(refused(call, &document.value));

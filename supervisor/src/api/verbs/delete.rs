@@ -2,7 +2,6 @@
 
 use http::{Response, StatusCode};
 use hyper::Request;
-use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -17,6 +16,7 @@ use super::create::durability;
 use super::list::{Selection, selected, shown};
 use super::read::{show, stored};
 use crate::store::{self, Object, StoreError};
+use crate::stream::received::Received;
 
 /// How often a deletion is tried anew because somebody else changed the object.
 const ATTEMPTS_MAX: usize = 16;
@@ -122,7 +122,7 @@ impl DeleteOptions {
     }
 }
 
-async fn options(call: &Call, request: Request<Incoming>) -> Result<DeleteOptions, Status> {
+async fn options(call: &Call, request: Request<Received>) -> Result<DeleteOptions, Status> {
     let media = receive::media(request.headers()).to_owned();
     let body = receive::read(request.into_body()).await?;
     let value = match body.as_ref() {
@@ -132,7 +132,7 @@ async fn options(call: &Call, request: Request<Incoming>) -> Result<DeleteOption
     DeleteOptions::of(call, &value)
 }
 
-pub(crate) async fn delete(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn delete(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let name = call.target.object()?.to_owned();
     let options = options(call, request).await?;
     let removed = remove(call, &name, &options).await?;
@@ -157,7 +157,7 @@ pub(crate) async fn delete(call: &Call, request: Request<Incoming>) -> Result<Re
     Ok(call.reply(StatusCode::OK, Content::Value(content)))
 }
 
-pub(crate) async fn delete_collection(call: &Call, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(crate) async fn delete_collection(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let options = options(call, request).await?;
     let selection = Selection::of(call)?;
     let (objects, version) = selected(call, &selection);

@@ -6,7 +6,6 @@
 use std::rc::Rc;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -15,6 +14,7 @@ use super::query::Query;
 use super::{SessionError, Sessions};
 use crate::logs;
 use crate::stream::body::Body;
+use crate::stream::received::Received;
 use crate::stream::remote_command::{self, Agreed, End, Wanted};
 use crate::stream::upgrade::Offer;
 use crate::stream::{messages, port_forward};
@@ -45,7 +45,7 @@ pub type Answer = Result<Response<Body>, Refusal>;
 
 impl Sessions {
     /// `pods/log`, over WebSocket for a client that asks for it.
-    pub fn log_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+    pub fn log_request(&self, pod: &Pod, request: &mut Request<Received>) -> Answer {
         let answer = self.log(pod, request)?;
         let Ok(offer @ Offer::WebSocket { .. }) = Offer::of(request.headers()) else { return Ok(answer) };
         let (encoding, accepted) = match messages::agree(&offer) {
@@ -63,7 +63,7 @@ impl Sessions {
     }
 
     /// `pods/log`.
-    fn log(&self, pod: &Pod, request: &Request<Incoming>) -> Answer {
+    fn log(&self, pod: &Pod, request: &Request<Received>) -> Answer {
         let query = Query::of(request.uri());
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let asked = Asked::of(&query, jiff::Timestamp::now()).map_err(|wrong| match wrong {
@@ -104,7 +104,7 @@ impl Sessions {
     }
 
     /// `pods/exec`.
-    pub fn exec_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+    pub fn exec_request(&self, pod: &Pod, request: &mut Request<Received>) -> Answer {
         let query = Query::of(request.uri());
         let container = streamed_container(pod, &query)?;
         let command: Vec<String> = query.all("command").map(str::to_owned).collect();
@@ -133,7 +133,7 @@ impl Sessions {
     }
 
     /// `pods/attach`.
-    pub fn attach_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+    pub fn attach_request(&self, pod: &Pod, request: &mut Request<Received>) -> Answer {
         let query = Query::of(request.uri());
         let container = streamed_container(pod, &query)?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -157,7 +157,7 @@ impl Sessions {
     }
 
     /// `pods/portforward`.
-    pub fn port_forward_request(&self, pod: &Pod, request: &mut Request<Incoming>) -> Answer {
+    pub fn port_forward_request(&self, pod: &Pod, request: &mut Request<Received>) -> Answer {
         let query = Query::of(request.uri());
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         if node_of(pod).is_none() {
@@ -197,7 +197,7 @@ impl Sessions {
 }
 
 /// Switches protocols and lets `session` have the client's streams.
-fn remote<F, S>(request: &mut Request<Incoming>, query: &Query, tty: bool, session: F) -> Response<Body>
+fn remote<F, S>(request: &mut Request<Received>, query: &Query, tty: bool, session: F) -> Response<Body>
 where
     F: FnOnce(remote_command::Client, Wanted) -> S + 'static,
     S: Future<Output = std::io::Result<()>> + 'static,

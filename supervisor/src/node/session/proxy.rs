@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::Sessions;
 use super::http::{Answer, Refusal};
 use crate::stream::body::Body;
+use crate::stream::received::Received;
 
 /// Of one connection alone (RFC 9110, section 7.6.1).
 static HOP_BY_HOP: [HeaderName; 9] = [
@@ -28,7 +28,7 @@ static HOP_BY_HOP: [HeaderName; 9] = [
 
 impl Sessions {
     /// Passes a request on; `port` as in the URL (a number, or the name of one of the pod's), `path` with its slash.
-    pub async fn proxy(&self, pod: &Pod, port: Option<&str>, path: &str, mut request: Request<Incoming>) -> Answer {
+    pub async fn proxy(&self, pod: &Pod, port: Option<&str>, path: &str, mut request: Request<Received>) -> Answer {
         let address = target(pod, port)?;
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let unreachable = |error: &dyn std::fmt::Display| Refusal {
@@ -72,7 +72,7 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 /// The request as the pod sees it. The caller's credential is not for the pod.
-fn passed_on(request: Request<Incoming>, path: &str, address: SocketAddr) -> Result<Request<Incoming>, Refusal> {
+fn passed_on(request: Request<Received>, path: &str, address: SocketAddr) -> Result<Request<Received>, Refusal> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.headers.get(UPGRADE).cloned();
     strip(&mut parts.headers);
