@@ -77,6 +77,7 @@ impl Engine {
             }
         };
         let finished = self.dirs().sandbox(&record.id).join(FINISHED).exists();
+        self.end_unrecorded(record, &client, &snapshot).await;
         let pause = snapshot.pause_pid.filter(|_| finished)?;
         let taken = async {
             let files = client.open_volume(FILES_VOLUME).await?;
@@ -94,6 +95,26 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(pod = record.pod.name, sandbox = %record.id, "it can't go on: {error}");
                 Some((None, snapshot))
+            }
+        }
+    }
+
+    /// Containers whose record can't be read are nobody's: their owner makes new ones, and two of one name may not live.
+    async fn end_unrecorded(&self, record: &SandboxRecord, client: &Client, snapshot: &Snapshot) {
+        let known = self.container_records(&record.id);
+        for container in &snapshot.containers {
+            if known.iter().any(|known| known.id.as_str() == container.id) {
+                continue;
+            }
+            let dir = self.dirs().sandbox(&record.id).join("containers").join(&container.id);
+            let id = &container.id;
+            tracing::error!(pod = record.pod.name, "{} is damaged: its container is ended", dir.display());
+            let ended = async {
+                client.kill_container(id).await?;
+                client.remove_container(id).await
+            };
+            if let Err(error) = ended.await {
+                tracing::warn!(pod = record.pod.name, container = id, "end it: {error}");
             }
         }
     }

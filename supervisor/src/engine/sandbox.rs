@@ -279,7 +279,7 @@ impl Engine {
     }
 
     /// The directory with the monitor's socket: while it is there, something of the sandbox may be there in this boot.
-    fn remove_state(&self, id: &SandboxId) -> Result<(), EngineError> {
+    pub(super) fn remove_state(&self, id: &SandboxId) -> Result<(), EngineError> {
         let state = self.dirs().monitor(id);
         match std::fs::remove_dir_all(&state) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::io("remove", &state)(error)),

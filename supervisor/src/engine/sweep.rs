@@ -19,8 +19,8 @@ impl Engine {
                 self.sweep_sandbox(&record).await;
             }
         }
+        self.sweep_damaged().await;
         self.sweep_network().await;
-        self.sweep_damaged();
         self.sweep_scratch();
         self.empty_trash();
     }
@@ -55,16 +55,33 @@ impl Engine {
         }
     }
 
-    /// Directories whose record can't be read: a crash before it was written, or damage.
-    fn sweep_damaged(&self) {
+    /// Directories whose record can't be read: a crash before it was written, or damage. Nobody can take over what runs
+    /// there, so it is ended; its cgroups go with those of the pod.
+    async fn sweep_damaged(&self) {
         for entry in std::fs::read_dir(self.dirs().sandboxes()).into_iter().flatten().flatten() {
-            let readable = record::load::<SandboxRecord>(&entry.path().join(RECORD)).is_some();
-            let socket = entry.file_name().to_str().and_then(SandboxId::parse).map(|id| self.dirs().monitor(&id));
-            let in_use = socket.is_some_and(|socket| socket.exists());
-            if !readable && !in_use {
-                self.warn(self.discard(&entry.path()));
+            let path = entry.path().join(RECORD);
+            if record::load::<SandboxRecord>(&path).is_some() {
+                continue;
             }
+            if let Some(id) = entry.file_name().to_str().and_then(SandboxId::parse) {
+                if path.exists() {
+                    tracing::error!("{} is damaged: its sandbox is ended", path.display());
+                }
+                self.end_unknown(&id).await;
+            }
+            self.warn(self.discard(&entry.path()));
         }
+    }
+
+    /// Ends a sandbox of which only the id is known.
+    async fn end_unknown(&self, id: &SandboxId) {
+        if let Ok((client, _events)) = Client::connect(&self.dirs().monitor(id)).await
+            && let Err(error) = client.shutdown().await
+        {
+            tracing::warn!(sandbox = %id, "end the monitor: {error}");
+        }
+        self.warn(self.detach(id).await);
+        self.warn(self.remove_state(id));
     }
 
     /// Roots of containers that no record names any more.

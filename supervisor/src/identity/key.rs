@@ -45,7 +45,14 @@ impl Key {
             Err(error) if error.kind() == ErrorKind::NotFound => make(dir, &path)?,
             Err(source) => return Err(IdentityError::Io { call: "read", path, source }),
         };
-        parse(&document).ok_or(IdentityError::NotAKey { path })
+        if let Some(key) = parse(&document) {
+            return Ok(key);
+        }
+        let error = IdentityError::NotAKey { path: path.clone() };
+        let aside = path.with_extension("p8.damaged");
+        tracing::error!("{error}; put aside as {}, and a new key made: earlier tokens are refused", aside.display());
+        std::fs::rename(&path, &aside).map_err(io("rename", &path))?;
+        parse(&make(dir, &path)?).ok_or(IdentityError::NotAKey { path })
     }
 }
 

@@ -111,7 +111,9 @@ fn a_key_is_made_once_and_for_root_alone() {
     assert_eq!(files.len(), 1);
     assert_eq!(files[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::write(files[0].path(), "nonsense").unwrap();
-    assert!(matches!(Issuer::open(&dir, DEFAULT_ISSUER), Err(IdentityError::NotAKey { .. })));
+    let other = Issuer::open(&dir, DEFAULT_ISSUER).unwrap();
+    other.verify(&token, &[], NOW, |_| true).unwrap_err();
+    assert_eq!(std::fs::read(dir.join("service-account.p8.damaged")).unwrap(), b"nonsense");
 }
 
 /// What another program verifies tokens with.

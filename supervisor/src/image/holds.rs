@@ -72,7 +72,11 @@ impl Holds<'_> {
     /// Removes what the dead hold, and the times of images that are gone.
     pub(super) fn sweep(&self, live: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         for path in list_if_there(&self.root.join(HOLDS))? {
-            if !is_alive(&path) {
+            let is_damaged = path.exists() && read(&path).is_none();
+            if is_damaged {
+                tracing::error!("{} is damaged: its user does not keep its image any more", path.display());
+            }
+            if is_damaged || !is_alive(&path) {
                 remove(&path)?;
             }
         }
@@ -104,7 +108,7 @@ fn read(path: &Path) -> Option<Hold> {
     serde_json::from_slice(&read_bounded(path, MAX_HOLD_BYTES).ok()?).ok()
 }
 
-/// A file that cannot be read holds nothing once it is old.
+/// Whether the user lives, or is about to.
 fn is_alive(path: &Path) -> bool {
     let young = fs::metadata(path)
         .and_then(|meta| meta.modified())

@@ -55,6 +55,8 @@ const BLOBS: &str = "blobs/sha256";
 const LAYERS: &str = "layers";
 const TMP: &str = "tmp";
 const INDEX: &str = "index.json";
+/// The same again: no other file has the images' names, and without them nobody could tell what may be removed.
+const INDEX_COPY: &str = "index.copy.json";
 const LOCK: &str = "lock";
 /// Images that are never removed to make room.
 const PINNED: &str = "io.monopod.pinned";
@@ -66,7 +68,7 @@ pub enum StoreError {
     Io { call: &'static str, path: PathBuf, cause: io::Error },
     #[error("image {image} is in use by a container")]
     InUse { image: String },
-    #[error("image store: {} is damaged ({cause}); remove the image and load it again", .path.display())]
+    #[error("image store: {} is damaged ({cause}); remove it, and load again what it had", .path.display())]
     Damaged { path: PathBuf, cause: String },
 }
 
@@ -174,8 +176,13 @@ impl Store {
             make_directory(&root.join(dir))?;
         }
         let layout = root.join("oci-layout");
-        if !layout.exists() {
-            write_file(&layout, OCI_LAYOUT)?;
+        match fs::read(&layout) {
+            Ok(content) if content == OCI_LAYOUT => {}
+            Ok(_) => {
+                tracing::error!("{} is damaged; made anew", layout.display());
+                write_file(&layout, OCI_LAYOUT)?;
+            }
+            Err(_) => write_file(&layout, OCI_LAYOUT)?,
         }
         let store = Self { root, limits, watcher: None, access: AccessPolicy::default() };
         store.collect()?;
@@ -220,6 +227,7 @@ impl Store {
         for left in list(&self.root.join(TMP))? {
             self.remove_tree(&left)?;
         }
+        self.mend_copy()?;
         // With a damaged index nobody knows what is in use: everything stays.
         let live = self.live_blobs()?;
         for kind in [BLOBS, LAYERS] {
@@ -352,16 +360,41 @@ impl Store {
         self.root.join(LAYERS).join(digest.hex())
     }
 
-    /// The index; none yet is an empty one.
+    /// The index; none yet is an empty one. A damaged one is mended with its copy.
     fn index(&self) -> Result<ImageIndex> {
         let path = self.root.join(INDEX);
-        let bytes = match read_bounded(&path, MAX_MANIFEST_BYTES) {
-            Err(StoreError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-                return new_index(Vec::new(), &path);
-            }
-            result => result?,
+        let error = match read_index(&path) {
+            Ok(index) => return Ok(index),
+            Err(error) => error,
         };
-        document::index(&bytes, None).map_err(|err| damaged(&path, err))
+        let copy = self.root.join(INDEX_COPY);
+        match read_index(&copy) {
+            Ok(index) => {
+                tracing::error!("{error}; mended with {}", copy.display());
+                write_index(&path, &index)?;
+                Ok(index)
+            }
+            // The first one is still to be written.
+            Err(_) if is_missing(&error) => new_index(Vec::new(), &path),
+            Err(_) => Err(error),
+        }
+    }
+
+    /// The index counts; its copy follows it, also after a cut between the two.
+    fn mend_copy(&self) -> Result<()> {
+        let index = self.index()?;
+        let copy = self.root.join(INDEX_COPY);
+        let why = match read_index(&copy) {
+            Ok(same) if same == index => return Ok(()),
+            Err(error) if is_missing(&error) && index.manifests().is_empty() => return Ok(()),
+            Err(error) if is_missing(&error) => None,
+            Ok(_) => Some(format!("{} is not what {INDEX} beside it is", copy.display())),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = why {
+            tracing::error!("{why}; made anew");
+        }
+        write_index(&copy, &index)
     }
 
     fn change_index(&self, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<()> {
@@ -372,8 +405,8 @@ impl Store {
         let mut descriptors = self.index()?.manifests().clone();
         change(&mut descriptors);
         let index = new_index(descriptors, &path)?;
-        let bytes = serde_json::to_vec(&index).map_err(io::Error::other).at("write", &path)?;
-        write_file(&path, &bytes)
+        write_index(&path, &index)?;
+        write_index(&self.root.join(INDEX_COPY), &index)
     }
 
     /// Gives an image its names; each name leaves the image that had it.
@@ -641,6 +674,19 @@ fn new_index(descriptors: Vec<Descriptor>, path: &Path) -> Result<ImageIndex> {
     let builder =
         ImageIndexBuilder::default().schema_version(2u32).media_type(MediaType::ImageIndex).manifests(descriptors);
     builder.build().map_err(|err| damaged(path, err))
+}
+
+fn read_index(path: &Path) -> Result<ImageIndex> {
+    document::index(&read_bounded(path, MAX_MANIFEST_BYTES)?, None).map_err(|err| damaged(path, err))
+}
+
+fn write_index(path: &Path, index: &ImageIndex) -> Result<()> {
+    let bytes = serde_json::to_vec(index).map_err(io::Error::other).at("write", path)?;
+    write_file(path, &bytes)
+}
+
+fn is_missing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
 }
 
 fn damaged(path: &Path, cause: impl std::fmt::Display) -> StoreError {

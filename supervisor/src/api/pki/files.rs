@@ -44,3 +44,13 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &new))?;
     fs::rename(&new, path).map_err(failed("rename", &new))
 }
+
+/// Renames a file to `<name>.damaged`; an earlier one of that name goes.
+pub(super) fn put_aside(path: &Path) -> Result<(), PkiError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    match fs::rename(path, &aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("rename", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

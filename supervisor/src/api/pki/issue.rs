@@ -29,12 +29,24 @@ pub(super) struct Pair {
     pub(super) key: String,
 }
 
+/// What a directory holds of a certificate and its key.
+enum Stored {
+    Missing,
+    Whole(Pair),
+    /// With the path of what is wrong.
+    Damaged(PkiError),
+}
+
 /// The CA of the directory, made if it isn't there.
+///
+/// # Errors
+/// [`PkiError::Damaged`] leaves the files as they are.
 pub(super) fn authority(dir: &Path, now: Timestamp) -> Result<Authority, PkiError> {
     let subject = "the CA";
     let pair = match stored(dir, "ca")? {
-        Some(pair) => pair,
-        None => {
+        Stored::Whole(pair) => pair,
+        Stored::Damaged(error) => return Err(error),
+        Stored::Missing => {
             let mut params = params("monopod-ca", now, CA_DAYS);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.key_usages =
@@ -44,18 +56,28 @@ pub(super) fn authority(dir: &Path, now: Timestamp) -> Result<Authority, PkiErro
             store(dir, "ca", Pair { certificate: certificate.pem(), key: key.serialize_pem() })?
         }
     };
+    let own = with_certificate(&pair.certificate, |ca| ca.verify_signature(None).is_ok());
+    if own != Some(true) {
+        return Err(PkiError::Damaged { path: dir.join("ca.crt"), cause: "it is not signed by itself" });
+    }
     let issuer = KeyPair::from_pem(&pair.key).and_then(|key| Issuer::from_ca_cert_pem(&pair.certificate, key));
     let issuer = issuer.map_err(|cause| PkiError::Sign { subject, cause })?;
     Ok(Authority { pem: pair.certificate, issuer })
 }
 
+/// Keeps a CA that can't be used for whoever wants to mend it, and makes way for a new one.
+pub(super) fn put_aside(dir: &Path) -> Result<(), PkiError> {
+    ["ca.crt", "ca.key"].iter().try_for_each(|name| files::put_aside(&dir.join(name)))
+}
+
 /// The server's certificate: the stored one if it is of this CA, for these names, and does not end soon.
 pub(super) fn server(dir: &Path, ca: &Authority, names: &[String], now: Timestamp) -> Result<Pair, PkiError> {
-    if let Some(pair) = stored(dir, "server")?
-        && serves(&pair, ca, now)
-        && names_of(&pair.certificate) == Some(names.to_vec())
-    {
-        return Ok(pair);
+    if let Some(pair) = usable(dir, "server")? {
+        let other_names = || names_of(&pair.certificate) != Some(names.to_vec());
+        match stale(&pair, ca, now).or_else(|| other_names().then_some("it has other names")) {
+            None => return Ok(pair),
+            Some(why) => tracing::warn!("{}: {why}; made anew", dir.join("server.crt").display()),
+        }
     }
     let mut params = params("monopod", now, LEAF_DAYS);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -67,10 +89,11 @@ pub(super) fn server(dir: &Path, ca: &Authority, names: &[String], now: Timestam
 
 /// The administrator's client certificate.
 pub(super) fn administrator(dir: &Path, ca: &Authority, now: Timestamp) -> Result<Pair, PkiError> {
-    if let Some(pair) = stored(dir, "admin")?
-        && serves(&pair, ca, now)
-    {
-        return Ok(pair);
+    if let Some(pair) = usable(dir, "admin")? {
+        match stale(&pair, ca, now) {
+            None => return Ok(pair),
+            Some(why) => tracing::warn!("{}: {why}; made anew", dir.join("admin.crt").display()),
+        }
     }
     let mut params = params(ADMINISTRATOR, now, LEAF_DAYS);
     params.distinguished_name.push(DnType::OrganizationName, MASTERS);
@@ -106,10 +129,32 @@ fn sign(params: CertificateParams, ca: &Authority, subject: &'static str) -> Res
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-fn stored(dir: &Path, name: &str) -> Result<Option<Pair>, PkiError> {
-    let certificate = files::read(&dir.join(format!("{name}.crt")))?;
-    let key = files::read(&dir.join(format!("{name}.key")))?;
-    Ok(certificate.zip(key).map(|(certificate, key)| Pair { certificate, key }))
+fn stored(dir: &Path, name: &str) -> Result<Stored, PkiError> {
+    let (path, key_path) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    // The key comes first when they are stored: one alone is of a start that was cut off.
+    let Some(certificate) = files::read(&path)? else { return Ok(Stored::Missing) };
+    let damaged = |path: std::path::PathBuf, cause| Ok(Stored::Damaged(PkiError::Damaged { path, cause }));
+    let Some(key) = files::read(&key_path)? else { return damaged(key_path, "it is missing") };
+    let Ok(read) = KeyPair::from_pem(&key) else { return damaged(key_path, "it is not a private key") };
+    match with_certificate(&certificate, |leaf| {
+        leaf.public_key().subject_public_key.data.as_ref() == read.public_key_raw()
+    }) {
+        None => damaged(path, "it is not a certificate"),
+        Some(false) => damaged(path, "it is not of the key beside it"),
+        Some(true) => Ok(Stored::Whole(Pair { certificate, key })),
+    }
+}
+
+/// A pair that the CA can make again at any time.
+fn usable(dir: &Path, name: &str) -> Result<Option<Pair>, PkiError> {
+    Ok(match stored(dir, name)? {
+        Stored::Whole(pair) => Some(pair),
+        Stored::Missing => None,
+        Stored::Damaged(error) => {
+            tracing::error!("{error}; made anew");
+            None
+        }
+    })
 }
 
 fn store(dir: &Path, name: &str, pair: Pair) -> Result<Pair, PkiError> {
@@ -118,17 +163,19 @@ fn store(dir: &Path, name: &str, pair: Pair) -> Result<Pair, PkiError> {
     Ok(pair)
 }
 
-/// Whether a certificate is of this CA, fits its key and lasts a while.
-fn serves(pair: &Pair, ca: &Authority, now: Timestamp) -> bool {
-    let Ok(key) = KeyPair::from_pem(&pair.key) else { return false };
-    let checked = with_certificate(&pair.certificate, |leaf| {
+/// Why a certificate has to be replaced: it is not of this CA, or ends soon.
+fn stale(pair: &Pair, ca: &Authority, now: Timestamp) -> Option<&'static str> {
+    let verdict = with_certificate(&pair.certificate, |leaf| {
         let end = leaf.validity().not_after.timestamp();
         let lasts = end - now.as_second() > RENEWAL_DAYS * 24 * 3600;
-        let fits = leaf.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
         let is_ours = with_certificate(&ca.pem, |ca| leaf.verify_signature(Some(ca.public_key())).is_ok());
-        lasts && fits && is_ours == Some(true)
+        match (is_ours, lasts) {
+            (Some(true), true) => None,
+            (Some(true), false) => Some("it ends soon"),
+            (Some(false) | None, _) => Some("it is not signed by this CA"),
+        }
     });
-    checked == Some(true)
+    verdict.unwrap_or(Some("it is not a certificate"))
 }
 
 /// The names in a certificate, sorted.

@@ -20,6 +20,8 @@ pub enum PkiError {
     Io { operation: &'static str, path: PathBuf, cause: std::io::Error },
     #[error("sign the certificate of {subject}: {cause}")]
     Sign { subject: &'static str, cause: rcgen::Error },
+    #[error("{path} is damaged: {cause}")]
+    Damaged { path: PathBuf, cause: &'static str },
     #[error("{path}: {cause}")]
     Unreadable { path: PathBuf, cause: String },
     #[error("set up TLS: {0}")]
@@ -85,7 +87,15 @@ impl Pki {
     pub fn open(config: &Path, names: Names, server: String, now: Timestamp) -> Result<Self, PkiError> {
         let dir = config.join("pki");
         files::make_dir(&dir)?;
-        let ca = issue::authority(&dir, now)?;
+        let ca = match issue::authority(&dir, now) {
+            Err(error @ (PkiError::Damaged { .. } | PkiError::Sign { .. })) => {
+                // A node without its API can't be mended over it.
+                tracing::error!("{error}; put aside, and a new CA made: clients need the new kubeconfig");
+                issue::put_aside(&dir)?;
+                issue::authority(&dir, now)?
+            }
+            other => other?,
+        };
         let mut pki = Self {
             kubeconfig: config.join("kubeconfig"),
             dir,
@@ -168,6 +178,30 @@ mod tests {
         let after = files.map(|name| read(dir.path(), name));
         assert_eq!(after[0], before[0]);
         assert!((1..4).all(|index| after[index] != before[index]));
+    }
+
+    /// F15: whatever happened to a file, the node comes up, and only a damaged CA is another afterwards.
+    #[test]
+    fn a_damaged_file_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        for name in ["ca.crt", "ca.key", "server.crt", "server.key", "admin.crt", "admin.key"] {
+            let path = dir.path().join("pki").join(name);
+            let ca = open(dir.path(), names(), now).ca;
+            let good = std::fs::read(&path).unwrap();
+            // In the middle of what Base64 stands for.
+            let mut flipped = good.clone();
+            flipped[good.len() / 2] ^= 0x03;
+            for bad in [Vec::new(), good[..good.len() / 2].to_vec(), vec![0xff; good.len()], flipped] {
+                let ca_before = read(dir.path(), "pki/ca.crt");
+                std::fs::write(&path, &bad).unwrap();
+                let new = open(dir.path(), names(), now);
+                assert_ne!(std::fs::read(&path).unwrap(), bad, "{name}");
+                assert_eq!(new.ca == ca_before, !name.starts_with("ca"), "{name}");
+                assert_eq!(open(dir.path(), names(), now).ca, new.ca, "{name}: and stays");
+            }
+            assert_eq!(std::fs::exists(path.with_extension("crt.damaged")).unwrap(), name.starts_with("ca"), "{ca}");
+        }
     }
 
     #[test]
