@@ -1,12 +1,13 @@
 //! Pods of an earlier life of the daemon: what their machines remember meets what the engine shows (D43).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec as ApiSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use super::context::{Context, Known};
 use super::snapshots::Kept;
@@ -22,7 +23,7 @@ use crate::pod::event::{Boot, Event, Observed, ObservedState, SandboxReady};
 use crate::pod::machine::Machine;
 use crate::runtime::launch::Process;
 
-/// How long containers of a pod that nothing is remembered of get between SIGTERM and SIGKILL.
+/// How long containers of a pod that nothing is remembered of get between SIGTERM and SIGKILL, if no object says it.
 const UNKNOWN_GRACE: Duration = Duration::from_secs(30);
 /// How often such containers are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -58,8 +59,12 @@ pub struct Adoption {
     pub adopted: Vec<String>,
     /// Their objects are gone: they are on their way to their end.
     pub orphans: Vec<String>,
-    /// Nothing is remembered of them; they have to be added. What was left of them was ended.
+    /// Nothing is remembered of them; they have to be added, once `ending` has given their uid if it has it.
     pub fresh: Vec<Pod>,
+    /// What nobody remembers is asked to end, then ended: the uids of those of which nothing is left.
+    pub ending: JoinSet<String>,
+    /// All uids that `ending` will give.
+    pub unremembered: BTreeSet<String>,
 }
 
 type Found = (SandboxRecord, Adopted);
@@ -93,7 +98,17 @@ impl Node {
                 }
             }
         }
-        self.end_unknown(found).await;
+        for (uid, sandboxes) in found {
+            let grace = pods.get(&uid).and_then(grace_of).unwrap_or(UNKNOWN_GRACE);
+            let engine = self.engine.clone();
+            done.unremembered.insert(uid.clone());
+            done.ending.spawn_local(async move {
+                for (record, adopted) in sandboxes {
+                    end(&engine, &record, &adopted, grace).await;
+                }
+                uid
+            });
+        }
         done.fresh = pods.into_values().collect();
         done
     }
@@ -119,19 +134,6 @@ impl Node {
         }
         self.insert(uid, machine, context);
         Ok(())
-    }
-
-    /// Sandboxes that no machine remembers: asked to end, then ended. Pods of the same uid may start only afterwards.
-    async fn end_unknown(&self, found: BTreeMap<String, Vec<Found>>) {
-        let all = found.into_values().flatten().map(|(record, adopted)| {
-            let engine = self.engine.clone();
-            tokio::task::spawn_local(async move { end(&engine, &record, &adopted).await })
-        });
-        for task in all.collect::<Vec<_>>() {
-            if let Err(error) = task.await {
-                tracing::error!("end a sandbox that nobody remembers: {error}");
-            }
-        }
     }
 }
 
@@ -219,7 +221,12 @@ fn bare(kept: &Kept) -> Pod {
     }
 }
 
-async fn end(engine: &Engine, record: &SandboxRecord, adopted: &Adopted) {
+fn grace_of(pod: &Pod) -> Option<Duration> {
+    let seconds = pod.spec.as_ref()?.termination_grace_period_seconds?;
+    u64::try_from(seconds).ok().map(Duration::from_secs)
+}
+
+async fn end(engine: &Engine, record: &SandboxRecord, adopted: &Adopted, grace: Duration) {
     tracing::warn!(pod = record.pod.name, sandbox = %record.id, "nothing is remembered of it: ending it");
     let running = adopted.containers.iter().filter(|own| matches!(own.state, Some(ContainerState::Running { .. })));
     let ids: Vec<_> = running.map(|own| own.record.id.clone()).collect();
@@ -233,7 +240,7 @@ async fn end(engine: &Engine, record: &SandboxRecord, adopted: &Adopted) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
-    if adopted.live.is_some() && tokio::time::timeout(UNKNOWN_GRACE, ended).await.is_err() {
+    if adopted.live.is_some() && tokio::time::timeout(grace, ended).await.is_err() {
         tracing::warn!(pod = record.pod.name, "its containers did not end when they were asked to");
     }
     for own in &adopted.containers {

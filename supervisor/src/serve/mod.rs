@@ -251,6 +251,7 @@ impl Daemon {
             tokio::select! {
                 () = self.node.step() => {}
                 Some(fed) = self.feed.recv() => self.fed(fed).await,
+                Some(uid) = self.pods.ended() => self.pods.begin_again(&uid, &mut self.node),
                 looked = self.disk.looked() => self.disk_looked(looked).await,
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::admit::{self, Refusal};
 use super::events::{Recorder, Said};
@@ -66,11 +67,24 @@ pub struct Pods {
     claimed: Claimed,
     /// The node drains: nothing new is taken in.
     refusing: bool,
+    /// What nobody remembers is being ended; a pod of the same uid starts afterwards.
+    ending: JoinSet<String>,
+    awaited: BTreeSet<String>,
 }
 
 impl Pods {
     pub fn new(store: Store, events: Rc<RefCell<Recorder>>, host: Rc<Host>, claimed: Claimed) -> Self {
-        Self { store, events, host, known: BTreeMap::new(), pending: BTreeSet::new(), claimed, refusing: false }
+        Self {
+            store,
+            events,
+            host,
+            known: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            claimed,
+            refusing: false,
+            ending: JoinSet::new(),
+            awaited: BTreeSet::new(),
+        }
     }
 
     /// The node's labels, taints or `unschedulable` have changed.
@@ -103,9 +117,26 @@ impl Pods {
                 self.know(&uid, key.clone(), pod);
             }
         }
+        self.awaited = adoption.unremembered;
+        self.ending = adoption.ending;
         for object in objects {
             self.sync(&object, node);
         }
+    }
+
+    /// Waits for the end of something that nobody remembered; none when there is nothing such.
+    pub async fn ended(&mut self) -> Option<String> {
+        let ended = self.ending.join_next().await?;
+        Some(ended.unwrap_or_else(|error| {
+            tracing::error!("end a sandbox that nobody remembers: {error}");
+            String::new()
+        }))
+    }
+
+    /// What [`Self::ended`] gave: a pod of this uid starts.
+    pub fn begin_again(&mut self, uid: &str, node: &mut Node) {
+        self.awaited.remove(uid);
+        self.resync(node);
     }
 
     /// A change in the store.
@@ -165,7 +196,7 @@ impl Pods {
             }
             return;
         }
-        if node.has(&uid) || self.slot_is_taken(&object.key, node) {
+        if node.has(&uid) || self.awaited.contains(&uid) || self.slot_is_taken(&object.key, node) {
             // What is left of an earlier pod of this name ends first; its removal brings us here again.
             return;
         }
