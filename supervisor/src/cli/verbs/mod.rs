@@ -15,6 +15,7 @@ pub mod jsonpath;
 pub mod logs;
 pub mod output;
 pub mod patch;
+pub mod port_forward;
 pub mod remote;
 pub mod span;
 pub mod table;
@@ -47,6 +48,7 @@ pub enum Verb {
     Events(events::EventsCommand),
     Exec(exec::ExecCommand),
     Attach(exec::AttachCommand),
+    PortForward(port_forward::PortForwardCommand),
     Top(top::TopCommand),
     Wait(wait::WaitCommand),
     Label(patch::LabelCommand),
@@ -117,6 +119,7 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Events(command) => events::run(command).await,
         Verb::Exec(command) => exec::exec(command).await,
         Verb::Attach(command) => exec::attach(command).await,
+        Verb::PortForward(command) => port_forward::run(command).await,
         Verb::Top(command) => top::run(command).await,
         Verb::Wait(command) => wait::run(command).await,
         Verb::Label(command) => patch::label(command).await,
