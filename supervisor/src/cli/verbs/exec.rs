@@ -120,7 +120,12 @@ fn container_has_tty(pod: &Value, name: &str) -> bool {
 async fn run(client: &Client, call: Call, streams: &Streams, has_terminal: bool) -> Result<ExitCode, VerbError> {
     let session = Session { has_stdin: streams.stdin, has_terminal };
     let status = Box::pin(remote::run(client, call, session)).await?;
-    match remote::exit_code(&status) {
+    finish(&status)
+}
+
+/// The exit code of a command as that of this process.
+pub(super) fn finish(status: &Value) -> Result<ExitCode, VerbError> {
+    match remote::exit_code(status) {
         Ok(0) => Ok(ExitCode::SUCCESS),
         Ok(code) => {
             eprintln!("command terminated with exit code {code}");

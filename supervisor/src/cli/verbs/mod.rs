@@ -4,6 +4,7 @@ pub mod align;
 pub mod apply;
 pub mod client;
 pub mod columns;
+pub mod cp;
 pub mod delete;
 pub mod describe;
 pub mod edit;
@@ -48,6 +49,7 @@ pub enum Verb {
     Events(events::EventsCommand),
     Exec(exec::ExecCommand),
     Attach(exec::AttachCommand),
+    Cp(cp::CpCommand),
     PortForward(port_forward::PortForwardCommand),
     Top(top::TopCommand),
     Wait(wait::WaitCommand),
@@ -119,6 +121,7 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Events(command) => events::run(command).await,
         Verb::Exec(command) => exec::exec(command).await,
         Verb::Attach(command) => exec::attach(command).await,
+        Verb::Cp(command) => cp::run(command).await,
         Verb::PortForward(command) => port_forward::run(command).await,
         Verb::Top(command) => top::run(command).await,
         Verb::Wait(command) => wait::run(command).await,
