@@ -10,6 +10,7 @@ pub mod describe;
 pub mod edit;
 pub mod events;
 pub mod exec;
+pub mod explain;
 pub mod files;
 pub mod get;
 pub mod jsonpath;
@@ -47,6 +48,7 @@ pub enum Verb {
     Logs(logs::LogsCommand),
     Describe(describe::DescribeCommand),
     Events(events::EventsCommand),
+    Explain(explain::ExplainCommand),
     Exec(exec::ExecCommand),
     Attach(exec::AttachCommand),
     Cp(cp::CpCommand),
@@ -119,6 +121,7 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Logs(command) => logs::run(command).await,
         Verb::Describe(command) => describe::run(command).await,
         Verb::Events(command) => events::run(command).await,
+        Verb::Explain(command) => explain::run(command).await,
         Verb::Exec(command) => exec::exec(command).await,
         Verb::Attach(command) => exec::attach(command).await,
         Verb::Cp(command) => cp::run(command).await,

@@ -95,6 +95,12 @@ impl Kinds {
         found.ok_or_else(|| VerbError::usage(format!("the server doesn't have a resource type {name:?}")))
     }
 
+    /// As [`Kinds::named`], of one version: `v1`, `events.k8s.io/v1`.
+    pub fn of_version(&self, name: &str, api_version: &str) -> Option<&Kind> {
+        let wanted = name.to_ascii_lowercase();
+        self.0.iter().find(|kind| kind.answers_to(&wanted) && kind.api_version() == api_version)
+    }
+
     /// The kinds of a category such as `all`.
     pub fn of_category<'k>(&'k self, category: &str) -> Vec<&'k Kind> {
         let mut found: Vec<&Kind> = Vec::new();
