@@ -13,7 +13,7 @@ use super::output::{self, Format};
 use super::{Failures, Place, say};
 
 /// By this name the server remembers which fields were applied.
-const MANAGER: &str = "monopod-apply";
+pub(super) const MANAGER: &str = "monopod-apply";
 
 /// Creates objects out of manifests, or changes them to what manifests say
 ///

@@ -1,12 +1,16 @@
 //! The verbs of kubectl, for machines without it: clients of the API on the local socket.
 
+pub mod about;
 pub mod align;
 pub mod apply;
+pub mod auth;
 pub mod client;
 pub mod columns;
 pub mod cp;
 pub mod delete;
 pub mod describe;
+pub mod diff;
+pub mod discover;
 pub mod edit;
 pub mod events;
 pub mod exec;
@@ -44,6 +48,7 @@ pub enum Verb {
     Create(apply::CreateCommand),
     Replace(edit::ReplaceCommand),
     Edit(edit::EditCommand),
+    Diff(diff::DiffCommand),
     Delete(delete::DeleteCommand),
     Logs(logs::LogsCommand),
     Describe(describe::DescribeCommand),
@@ -58,6 +63,11 @@ pub enum Verb {
     Label(patch::LabelCommand),
     Annotate(patch::AnnotateCommand),
     Patch(patch::PatchCommand),
+    ApiResources(discover::ResourcesCommand),
+    ApiVersions(discover::VersionsCommand),
+    Version(about::VersionCommand),
+    ClusterInfo(about::ClusterInfoCommand),
+    Auth(auth::AuthCommand),
 }
 
 /// Where to ask.
@@ -117,6 +127,7 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Create(command) => apply::create(command).await,
         Verb::Replace(command) => edit::replace(command).await,
         Verb::Edit(command) => edit::edit(command).await,
+        Verb::Diff(command) => diff::run(command).await,
         Verb::Delete(command) => delete::run(command).await,
         Verb::Logs(command) => logs::run(command).await,
         Verb::Describe(command) => describe::run(command).await,
@@ -131,6 +142,11 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Label(command) => patch::label(command).await,
         Verb::Annotate(command) => patch::annotate(command).await,
         Verb::Patch(command) => patch::patch(command).await,
+        Verb::ApiResources(command) => discover::resources(command).await,
+        Verb::ApiVersions(command) => discover::versions(command).await,
+        Verb::Version(command) => about::version(command).await,
+        Verb::ClusterInfo(command) => about::cluster_info(command).await,
+        Verb::Auth(command) => auth::run(command).await,
     }
 }
 

@@ -103,10 +103,10 @@ fn in_service(service: &Value, name: &Name) -> Result<(u16, Name), String> {
         (None, Name::Text(wanted)) => return Err(format!("Service '{title}' does not have a named port '{wanted}'")),
     };
     let own = number(&port["port"]).ok_or_else(|| format!("Service {title} has a port without a number"))?;
-    let target = match &port["targetPort"] {
-        _ if is_headless => Name::Number(own),
-        Value::String(text) => Name::Text(text.clone()),
-        other => Name::Number(number(other).unwrap_or(own)),
+    let target = match port["targetPort"].as_str() {
+        Some(text) if !is_headless => Name::Text(text.to_owned()),
+        None if !is_headless => Name::Number(number(&port["targetPort"]).unwrap_or(own)),
+        Some(_) | None => Name::Number(own),
     };
     Ok((own, target))
 }
