@@ -7,6 +7,7 @@ pub mod auth;
 pub mod client;
 pub mod columns;
 pub mod cp;
+pub mod debug;
 pub mod delete;
 pub mod describe;
 pub mod diff;
@@ -15,7 +16,9 @@ pub mod edit;
 pub mod events;
 pub mod exec;
 pub mod explain;
+pub mod expose;
 pub mod files;
+pub mod generate;
 pub mod get;
 pub mod jsonpath;
 pub mod logs;
@@ -63,6 +66,8 @@ pub enum Verb {
     Label(patch::LabelCommand),
     Annotate(patch::AnnotateCommand),
     Patch(patch::PatchCommand),
+    Expose(expose::ExposeCommand),
+    Debug(debug::DebugCommand),
     ApiResources(discover::ResourcesCommand),
     ApiVersions(discover::VersionsCommand),
     Version(about::VersionCommand),
@@ -74,10 +79,10 @@ pub enum Verb {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// Namespace [default: default]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", global = true)]
     namespace: Option<String>,
     /// Socket of the node service [default: that of its configuration, /run/monopod/monopod.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
 }
 
@@ -142,6 +147,8 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Label(command) => patch::label(command).await,
         Verb::Annotate(command) => patch::annotate(command).await,
         Verb::Patch(command) => patch::patch(command).await,
+        Verb::Expose(command) => expose::run(command).await,
+        Verb::Debug(command) => debug::run(command).await,
         Verb::ApiResources(command) => discover::resources(command).await,
         Verb::ApiVersions(command) => discover::versions(command).await,
         Verb::Version(command) => about::version(command).await,
