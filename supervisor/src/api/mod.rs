@@ -7,7 +7,7 @@
 pub mod auth;
 pub mod body;
 mod call;
-mod discovery;
+pub(crate) mod discovery;
 mod event_view;
 mod fields;
 mod health;

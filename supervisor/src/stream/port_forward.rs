@@ -28,7 +28,8 @@ const MAX_UNPAIRED: usize = 256;
 const COPY_BYTES: usize = 16 * 1024;
 
 const SPDY_PROTOCOL: &str = "portforward.k8s.io";
-const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// SPDY within the messages of a WebSocket.
+pub const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 
 /// Connects to a port; the error is for the client.
 pub type Dial = Rc<dyn Fn(u16) -> Pin<Box<dyn Future<Output = Result<TcpStream, String>>>>>;

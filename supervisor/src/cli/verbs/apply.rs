@@ -9,11 +9,12 @@ use super::client::discovery::{Kind, Kinds};
 use super::client::error::VerbError;
 use super::client::{APPLY_PATCH, Call, Client, JSON};
 use super::files::{Files, Given};
+use super::generate::{self, Generated};
 use super::output::{self, Format};
 use super::{Failures, Place, say};
 
 /// By this name the server remembers which fields were applied.
-const MANAGER: &str = "monopod-apply";
+pub(super) const MANAGER: &str = "monopod-apply";
 
 /// Creates objects out of manifests, or changes them to what manifests say
 ///
@@ -37,8 +38,13 @@ pub struct ApplyCommand {
     field_manager: String,
 }
 
-/// Creates objects out of manifests
+/// Creates objects out of manifests, or out of what the command line says
+///
+/// `monopod create -f FILE`, `create configmap NAME --from-literal KEY=VALUE`, `create secret generic NAME`,
+/// `create namespace NAME`, `create token ACCOUNT`. What `kubectl run NAME --image IMAGE` does is
+/// `create pod NAME --image IMAGE` here, since `monopod run` runs a manifest without the node service.
 #[derive(Debug, clap::Args)]
+#[command(subcommand_negates_reqs = true)]
 pub struct CreateCommand {
     #[command(flatten)]
     place: Place,
@@ -46,19 +52,21 @@ pub struct CreateCommand {
     files: Files,
     #[command(flatten)]
     way: Way,
+    #[command(subcommand)]
+    what: Option<Generated>,
 }
 
 /// How manifests are taken.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Way {
     /// client: sends nothing; server: nothing is stored
-    #[arg(long, value_name = "WHERE", default_value = "none")]
+    #[arg(long, value_name = "WHERE", default_value = "none", global = true)]
     pub(super) dry_run: DryRun,
     /// What happens to unknown fields: strict, warn or ignore
-    #[arg(long, value_name = "HOW", default_value = "strict")]
+    #[arg(long, value_name = "HOW", default_value = "strict", global = true)]
     pub(super) validate: Validate,
     /// Shows the objects: json, name, yaml, jsonpath=TEMPLATE or custom-columns=NAME:PATH,...
-    #[arg(short, long, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT", global = true)]
     output: Option<Format>,
 }
 
@@ -175,6 +183,9 @@ fn meaning(object: &Value) -> Value {
 /// # Errors
 /// A manifest can't be read, or nothing could be sent.
 pub async fn create(command: &CreateCommand) -> Result<ExitCode, VerbError> {
+    if let Some(what) = &command.what {
+        return generate::run(what, &command.place, &command.way).await;
+    }
     let given = command.files.read()?;
     let (client, kinds) = command.place.ask().await?;
     let mut failures = Failures::default();

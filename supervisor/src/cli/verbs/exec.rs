@@ -41,20 +41,21 @@ pub struct AttachCommand {
     streams: Streams,
 }
 
-#[derive(Debug, clap::Args)]
-struct Streams {
+/// What of this process takes part.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Streams {
     /// Container; the first one by default
     #[arg(short, long, value_name = "NAME")]
-    container: Option<String>,
+    pub(super) container: Option<String>,
     /// Passes standard input on
     #[arg(short = 'i', long)]
-    stdin: bool,
+    pub(super) stdin: bool,
     /// Standard input is a terminal
     #[arg(short, long)]
-    tty: bool,
+    pub(super) tty: bool,
     /// Says nothing of its own
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
 }
 
 /// Runs `monopod exec ...`; its exit code is that of the command.
@@ -73,12 +74,24 @@ pub async fn exec(command: &ExecCommand) -> Result<ExitCode, VerbError> {
 /// # Errors
 /// There is no such pod, or the container does not run.
 pub async fn attach(command: &AttachCommand) -> Result<ExitCode, VerbError> {
-    let client = command.place.client();
-    let (call, has_terminal) = call(&client, &command.place, &command.pod, "attach", &command.streams).await?;
-    if !command.streams.quiet {
+    attach_to(&command.place.client(), &command.place, &command.pod, &command.streams).await
+}
+
+/// Attaches to a container.
+///
+/// # Errors
+/// There is no such pod, or the container does not run.
+pub(super) async fn attach_to(
+    client: &Client,
+    place: &Place,
+    pod: &str,
+    streams: &Streams,
+) -> Result<ExitCode, VerbError> {
+    let (call, has_terminal) = call(client, place, pod, "attach", streams).await?;
+    if !streams.quiet {
         eprintln!("If you don't see a command prompt, try pressing enter.");
     }
-    run(&client, call, &command.streams, has_terminal).await
+    run(client, call, streams, has_terminal).await
 }
 
 async fn call(
@@ -120,7 +133,12 @@ fn container_has_tty(pod: &Value, name: &str) -> bool {
 async fn run(client: &Client, call: Call, streams: &Streams, has_terminal: bool) -> Result<ExitCode, VerbError> {
     let session = Session { has_stdin: streams.stdin, has_terminal };
     let status = Box::pin(remote::run(client, call, session)).await?;
-    match remote::exit_code(&status) {
+    finish(&status)
+}
+
+/// The exit code of a command as that of this process.
+pub(super) fn finish(status: &Value) -> Result<ExitCode, VerbError> {
+    match remote::exit_code(status) {
         Ok(0) => Ok(ExitCode::SUCCESS),
         Ok(code) => {
             eprintln!("command terminated with exit code {code}");

@@ -1,20 +1,30 @@
 //! The verbs of kubectl, for machines without it: clients of the API on the local socket.
 
+pub mod about;
 pub mod align;
 pub mod apply;
+pub mod auth;
 pub mod client;
 pub mod columns;
+pub mod cp;
+pub mod debug;
 pub mod delete;
 pub mod describe;
+pub mod diff;
+pub mod discover;
 pub mod edit;
 pub mod events;
 pub mod exec;
+pub mod explain;
+pub mod expose;
 pub mod files;
+pub mod generate;
 pub mod get;
 pub mod jsonpath;
 pub mod logs;
 pub mod output;
 pub mod patch;
+pub mod port_forward;
 pub mod remote;
 pub mod span;
 pub mod table;
@@ -41,27 +51,38 @@ pub enum Verb {
     Create(apply::CreateCommand),
     Replace(edit::ReplaceCommand),
     Edit(edit::EditCommand),
+    Diff(diff::DiffCommand),
     Delete(delete::DeleteCommand),
     Logs(logs::LogsCommand),
     Describe(describe::DescribeCommand),
     Events(events::EventsCommand),
+    Explain(explain::ExplainCommand),
     Exec(exec::ExecCommand),
     Attach(exec::AttachCommand),
+    Cp(cp::CpCommand),
+    PortForward(port_forward::PortForwardCommand),
     Top(top::TopCommand),
     Wait(wait::WaitCommand),
     Label(patch::LabelCommand),
     Annotate(patch::AnnotateCommand),
     Patch(patch::PatchCommand),
+    Expose(expose::ExposeCommand),
+    Debug(debug::DebugCommand),
+    ApiResources(discover::ResourcesCommand),
+    ApiVersions(discover::VersionsCommand),
+    Version(about::VersionCommand),
+    ClusterInfo(about::ClusterInfoCommand),
+    Auth(auth::AuthCommand),
 }
 
 /// Where to ask.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// Namespace [default: default]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", global = true)]
     namespace: Option<String>,
     /// Socket of the node service [default: that of its configuration, /run/monopod/monopod.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
 }
 
@@ -111,17 +132,28 @@ async fn dispatch(verb: &Verb) -> Result<ExitCode, VerbError> {
         Verb::Create(command) => apply::create(command).await,
         Verb::Replace(command) => edit::replace(command).await,
         Verb::Edit(command) => edit::edit(command).await,
+        Verb::Diff(command) => diff::run(command).await,
         Verb::Delete(command) => delete::run(command).await,
         Verb::Logs(command) => logs::run(command).await,
         Verb::Describe(command) => describe::run(command).await,
         Verb::Events(command) => events::run(command).await,
+        Verb::Explain(command) => explain::run(command).await,
         Verb::Exec(command) => exec::exec(command).await,
         Verb::Attach(command) => exec::attach(command).await,
+        Verb::Cp(command) => cp::run(command).await,
+        Verb::PortForward(command) => port_forward::run(command).await,
         Verb::Top(command) => top::run(command).await,
         Verb::Wait(command) => wait::run(command).await,
         Verb::Label(command) => patch::label(command).await,
         Verb::Annotate(command) => patch::annotate(command).await,
         Verb::Patch(command) => patch::patch(command).await,
+        Verb::Expose(command) => expose::run(command).await,
+        Verb::Debug(command) => debug::run(command).await,
+        Verb::ApiResources(command) => discover::resources(command).await,
+        Verb::ApiVersions(command) => discover::versions(command).await,
+        Verb::Version(command) => about::version(command).await,
+        Verb::ClusterInfo(command) => about::cluster_info(command).await,
+        Verb::Auth(command) => auth::run(command).await,
     }
 }
 

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use http::header::{self, HeaderName};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustix::termios::{self, OptionalActions, Termios};
 use serde_json::{Value, json};
@@ -40,6 +41,25 @@ pub struct Session {
     pub has_terminal: bool,
 }
 
+/// Where what a command writes to standard output goes.
+#[derive(Debug)]
+pub enum Output {
+    Ours,
+    /// In parts, to whoever takes them; when nobody does any more, the session ends.
+    Parts(mpsc::Sender<Bytes>),
+}
+
+impl Output {
+    async fn take(&self, data: Bytes) -> Result<(), VerbError> {
+        match self {
+            Self::Ours => super::say_bytes(&data),
+            Self::Parts(to) => {
+                to.send(data).await.map_err(|_| VerbError::Stream(std::io::ErrorKind::BrokenPipe.into()))
+            }
+        }
+    }
+}
+
 /// Headers of a switch to WebSocket (RFC 6455).
 pub fn upgrade_headers(protocol: &str) -> Vec<(HeaderName, String)> {
     let key = STANDARD.encode(uuid::Uuid::new_v4().as_bytes());
@@ -57,16 +77,37 @@ pub fn upgrade_headers(protocol: &str) -> Vec<(HeaderName, String)> {
 /// # Errors
 /// The server refuses, or the connection breaks.
 pub async fn run(client: &Client, call: Call, session: Session) -> Result<Value, VerbError> {
-    let io = TokioIo::new(client.upgrade(call, &upgrade_headers(PROTOCOL)).await?);
-    let socket = WebSocketStream::from_raw_socket(io, Role::Client, Some(websocket::config())).await;
+    let socket = connect(client, call).await?;
     let (sender, receiver) = socket.split();
     let _raw = session.has_terminal.then(RawTerminal::enter).transpose().map_err(VerbError::Stream)?;
     let input = session.has_stdin.then(standard_input);
     let resized = session.has_terminal.then(|| signal(SignalKind::window_change())).transpose();
     tokio::select! {
-        status = receive(receiver) => status,
+        status = receive(receiver, Output::Ours) => status,
         Err(error) = send(sender, input, resized.map_err(VerbError::Stream)?) => Err(error),
     }
+}
+
+/// As [`run`], with other streams than those of this process.
+///
+/// # Errors
+/// The server refuses, or the connection breaks.
+pub async fn run_with(
+    client: &Client,
+    call: Call,
+    input: Option<mpsc::Receiver<Vec<u8>>>,
+    output: Output,
+) -> Result<Value, VerbError> {
+    let (sender, receiver) = connect(client, call).await?.split();
+    tokio::select! {
+        status = receive(receiver, output) => status,
+        Err(error) = send(sender, input, None) => Err(error),
+    }
+}
+
+async fn connect(client: &Client, call: Call) -> Result<WebSocketStream<TokioIo<Upgraded>>, VerbError> {
+    let io = TokioIo::new(client.upgrade(call, &upgrade_headers(PROTOCOL)).await?);
+    Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(websocket::config())).await)
 }
 
 fn broken(error: Error) -> VerbError {
@@ -74,7 +115,10 @@ fn broken(error: Error) -> VerbError {
 }
 
 /// Writes down what comes until the process has ended.
-async fn receive(mut from: impl Stream<Item = Result<Message, Error>> + Unpin) -> Result<Value, VerbError> {
+async fn receive(
+    mut from: impl Stream<Item = Result<Message, Error>> + Unpin,
+    output: Output,
+) -> Result<Value, VerbError> {
     while let Some(message) = from.next().await {
         let bytes = match message.map_err(broken)? {
             Message::Binary(bytes) => bytes,
@@ -83,7 +127,7 @@ async fn receive(mut from: impl Stream<Item = Result<Message, Error>> + Unpin) -
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
         };
         match bytes.split_first() {
-            Some((&STDOUT, data)) => super::say_bytes(data)?,
+            Some((&STDOUT, _)) => output.take(bytes.slice(1..)).await?,
             Some((&STDERR, data)) => std::io::stderr().lock().write_all(data).map_err(VerbError::Output)?,
             Some((&ERROR, data)) if !data.is_empty() => return serde_json::from_slice(data).map_err(VerbError::Json),
             // The end of one of the streams.

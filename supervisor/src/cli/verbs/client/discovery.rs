@@ -16,9 +16,9 @@ pub struct Kind {
     pub plural: String,
     pub singular: String,
     pub is_namespaced: bool,
-    short: Vec<String>,
-    categories: Vec<String>,
-    verbs: Vec<String>,
+    pub short: Vec<String>,
+    pub categories: Vec<String>,
+    pub verbs: Vec<String>,
 }
 
 impl Kind {
@@ -95,16 +95,36 @@ impl Kinds {
         found.ok_or_else(|| VerbError::usage(format!("the server doesn't have a resource type {name:?}")))
     }
 
-    /// The kinds of a category such as `all`.
-    pub fn of_category<'k>(&'k self, category: &str) -> Vec<&'k Kind> {
+    /// As [`Kinds::named`], of one version: `v1`, `events.k8s.io/v1`.
+    pub fn of_version(&self, name: &str, api_version: &str) -> Option<&Kind> {
+        let wanted = name.to_ascii_lowercase();
+        self.0.iter().find(|kind| kind.answers_to(&wanted) && kind.api_version() == api_version)
+    }
+
+    /// As [`Kinds::named`], of what can only be created, too; none when there is none.
+    pub fn known(&self, name: &str) -> Option<&Kind> {
+        let wanted = name.to_ascii_lowercase();
+        self.0.iter().find(|kind| kind.answers_to(&wanted))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+        self.0.iter()
+    }
+
+    /// Every kind once: of several versions, the one that the server prefers.
+    pub fn preferred(&self) -> Vec<&Kind> {
         let mut found: Vec<&Kind> = Vec::new();
-        for kind in self.0.iter().filter(|kind| kind.categories.iter().any(|known| known == category)) {
-            // Of several versions, the preferred one.
+        for kind in &self.0 {
             if !found.iter().any(|known| known.plural == kind.plural && known.group == kind.group) {
                 found.push(kind);
             }
         }
         found
+    }
+
+    /// The kinds of a category such as `all`.
+    pub fn of_category<'k>(&'k self, category: &str) -> Vec<&'k Kind> {
+        self.preferred().into_iter().filter(|kind| kind.categories.iter().any(|known| known == category)).collect()
     }
 
     /// The kind of a manifest.

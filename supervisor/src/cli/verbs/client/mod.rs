@@ -3,7 +3,7 @@
 pub mod discovery;
 pub mod error;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -120,6 +120,11 @@ impl Client {
     /// The daemon does not run, or refuses.
     pub async fn send(&self, call: Call) -> Result<Response<Incoming>, VerbError> {
         checked(self.exchange(call.request(&[])?).await?).await
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Sends a request that switches the connection to another protocol.
