@@ -34,6 +34,7 @@ mod transcript;
 mod verbs;
 mod vm;
 mod vm_cgroups;
+mod vm_clock;
 mod vm_nft;
 mod vm_package;
 mod vm_planted;
@@ -153,6 +154,7 @@ fn all() -> Vec<Test> {
         registry_hostile::tests(),
         registry_node::tests(),
         vm_cgroups::tests(),
+        vm_clock::tests(),
         vm_planted::tests(),
         // Its first test began before the machine's last boot: nothing may come between.
         vm_package::tests(),

@@ -84,12 +84,17 @@ pub struct Candidate {
 
 /// Whom to remove, in this order, until so many bytes are free.
 pub fn order<'a>(candidates: &'a [Candidate], policy: &Policy, now: SystemTime) -> Vec<&'a Candidate> {
-    let old =
-        |candidate: &&Candidate| now.duration_since(candidate.last_used).is_ok_and(|age| age >= policy.minimum_age);
+    let old = |candidate: &&Candidate| apart(candidate.last_used, now) >= policy.minimum_age;
     let removable = candidates.iter().filter(|candidate| !candidate.in_use && !candidate.pinned);
     let mut chosen: Vec<&Candidate> = removable.filter(old).collect();
     chosen.sort_by_key(|candidate| (candidate.last_used, &candidate.manifest));
     chosen
+}
+
+/// A use that lies ahead was before the clock went back: how far is all that is known of its age, and it is not kept until
+/// the clock is there again.
+pub(super) fn apart(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_else(|ahead| ahead.duration())
 }
 
 /// What a collection did.
@@ -197,10 +202,11 @@ mod tests {
             Candidate { in_use: true, ..image(b"used", 9000) },
             Candidate { pinned: true, ..image(b"pinned", 9000) },
             image(b"c", 120),
-            Candidate { last_used: now + Duration::from_secs(5), ..image(b"clock went back", 0) },
+            Candidate { last_used: now + Duration::from_secs(86_400), ..image(b"clock went back", 0) },
+            Candidate { last_used: now + Duration::from_secs(5), ..image(b"clock was set", 0) },
         ];
         let order = order(&all, &Policy::default(), now);
         let names: Vec<&Digest> = order.iter().map(|candidate| &candidate.manifest).collect();
-        assert_eq!(names, [&Digest::of(b"a"), &Digest::of(b"b"), &Digest::of(b"c")]);
+        assert_eq!(names, ["a", "b", "c", "clock went back"].map(|name| Digest::of(name.as_bytes())).each_ref());
     }
 }
