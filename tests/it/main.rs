@@ -40,6 +40,7 @@ mod vm_package;
 mod vm_planted;
 mod vm_root;
 mod vm_runner;
+mod vm_shutdown;
 mod vm_systemd;
 mod volumes;
 mod volumes_hostile;
