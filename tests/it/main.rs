@@ -9,6 +9,7 @@
 mod clients;
 mod cri;
 mod faults;
+mod full_disk;
 mod host;
 mod kubectl;
 mod leaks;
@@ -25,6 +26,7 @@ mod registry;
 mod registry_hostile;
 mod registry_image;
 mod registry_node;
+mod registry_offline;
 mod registry_pods;
 mod run;
 mod serve;
@@ -34,11 +36,13 @@ mod transcript;
 mod verbs;
 mod vm;
 mod vm_cgroups;
+mod vm_clock;
 mod vm_nft;
 mod vm_package;
 mod vm_planted;
 mod vm_root;
 mod vm_runner;
+mod vm_shutdown;
 mod vm_systemd;
 mod volumes;
 mod volumes_hostile;
@@ -146,13 +150,16 @@ fn all() -> Vec<Test> {
         torture::tests(),
         clients::tests(),
         faults::tests(),
+        full_disk::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),
         registry_pods::tests(),
         registry_hostile::tests(),
         registry_node::tests(),
+        registry_offline::tests(),
         vm_cgroups::tests(),
+        vm_clock::tests(),
         vm_planted::tests(),
         // Its first test began before the machine's last boot: nothing may come between.
         vm_package::tests(),

@@ -61,6 +61,12 @@ impl Node {
             .with_context(|| format!("{}\n{}", logs(), self.sh("monopod describe pods").unwrap_or_default()))
     }
 
+    /// Waits until an event about a pod, or what its containers wait for, holds this.
+    pub fn prints_event(&self, pod: &str, text: &str) -> Result<()> {
+        let told = || self.sh(&format!("monopod describe pod {pod}")).unwrap_or_default();
+        wait_until(text, || told().contains(text).then_some(())).with_context(told)
+    }
+
     /// Waits for readiness; the pod's address.
     pub fn ready(&self, pod: &str) -> Result<String> {
         self.sh(&format!("monopod wait --for=condition=Ready pod/{pod} --timeout=60s"))

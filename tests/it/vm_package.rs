@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::vm::Orders;
-use crate::{Test, tests};
+use crate::{Test, tests, vm_shutdown};
 
 pub fn tests() -> Vec<Test> {
     tests![Systemd: a_package_lives_from_installation_to_purge, pods_come_back_after_a_power_cut,
@@ -19,7 +19,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 const CONSOLE: &str = "/dev/ttyS0";
-const MANIFESTS: &str = "/etc/monopod/manifests";
+pub const MANIFESTS: &str = "/etc/monopod/manifests";
 /// Where pods lie when the service manager knows no `DelegateSubgroup=` (before 254).
 const TREE: &str = "/sys/fs/cgroup/monopod/kubepods";
 /// Emulated and loaded machines are slow.
@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A terminal that remembers: each command with what it printed.
 #[derive(Default)]
-struct Terminal {
+pub struct Terminal {
     seen: String,
 }
 
@@ -49,6 +49,12 @@ impl Terminal {
 
     /// Runs a line until it prints what is wanted; only the last time is remembered.
     fn until(&mut self, line: &str, wanted: &str) -> Result<String> {
+        self.quietly_until(line, wanted)?;
+        self.run(line)
+    }
+
+    /// The same, and nothing of it is remembered.
+    pub fn quietly_until(&self, line: &str, wanted: &str) -> Result<()> {
         let started = Instant::now();
         while !quietly(line).contains(wanted) {
             if started.elapsed() > PATIENCE {
@@ -61,7 +67,7 @@ impl Terminal {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
-        self.run(line)
+        Ok(())
     }
 
     /// For whoever writes the document.
@@ -226,6 +232,7 @@ fn first_half(terminal: &mut Terminal) -> Result<()> {
     a_loop_that_stands_still_is_replaced(terminal, &pid)?;
     an_upgrade_touches_nothing(terminal, &pid)?;
     a_stopped_service_leaves_its_pods(terminal, &pid)?;
+    vm_shutdown::prepare(terminal)?;
     terminal.say("The machine reboots: the pod is asked to end, and comes back");
     terminal.seen += "    # systemctl reboot\n";
     Ok(())
@@ -254,7 +261,7 @@ fn pods_are_back(terminal: &mut Terminal) -> Result<()> {
     terminal.run(&format!("ps -o pid=,comm= -p {pid}"))?;
     let log = terminal.until("cat /var/log/pods/default_first-testnode_*/app/*.log", "up\n")?;
     ensure!(log.contains("bye"), "the shutdown did not ask it to end:\n{log}");
-    Ok(())
+    vm_shutdown::check(terminal)
 }
 
 /// Rule D3: the tree that users know from kubelets, and the kernel's files in it.

@@ -30,8 +30,12 @@ const BATCH: usize = 25;
 const MINUTES: Duration = Duration::from_secs(180);
 
 fn serving(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    serving_with("", body)
+}
+
+fn serving_with(options: &str, body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     with_busybox(move || {
-        let daemon = start()?;
+        let daemon = start_with(options)?;
         let result = body();
         drop(daemon);
         result
@@ -39,8 +43,12 @@ fn serving(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
 }
 
 fn start() -> Result<Daemon> {
+    start_with("")
+}
+
+fn start_with(options: &str) -> Result<Daemon> {
     let _old = std::fs::remove_file(SOCKET);
-    let daemon = Daemon::configured("nodeName: node1\n")?;
+    let daemon = Daemon::configured(&format!("nodeName: node1\n{options}"))?;
     wait_until("the socket", || Path::new(SOCKET).exists().then_some(()))?;
     wait_until("the API answers", || monopod(&["get", "ns", "default"]).ok())?;
     wait_until("the account", || monopod(&["get", "sa", "default"]).ok())?;
@@ -406,7 +414,8 @@ fn volumes_follow_their_objects() -> Result<()> {
 
 /// F05: what a pod has filled is free again after it.
 fn a_full_disk_does_not_keep_its_pods() -> Result<()> {
-    serving(|| {
+    // Others are let in as soon as there is room, and not minutes later.
+    serving_with("evictionPressureTransitionPeriod: 0s\n", || {
         rustix::mount::mount_remount("/var/lib/monopod", MountFlags::empty(), c"size=48m,mode=755")
             .context("remount")?;
         let script = format!("dd if=/dev/zero of=/v/fill bs=64k 2>/dev/null; echo full; {OBEDIENT}");

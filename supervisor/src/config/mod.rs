@@ -1,6 +1,7 @@
 //! `/etc/monopod/config.yaml`: strict, and every option has a default. Names are those of the kubelet's configuration
 //! where it has the option.
 
+pub mod eviction;
 pub mod sysctls;
 
 use std::collections::BTreeMap;
@@ -10,10 +11,13 @@ use std::time::Duration;
 use cgroupd::Quantity as Amount;
 use serde::{Deserialize, Deserializer};
 
-use crate::image::Verification;
+use crate::image::{Verification, gc};
 
 /// Where the configuration is read from unless somebody says otherwise.
 pub const PATH: &str = "/etc/monopod/config.yaml";
+
+/// How long pressure is shown after it was seen last (EV5), so that a node on the edge does not flap.
+pub const PRESSURE_TRANSITION_PERIOD: Duration = Duration::from_secs(300);
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +76,20 @@ pub struct Config {
     /// The longest that a crashing container waits for its next start.
     #[serde(deserialize_with = "duration")]
     pub max_container_restart_period: Duration,
+    /// Used percent of the images' file system from which on unused images go.
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u64,
+    /// Used percent down to which they go.
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u64,
+    /// So long an image stays after its last use.
+    #[serde(rename = "imageMinimumGCAge", deserialize_with = "duration")]
+    pub image_minimum_gc_age: Duration,
+    /// With less free disk than this the node has DiskPressure.
+    pub eviction_hard: eviction::EvictionHard,
+    /// The node has it for so long after it was seen last.
+    #[serde(deserialize_with = "duration")]
+    pub eviction_pressure_transition_period: Duration,
     /// Which images that are here already a pod gets only with credentials that open them.
     pub image_pull_credentials_verification_policy: Verification,
     /// For `NeverVerifyAllowlistedImages`: repositories that every pod gets, `REGISTRY/PATH` or `REGISTRY/PATH/*`.
@@ -124,6 +142,11 @@ impl Default for Config {
             shutdown_grace_period: Duration::from_secs(60),
             shutdown_grace_period_critical_pods: Duration::from_secs(10),
             max_container_restart_period: crate::pod::timer::CRASH_BACK_OFF_MAX,
+            image_gc_high_threshold_percent: gc::Policy::default().high_percent,
+            image_gc_low_threshold_percent: gc::Policy::default().low_percent,
+            image_minimum_gc_age: gc::Policy::default().minimum_age,
+            eviction_hard: eviction::EvictionHard::default(),
+            eviction_pressure_transition_period: PRESSURE_TRANSITION_PERIOD,
             image_pull_credentials_verification_policy: Verification::default(),
             preloaded_images_verification_allowlist: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -188,6 +211,12 @@ impl Config {
         if self.container_log_max_files < 2 {
             return Err("containerLogMaxFiles: must be at least 2".to_owned());
         }
+        let (high, low) = (self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent);
+        if high > 100 || low >= high {
+            return Err(format!(
+                "imageGCHighThresholdPercent, imageGCLowThresholdPercent: must be at most 100, and {low} less than {high}"
+            ));
+        }
         let only_listed = self.image_pull_credentials_verification_policy == Verification::NeverVerifyAllowlistedImages;
         if !only_listed && !self.preloaded_images_verification_allowlist.is_empty() {
             let needed = "imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages";
@@ -200,6 +229,15 @@ impl Config {
             return Err("shutdownGracePeriodCriticalPods: must not be longer than shutdownGracePeriod".to_owned());
         }
         Ok(())
+    }
+
+    /// When images go.
+    pub fn image_gc(&self) -> gc::Policy {
+        gc::Policy {
+            high_percent: self.image_gc_high_threshold_percent,
+            low_percent: self.image_gc_low_threshold_percent,
+            minimum_age: self.image_minimum_gc_age,
+        }
     }
 
     /// `containerLogMaxSize` in bytes.
@@ -326,6 +364,9 @@ mod tests {
             ("allowedUnsafeSysctls: ['kernel.msg*', kernel.pid_max]\n", "kernel.pid_max"),
             ("podCIDR6: 'fd00::/64'\n", "podCIDR6"),
             ("shutdownGracePeriod: 5s\n", "shutdownGracePeriodCriticalPods"),
+            ("imageGCHighThresholdPercent: 80\n", "80 less than 80"),
+            ("evictionHard: {memory.available: 100Mi}\n", "memory.available"),
+            ("evictionHard: {nodefs.available: much}\n", "neither a percentage"),
             ("shutdownGracePeriod: soon\n", "shutdownGracePeriod"),
             ("imagePullCredentialsVerificationPolicy: Sometimes\n", "Sometimes"),
             ("preloadedImagesVerificationAllowlist: [docker.io/*]\n", "NeverVerifyAllowlistedImages"),

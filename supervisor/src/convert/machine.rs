@@ -16,6 +16,12 @@ use crate::pod::spec::{
 /// Tells where a pod comes from; a static pod says `file` (ST2).
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
+/// Whether a pod comes from a manifest of the node's own.
+pub fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(CONFIG_SOURCE)).is_some_and(|source| source != "api")
+}
+
 /// The machine's view of a Pod that is defaulted and valid.
 pub fn spec(pod: &Pod) -> PodSpec {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
@@ -29,8 +35,7 @@ pub fn spec(pod: &Pod) -> PodSpec {
         negative if negative < 0 => seconds(1),
         grace => seconds(grace),
     };
-    spec.static_pod =
-        meta.annotations.as_ref().and_then(|all| all.get(CONFIG_SOURCE)).is_some_and(|source| source != "api");
+    spec.static_pod = is_static(pod);
     spec.active_deadline = api.active_deadline_seconds.map(seconds);
     spec.readiness_gates = api.readiness_gates.iter().flatten().map(|gate| gate.condition_type.clone()).collect();
     spec.host_network = api.host_network.unwrap_or(false);

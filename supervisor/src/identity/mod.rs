@@ -110,6 +110,11 @@ impl Token {
         let life = self.expires.saturating_sub(self.issued);
         self.issued + (life.saturating_mul(REFRESH_PERCENT) / 100).min(REFRESH_MAX.as_secs())
     }
+
+    /// Issued before the clock was set back: nobody takes it until the clock is there again.
+    pub fn is_not_yet_valid(&self, now: u64) -> bool {
+        now.saturating_add(LEEWAY_SECONDS) < self.issued
+    }
 }
 
 /// Who a valid token speaks for.

@@ -98,6 +98,13 @@ fn life_has_limits_and_a_token_is_replaced_before_its_end() {
     for (life, refresh) in [(600, 480), (3600, 2880), (1 << 32, 86_400)] {
         assert_eq!(of(life).unwrap().refresh_at(), NOW + refresh, "{life}");
     }
+    // The clock was set back.
+    let token = of(600).unwrap();
+    let (early, late) = (NOW - LEEWAY_SECONDS - 1, NOW - LEEWAY_SECONDS);
+    assert!(token.is_not_yet_valid(early) && !token.is_not_yet_valid(late));
+    let taken = |now| issuer.verify(&token.text, &[], now, |_| true);
+    assert_eq!(taken(early).unwrap_err(), VerifyError::NotYet);
+    taken(late).unwrap();
 }
 
 #[test]

@@ -55,22 +55,37 @@ impl FileSystem {
         u64::try_from(used.saturating_sub(keep)).unwrap_or(u64::MAX)
     }
 
-    /// Is there less than the hard eviction thresholds leave? (EV5: `nodefs.available<10%`, `imagefs.available<15%`, `inodesFree<5%`.)
-    pub fn is_under_pressure(&self, available_percent: u64, inodes_percent: u64) -> bool {
-        let below = |free: u64, all: u64, percent: u64| {
-            all > 0 && u128::from(free) * 100 < u128::from(all) * u128::from(percent)
-        };
-        below(self.available_bytes, self.capacity_bytes, available_percent)
-            || below(self.inodes_free, self.inodes, inodes_percent)
+    /// Is there less than the hard eviction thresholds leave? (EV5)
+    pub fn is_under_pressure(&self, available: Threshold, inodes: Threshold) -> bool {
+        available.is_met(self.available_bytes, self.capacity_bytes) || inodes.is_met(self.inodes_free, self.inodes)
     }
 }
 
-/// Hard eviction threshold of the images' file system, in percent (EV5).
-pub const IMAGEFS_AVAILABLE_PERCENT: u64 = 15;
+/// What has to stay free, as the kubelet's `evictionHard` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threshold {
+    Percent(u64),
+    /// Bytes or inodes.
+    Amount(u64),
+}
+
+impl Threshold {
+    /// Less is free; never so where a file system does not count.
+    fn is_met(self, free: u64, all: u64) -> bool {
+        all > 0
+            && match self {
+                Self::Percent(percent) => u128::from(free) * 100 < u128::from(all) * u128::from(percent),
+                Self::Amount(amount) => free < amount,
+            }
+    }
+}
+
+/// Hard eviction threshold of the images' file system (EV5).
+pub const IMAGEFS_AVAILABLE: Threshold = Threshold::Percent(15);
 /// Of the node's file system.
-pub const NODEFS_AVAILABLE_PERCENT: u64 = 10;
+pub const NODEFS_AVAILABLE: Threshold = Threshold::Percent(10);
 /// Of both, free inodes.
-pub const INODES_FREE_PERCENT: u64 = 5;
+pub const INODES_FREE: Threshold = Threshold::Percent(5);
 
 /// An image as the decision sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,12 +99,17 @@ pub struct Candidate {
 
 /// Whom to remove, in this order, until so many bytes are free.
 pub fn order<'a>(candidates: &'a [Candidate], policy: &Policy, now: SystemTime) -> Vec<&'a Candidate> {
-    let old =
-        |candidate: &&Candidate| now.duration_since(candidate.last_used).is_ok_and(|age| age >= policy.minimum_age);
+    let old = |candidate: &&Candidate| apart(candidate.last_used, now) >= policy.minimum_age;
     let removable = candidates.iter().filter(|candidate| !candidate.in_use && !candidate.pinned);
     let mut chosen: Vec<&Candidate> = removable.filter(old).collect();
     chosen.sort_by_key(|candidate| (candidate.last_used, &candidate.manifest));
     chosen
+}
+
+/// A use that lies ahead was before the clock went back: how far is all that is known of its age, and it is not kept until
+/// the clock is there again.
+pub(super) fn apart(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_else(|ahead| ahead.duration())
 }
 
 /// What a collection did.
@@ -167,17 +187,19 @@ mod tests {
         }
         let none = FileSystem { capacity_bytes: 0, available_bytes: 0, inodes: 0, inodes_free: 0 };
         assert_eq!(none.excess(&Policy::default()), 0);
-        assert!(!none.is_under_pressure(IMAGEFS_AVAILABLE_PERCENT, INODES_FREE_PERCENT));
+        assert!(!none.is_under_pressure(IMAGEFS_AVAILABLE, INODES_FREE));
     }
 
     // EV5
     #[test]
     fn pressure_is_less_than_the_threshold_of_bytes_or_inodes() {
-        let pressed = |fs: FileSystem| fs.is_under_pressure(IMAGEFS_AVAILABLE_PERCENT, INODES_FREE_PERCENT);
+        let pressed = |fs: FileSystem| fs.is_under_pressure(IMAGEFS_AVAILABLE, INODES_FREE);
         assert!(!pressed(file_system(85)));
         assert!(pressed(file_system(86)));
         assert!(pressed(FileSystem { inodes_free: 4, ..file_system(0) }));
         assert!(!pressed(FileSystem { inodes_free: 5, ..file_system(0) }));
+        let amount = |used, bytes| file_system(used).is_under_pressure(Threshold::Amount(bytes), INODES_FREE);
+        assert!(amount(50, 501) && !amount(50, 500));
     }
 
     #[test]
@@ -197,10 +219,11 @@ mod tests {
             Candidate { in_use: true, ..image(b"used", 9000) },
             Candidate { pinned: true, ..image(b"pinned", 9000) },
             image(b"c", 120),
-            Candidate { last_used: now + Duration::from_secs(5), ..image(b"clock went back", 0) },
+            Candidate { last_used: now + Duration::from_secs(86_400), ..image(b"clock went back", 0) },
+            Candidate { last_used: now + Duration::from_secs(5), ..image(b"clock was set", 0) },
         ];
         let order = order(&all, &Policy::default(), now);
         let names: Vec<&Digest> = order.iter().map(|candidate| &candidate.manifest).collect();
-        assert_eq!(names, [&Digest::of(b"a"), &Digest::of(b"b"), &Digest::of(b"c")]);
+        assert_eq!(names, ["a", "b", "c", "clock went back"].map(|name| Digest::of(name.as_bytes())).each_ref());
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::gc::apart;
 use super::store::{At as _, StoreError, list, make_directory, read_bounded, write_passing_file};
 
 const HOLDS: &str = "holds";
@@ -110,9 +111,8 @@ fn read(path: &Path) -> Option<Hold> {
 
 /// Whether the user lives, or is about to.
 fn is_alive(path: &Path) -> bool {
-    let young = fs::metadata(path)
-        .and_then(|meta| meta.modified())
-        .is_ok_and(|at| at.elapsed().map_or(true, |age| age < GRACE));
+    let written = fs::metadata(path).and_then(|meta| meta.modified());
+    let young = written.is_ok_and(|at| apart(at, SystemTime::now()) < GRACE);
     young || read(path).is_some_and(|hold| hold.while_exists.exists())
 }
 
@@ -142,11 +142,13 @@ mod tests {
         holds.take("c2", &b, &dead).unwrap();
         // So young, both count.
         assert_eq!(holds.in_use().unwrap().len(), 2);
-        let old = SystemTime::now() - 2 * GRACE;
-        for user in ["c1", "c2"] {
-            File::options().write(true).open(dir.path().join(HOLDS).join(user)).unwrap().set_modified(old).unwrap();
+        // Long ago, and written before the clock was set back.
+        for old in [SystemTime::now() + 2 * GRACE, SystemTime::now() - 2 * GRACE] {
+            for user in ["c1", "c2"] {
+                File::options().write(true).open(dir.path().join(HOLDS).join(user)).unwrap().set_modified(old).unwrap();
+            }
+            assert_eq!(holds.in_use().unwrap(), BTreeSet::from([a.clone()]));
         }
-        assert_eq!(holds.in_use().unwrap(), BTreeSet::from([a.clone()]));
         holds.sweep(|_| true).unwrap();
         assert_eq!(fs::read_dir(dir.path().join(HOLDS)).unwrap().count(), 1);
         holds.release("c1").unwrap();

@@ -109,6 +109,7 @@ pub fn load(
         unpacker: unpacker.as_fd(),
         progress,
         finished: HashMap::new(),
+        chosen: HashMap::new(),
         skipped: Vec::new(),
     };
     let mut found = loader.found()?;
@@ -154,6 +155,8 @@ struct Loader<'a> {
     progress: &'a mut dyn FnMut(Progress),
     /// What stands in the work directory, verified, and where it belongs.
     finished: HashMap<String, PathBuf>,
+    /// What indexes led to, by their digest and type.
+    chosen: HashMap<(String, String), Descriptor>,
     skipped: Vec<String>,
 }
 
@@ -164,7 +167,7 @@ impl Loader<'_> {
             let mut found = Vec::new();
             for descriptor in index.manifests() {
                 let image = self.choose(descriptor, MAX_INDEX_DEPTH)?;
-                add_found(&mut found, image, names_of(descriptor)?);
+                self.add_found(&mut found, image, names_of(descriptor)?)?;
             }
             return Ok(found);
         }
@@ -174,20 +177,42 @@ impl Loader<'_> {
         images.iter().map(|image| self.docker_image(image)).collect()
     }
 
-    /// Follows indexes to the manifest for this machine.
-    fn choose(&mut self, descriptor: &Descriptor, depth: usize) -> Result<(Vec<u8>, Descriptor), LoadError> {
-        let bytes = self.small(descriptor, MAX_MANIFEST_BYTES)?;
+    /// Follows indexes to the manifest for this machine. Each is read once, however many name it: thousands may.
+    fn choose(&mut self, descriptor: &Descriptor, depth: usize) -> Result<Descriptor, LoadError> {
         if !document::is_index(descriptor.media_type()) {
-            return Ok((bytes, descriptor.clone()));
+            return Ok(descriptor.clone());
         }
         let name = descriptor.digest().to_string();
+        let key = (name.clone(), descriptor.media_type().to_string());
+        if let Some(known) = self.chosen.get(&key) {
+            return Ok(known.clone());
+        }
+        let bytes = self.small(descriptor, MAX_MANIFEST_BYTES)?;
         let index = document::index(&bytes, Some(descriptor.media_type())).map_err(document_error(name))?;
         let depth = depth.checked_sub(1).ok_or(LoadError::TooDeep)?;
         let mine = index.manifests().iter().find(|d| is_this_machine(d));
-        match mine {
-            Some(descriptor) => self.choose(descriptor, depth),
-            None => Err(LoadError::Platform { wanted: this_machine(), found: platforms(index.manifests()) }),
+        let chosen = match mine {
+            Some(descriptor) => self.choose(descriptor, depth)?,
+            None => return Err(LoadError::Platform { wanted: this_machine(), found: platforms(index.manifests()) }),
+        };
+        self.chosen.insert(key, chosen.clone());
+        Ok(chosen)
+    }
+
+    /// One manifest under several names is one image.
+    fn add_found(
+        &mut self,
+        found: &mut Vec<Found>,
+        descriptor: Descriptor,
+        references: Vec<Reference>,
+    ) -> Result<(), LoadError> {
+        if let Some(known) = found.iter_mut().find(|known| known.descriptor.digest() == descriptor.digest()) {
+            known.references.extend(references);
+            return Ok(());
         }
+        let manifest = self.small(&descriptor, MAX_MANIFEST_BYTES)?;
+        found.push(Found { manifest, descriptor, references, made_here: false });
+        Ok(())
     }
 
     /// A docker archive has no manifest; one is made, the same for the same archive.
@@ -360,14 +385,6 @@ impl Place<'_> {
         let path = self.directory.join("diff_id");
         std::fs::write(&path, diff_id.to_string()).at("write", path)?;
         Ok((diff_id, unpacked.skipped))
-    }
-}
-
-/// One manifest under several names is one image.
-fn add_found(found: &mut Vec<Found>, (manifest, descriptor): (Vec<u8>, Descriptor), references: Vec<Reference>) {
-    match found.iter_mut().find(|known| known.descriptor.digest() == descriptor.digest()) {
-        Some(known) => known.references.extend(references),
-        None => found.push(Found { manifest, descriptor, references, made_here: false }),
     }
 }
 

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::Input;
+use super::clock;
 use super::context::{Context, Turn};
 use super::images;
 use crate::convert::env::Sources;
@@ -319,7 +320,7 @@ fn is_walked(source: &Source) -> bool {
 fn token(context: &Context, pod: &Pod, volume: &str, source: &ServiceAccountTokenProjection) -> Result<String, String> {
     let key = (volume.to_owned(), source.path.clone());
     let now = identity::now();
-    if let Some(known) = context.volumes.tokens.borrow().get(&key).filter(|known| now < refresh_at(context, known)) {
+    if let Some(known) = context.volumes.tokens.borrow().get(&key).filter(|known| !is_due(context, known, now)) {
         return Ok(known.text.clone());
     }
     let life = source.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
@@ -329,6 +330,10 @@ fn token(context: &Context, pod: &Pod, volume: &str, source: &ServiceAccountToke
     let text = token.text.clone();
     context.volumes.tokens.borrow_mut().insert(key, token);
     Ok(text)
+}
+
+fn is_due(context: &Context, token: &Token, now: u64) -> bool {
+    refresh_at(context, token) <= now || token.is_not_yet_valid(now)
 }
 
 /// The same pod always comes as much earlier.
@@ -413,7 +418,7 @@ fn remove_later(context: &Rc<Context>, name: String, old: String) {
     });
 }
 
-/// Writes new tokens when the old ones have lived long enough, as long as the pod's volumes exist.
+/// Writes new tokens when the old ones have lived long enough or the clock was set, as long as the pod's volumes exist.
 pub(super) fn refresh_tokens(context: &Rc<Context>) {
     if context.volumes.tokens.borrow().is_empty() {
         return;
@@ -422,17 +427,17 @@ pub(super) fn refresh_tokens(context: &Rc<Context>) {
     let task = tokio::task::spawn_local(async move {
         loop {
             let Some(context) = weak.upgrade() else { return };
-            let now = identity::now();
             let due = context.volumes.tokens.borrow().values().map(|token| refresh_at(&context, token)).min();
             let Some(due) = due else { return };
             drop(context);
-            tokio::time::sleep(Duration::from_secs(due.saturating_sub(now))).await;
+            clock::wall_reaches(due).await;
             let Some(context) = weak.upgrade() else { return };
             let pod = context.newest_pod();
             for volume in volumes(&pod).filter(|volume| volume.projected.is_some()) {
                 rewrite(&context, &pod, volume);
             }
-            let still_due = context.volumes.tokens.borrow().values().any(|token| refresh_at(&context, token) <= now);
+            let now = identity::now();
+            let still_due = context.volumes.tokens.borrow().values().any(|token| is_due(&context, token, now));
             drop(context);
             if still_due {
                 tokio::time::sleep(Duration::from_secs(REFRESH_RETRY_SECONDS)).await;

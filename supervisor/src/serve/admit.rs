@@ -2,9 +2,12 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
+use super::disk::DiskPressure;
+use super::drain::CRITICAL;
 use super::host::Host;
 use super::schedule::{Usage, affinity_fits, untolerated};
 use crate::config::sysctls;
+use crate::convert::machine;
 use crate::convert::security::{AppArmor, Security};
 
 /// Why the node refuses a pod.
@@ -24,6 +27,9 @@ impl Refusal {
 /// None for a pod that may run.
 pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     if let Some(refusal) = unenforceable(pod, host) {
+        return Some(refusal);
+    }
+    if let Some(refusal) = pressed(pod, host) {
         return Some(refusal);
     }
     let own = Usage::of(pod);
@@ -72,6 +78,17 @@ fn unenforceable(pod: &Pod, host: &Host) -> Option<Refusal> {
     })
 }
 
+/// PH15: under pressure of the disk the node takes only critical and static pods, whatever taints they tolerate.
+fn pressed(pod: &Pod, host: &Host) -> Option<Refusal> {
+    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+    let message = "The node had condition: [DiskPressure]. ".to_owned();
+    match host.disk {
+        DiskPressure::None => None,
+        DiskPressure::Pressure if priority >= CRITICAL || machine::is_static(pod) => None,
+        DiskPressure::Pressure => Some(Refusal { reason: "Evicted", message }),
+    }
+}
+
 /// Extended resources that the node does not have are not asked for, as with the kubelet.
 fn lacking(own: &Usage, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     own.needs(host, used).into_iter().find_map(|need| {
@@ -100,6 +117,20 @@ mod tests {
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).unwrap()
+    }
+
+    /// PH15
+    #[test]
+    fn a_full_disk_is_for_critical_and_static_pods() {
+        let full = Host { disk: DiskPressure::Pressure, ..example() };
+        let plain = pod(json!({"containers": [{"name": "c"}], "tolerations": [{"operator": "Exists"}]}));
+        let refusal = check(&plain, &full, &[]).unwrap();
+        assert_eq!((refusal.reason, &*refusal.message), ("Evicted", "The node had condition: [DiskPressure]. "));
+        let critical = pod(json!({"containers": [{"name": "c"}], "priority": 2_000_000_000}));
+        assert_eq!(check(&critical, &full, &[]), None);
+        let mut own = plain;
+        own.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+        assert_eq!(check(&own, &full, &[]), None);
     }
 
     #[test]

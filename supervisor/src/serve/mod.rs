@@ -241,6 +241,7 @@ impl Daemon {
         self.bind_claims().await;
         self.pods.begin(&mut self.node).await;
         self.publish_all();
+        self.disk.glance(&self.disk_limits());
         let mut signals = Signals::new()?;
         self.api = Some(Api::start(&self.config, &self.host, &self.store, self.backends())?);
         self.notifier.ready(&self.status());
@@ -248,6 +249,7 @@ impl Daemon {
         let mut expiry = self.events.borrow_mut().expire();
         self.rest.stir(tokio::time::Instant::now());
         loop {
+            let full = self.disk.due();
             tokio::select! {
                 () = self.node.step() => {}
                 Some(fed) = self.feed.recv() => self.fed(fed).await,
@@ -261,7 +263,11 @@ impl Daemon {
                 () = self.control.accept(&self.orders.0) => {}
                 Some(Order::Drain(lines)) = self.orders.1.recv() => self.drain(lines),
                 () = until(self.drain.as_ref().and_then(Drain::until)) => {}
-                () = tick(&mut alive) => self.notifier.alive(),
+                () = tick(&mut alive) => {
+                    self.notifier.alive();
+                    self.disk.glance(&self.disk_limits());
+                }
+                () = until(full) => self.disk.changed(&self.disk_limits()),
                 () = after(expiry) => {}
                 () = until(self.publish_again) => self.publish_node().await,
                 () = until(self.rest.due()) => self.rest.give_back(tokio::time::Instant::now()),
@@ -354,13 +360,13 @@ impl Daemon {
                 Notice::Status { uid, status } => self.pods.publish(&uid, status),
                 Notice::Event { uid, event } => {
                     if event.reason == "Pulled" {
-                        self.disk.changed(&self.images, &self.config.data_dir);
+                        self.disk.changed(&self.disk_limits());
                     }
                     self.pods.said(&uid, &event, &self.node);
                 }
                 Notice::Warning { uid, text } => tracing::warn!(pod = uid, "{text}"),
                 Notice::Removed { uid } => {
-                    self.disk.changed(&self.images, &self.config.data_dir);
+                    self.disk.changed(&self.disk_limits());
                     self.pods.removed(&uid, &mut self.node);
                 }
             }
@@ -369,7 +375,7 @@ impl Daemon {
 
     async fn disk_looked(&mut self, looked: Result<Looked, String>) {
         if self.disk.take_again() {
-            self.disk.changed(&self.images, &self.config.data_dir);
+            self.disk.changed(&self.disk_limits());
         }
         let looked = match looked {
             Ok(looked) => looked,
@@ -378,15 +384,35 @@ impl Daemon {
         if !looked.removed.is_empty() {
             tracing::info!("removed images that nobody uses, the disk is nearly full: {}", looked.removed.join(", "));
         }
+        let period = self.config.eviction_pressure_transition_period;
+        let pressure = self.disk.judge(looked.pressure, period, tokio::time::Instant::now());
+        if self.disk.fails_anew(looked.failure.is_some())
+            && let Some(failure) = &looked.failure
+        {
+            self.say_of_node(Severity::Warning, "FreeDiskSpaceFailed", failure);
+        }
         // The list of images is a part of the node's status, too.
-        if looked.pressure == self.host.disk && looked.removed.is_empty() {
+        if pressure == self.host.disk && looked.removed.is_empty() {
             return;
         }
+        if pressure != self.host.disk {
+            let reason = pressure.event();
+            let text = format!("Node {} status is now: {reason}", self.host.name);
+            self.say_of_node(Severity::Normal, reason, &text);
+        }
         let mut host = Host::clone(&self.host);
-        host.disk = looked.pressure;
+        host.disk = pressure;
         self.host = Rc::new(host);
         self.publish_node().await;
         self.pods.set_host(self.host.clone(), &mut self.node);
+    }
+
+    fn say_of_node(&self, severity: Severity, reason: &str, text: &str) {
+        self.events.borrow_mut().say(&Said::of_node(&self.host.name, severity, reason, text));
+    }
+
+    fn disk_limits(&self) -> disk::Limits {
+        disk::Limits::new(&self.config, &self.images)
     }
 
     async fn publish_node(&mut self) {
@@ -438,7 +464,7 @@ impl Daemon {
             tracing::warn!("taken at the next start: {}", later.join(", "));
         }
         let facts = node_facts(Some(self.host.name.clone()), self.host.ips.clone());
-        let mut host = Host::new(&config, &facts);
+        let mut host = Host { disk: self.host.disk, ..Host::new(&config, &facts) };
         let published = node_object::publish(&self.store, &host, &self.images).await;
         self.publish_again = published.err().map(|error| try_later(&error));
         take_node(&self.store, &mut host);

@@ -3,7 +3,7 @@
 //! They are written when something of them changes, and never for their own sake: nobody on a single node decides by the
 //! age of a heartbeat whether it is there (docs/decisions).
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Taint};
 use serde_json::{Value, json};
 
 use super::clock;
@@ -52,6 +52,8 @@ pub fn adopt_spec(host: &mut Host, node: &Node) {
     let spec = node.spec.clone().unwrap_or_default();
     host.cordoned = spec.unschedulable.unwrap_or(false);
     host.taints = spec.taints.unwrap_or_default();
+    // The object may not have been written: the disk is full.
+    host.disk.taint(&mut host.taints);
     host.labels.extend(node.metadata.labels.clone().unwrap_or_default());
 }
 
@@ -69,8 +71,13 @@ fn object(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
     }
     let mut spec = old.map_or_else(|| json!({}), |old| old["spec"].clone());
     // As with a kubelet, those of the configuration are only registered: users may remove them.
-    if old.is_none() && !host.taints.is_empty() {
-        spec["taints"] = json!(host.taints);
+    let known = spec.get("taints").and_then(|taints| serde_json::from_value(taints.clone()).ok()).unwrap_or_default();
+    let mut taints: Vec<Taint> = if old.is_none() { host.taints.clone() } else { known };
+    host.disk.taint(&mut taints);
+    if taints.is_empty() {
+        spec.as_object_mut().map(|spec| spec.remove("taints"));
+    } else {
+        spec["taints"] = json!(taints);
     }
     json!({
         "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec,
@@ -211,6 +218,25 @@ mod tests {
         assert_eq!(new["metadata"]["uid"], old["metadata"]["uid"]);
         assert_eq!(new["spec"]["unschedulable"], true);
         assert_eq!(new["status"]["conditions"][3]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    }
+
+    /// EV5: a node whose disk is full takes nothing, and what users wrote stays.
+    #[test]
+    fn disk_pressure_is_a_condition_and_a_taint() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = image::Store::open(dir.path(), image::Limits::default()).unwrap();
+        let mut old = rendered(None);
+        old["spec"]["taints"] = json!([{"key": "mine", "effect": "NoExecute"}]);
+        let full = Host { disk: DiskPressure::Pressure, ..example() };
+        let shown = object(&full, &images, Some(&old));
+        assert_eq!(shown["status"]["conditions"][1]["status"], "True");
+        let taint = json!({"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"});
+        assert_eq!(shown["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}, taint]));
+        let after = object(&example(), &images, Some(&shown));
+        assert_eq!((&after["spec"], &after["status"]["conditions"][1]["status"]), (&old["spec"], &json!("False")));
+        let mut read = Host { disk: DiskPressure::Pressure, ..example() };
+        adopt_spec(&mut read, &serde_json::from_value(rendered(None)).unwrap());
+        assert_eq!(read.taints[0].key, "node.kubernetes.io/disk-pressure");
     }
 
     #[test]

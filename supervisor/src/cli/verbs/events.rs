@@ -131,9 +131,13 @@ fn sorted(list: &Value) -> Vec<Value> {
 /// How long ago a moment was.
 pub fn since(moment: Option<Timestamp>, now: Timestamp) -> String {
     let Some(moment) = moment else { return "<unknown>".to_owned() };
-    // A clock that is behind is no news.
-    let seconds = u64::try_from(now.as_second() - moment.as_second()).unwrap_or_default();
-    human_duration(Duration::from_secs(seconds))
+    let seconds = now.as_second() - moment.as_second();
+    match u64::try_from(seconds) {
+        Ok(seconds) => human_duration(Duration::from_secs(seconds)),
+        // A clock that is a second behind is no news.
+        Err(_) if seconds >= -1 => "0s".to_owned(),
+        Err(_) => "<invalid>".to_owned(),
+    }
 }
 
 /// `5s`, or `3s (x2 over 41s)`.
