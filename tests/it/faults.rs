@@ -202,7 +202,7 @@ fn a_damaged_state_file_costs_at_most_its_object() -> Result<()> {
                     eprintln!("{kind}, {name}: {error:#}");
                     let _infallible = writeln!(wrong, "{kind}, {name}: {error:#}");
                 }
-                daemon = prepare(start().context("after the trial")?)?;
+                daemon = start().and_then(prepare).with_context(|| format!("after {kind}, {name}"))?;
             }
         }
         ensure!(wrong.is_empty(), "{wrong}");
@@ -216,9 +216,12 @@ fn prepare(daemon: Daemon) -> Result<Daemon> {
         create(MAPS, &map(name))?;
         create(PODS, &pod(name))?;
     }
-    for name in ["by", "victim"] {
-        wait_until(&format!("{name} writes"), || lines(name).ok().filter(|lines| *lines > 1))?;
-    }
+    wait_until("by writes", || lines("by").ok().filter(|lines| *lines > 1))?;
+    // It may have been started again, and its first log be gone.
+    wait_until("victim runs", || {
+        let (_, pod) = ask("GET", &format!("{PODS}/victim"), None).ok()?;
+        pod["status"]["containerStatuses"][0]["state"].get("running").map(|_| ())
+    })?;
     Ok(daemon)
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use super::Engine;
+use super::container::RECORD as CONTAINER_RECORD;
 use super::error::EngineError;
 use super::id::SandboxId;
 use super::record::{self, ContainerRecord, SandboxRecord};
@@ -106,9 +107,9 @@ impl Engine {
             if known.iter().any(|known| known.id.as_str() == container.id) {
                 continue;
             }
-            let dir = self.dirs().sandbox(&record.id).join("containers").join(&container.id);
+            let path = self.dirs().sandbox(&record.id).join("containers").join(&container.id).join(CONTAINER_RECORD);
             let id = &container.id;
-            tracing::error!(pod = record.pod.name, "{} is damaged: its container is ended", dir.display());
+            tracing::error!(pod = record.pod.name, "{} is damaged: its container is ended", path.display());
             let ended = async {
                 client.kill_container(id).await?;
                 client.remove_container(id).await

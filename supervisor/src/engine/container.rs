@@ -16,7 +16,7 @@ use crate::monitor::protocol::{AttachSpec, ContainerSpec, ExecSpec, ExitRecord, 
 use crate::runtime::launch::{Identity, Launch, Process};
 
 /// Name of the owner record in a container's directory.
-const RECORD: &str = "container.json";
+pub(super) const RECORD: &str = "container.json";
 /// Name of the exit record beside it; the monitor writes it.
 const EXIT_RECORD: &str = "exit.json";
 

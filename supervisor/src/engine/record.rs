@@ -6,9 +6,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::id::{ContainerId, SandboxId};
+use crate::image::digest::Digest;
 
 /// Format of the records below.
 pub const VERSION: u16 = 1;
+/// The field with the digest of all others.
+const SUM: &str = "sum";
 
 /// For whom a sandbox was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +73,18 @@ pub struct ContainerRecord {
 /// a container's record names has then ended, and its root is swept without it.
 pub fn save(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
     let temporary = temporary_name(path);
-    std::fs::write(&temporary, serde_json::to_vec(value)?)?;
+    let mut value = serde_json::to_value(value)?;
+    let sum = sum(&value);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert(SUM.to_owned(), sum.into());
+    }
+    std::fs::write(&temporary, serde_json::to_vec(&value)?)?;
     std::fs::rename(&temporary, path)
+}
+
+/// Of a record without its sum; its fields are in the order of their names.
+fn sum(record: &serde_json::Value) -> String {
+    Digest::of(record.to_string().as_bytes()).to_string()
 }
 
 /// After this returns a record that was new outlives a power cut (D40). One cut before leaves none, or a damaged one, which
@@ -89,7 +102,11 @@ fn temporary_name(path: &Path) -> PathBuf {
 
 /// None when there is no such file or what it holds is damaged; nothing on disk is trusted.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    // What a monitor wrote has none.
+    let said = record.as_object_mut().and_then(|fields| fields.remove(SUM));
+    let is_whole = said.is_none_or(|said| said == sum(&record));
+    is_whole.then(|| serde_json::from_value(record).ok()).flatten()
 }
 
 /// Who this process is, for [`Owner::Process`].
@@ -135,7 +152,8 @@ mod tests {
         save(&path, &record).unwrap();
         sync(&path).unwrap();
         assert_eq!(load(&path), Some(record));
-        for damage in ["", "{", "[]", "\0\0\0"] {
+        let flipped = std::fs::read_to_string(&path).unwrap().replace("app", "apq");
+        for damage in ["", "{", "[]", "\0\0\0", &flipped] {
             std::fs::write(&path, damage).unwrap();
             assert_eq!(load::<ContainerRecord>(&path), None, "{damage:?}");
         }

@@ -87,7 +87,8 @@ impl Engine {
         let (sender, receiver) = oneshot::channel();
         let network = self.connect(&request, sender);
         let durable = self.sync_sandbox_record(&request.id);
-        let (started, connected, durable) = tokio::join!(self.start_sandbox(&request, receiver), network, durable);
+        // What runs in threads begins first: starting the monitor keeps this one busy.
+        let (connected, durable, started) = tokio::join!(network, durable, self.start_sandbox(&request, receiver));
         let (started, addresses) = match (connected, started, durable) {
             (Ok(addresses), Ok(started), Ok(())) => (started, addresses),
             (Err(error), _, _) | (Ok(_), Err(error), _) | (Ok(_), Ok(_), Err(error)) => {

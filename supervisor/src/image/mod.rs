@@ -11,6 +11,7 @@ pub mod digest;
 pub mod document;
 pub mod gc;
 mod holds;
+mod index;
 pub mod limits;
 pub mod load;
 pub mod pax;

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/                   0700
 //!   oci-layout index.json an OCI image layout; one descriptor per name, `org.opencontainers.image.ref.name` is the whole name
+//!   index.copy.json       the index again
 //!   blobs/sha256/HEX      manifests, configurations, layers as they came
 //!   layers/HEX/fs         the layer with this *blob's* digest, in overlayfs's form
 //!   layers/HEX/diff_id    digest of its uncompressed archive
@@ -26,13 +27,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::ContainerImage;
-use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
+use oci_spec::image::{Descriptor, ImageIndex};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::access::{self, AccessPolicy};
 use super::digest::Digest;
 use super::document::{self, BadDocument, Config};
 use super::holds::Holds;
+use super::index::Index;
 use super::limits::{Limits, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
 use super::pull::Progress;
 use super::reference::Reference;
@@ -54,9 +56,6 @@ const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const BLOBS: &str = "blobs/sha256";
 const LAYERS: &str = "layers";
 const TMP: &str = "tmp";
-const INDEX: &str = "index.json";
-/// The same again: no other file has the images' names, and without them nobody could tell what may be removed.
-const INDEX_COPY: &str = "index.copy.json";
 const LOCK: &str = "lock";
 /// Images that are never removed to make room.
 const PINNED: &str = "io.monopod.pinned";
@@ -227,7 +226,7 @@ impl Store {
         for left in list(&self.root.join(TMP))? {
             self.remove_tree(&left)?;
         }
-        self.mend_copy()?;
+        Index { root: &self.root }.mend_copy()?;
         // With a damaged index nobody knows what is in use: everything stays.
         let live = self.live_blobs()?;
         for kind in [BLOBS, LAYERS] {
@@ -360,53 +359,17 @@ impl Store {
         self.root.join(LAYERS).join(digest.hex())
     }
 
-    /// The index; none yet is an empty one. A damaged one is mended with its copy.
     fn index(&self) -> Result<ImageIndex> {
-        let path = self.root.join(INDEX);
-        let error = match read_index(&path) {
-            Ok(index) => return Ok(index),
-            Err(error) => error,
-        };
-        let copy = self.root.join(INDEX_COPY);
-        match read_index(&copy) {
-            Ok(index) => {
-                tracing::error!("{error}; mended with {}", copy.display());
-                write_index(&path, &index)?;
-                Ok(index)
-            }
-            // The first one is still to be written.
-            Err(_) if is_missing(&error) => new_index(Vec::new(), &path),
-            Err(_) => Err(error),
-        }
-    }
-
-    /// The index counts; its copy follows it, also after a cut between the two.
-    fn mend_copy(&self) -> Result<()> {
-        let index = self.index()?;
-        let copy = self.root.join(INDEX_COPY);
-        let why = match read_index(&copy) {
-            Ok(same) if same == index => return Ok(()),
-            Err(error) if is_missing(&error) && index.manifests().is_empty() => return Ok(()),
-            Err(error) if is_missing(&error) => None,
-            Ok(_) => Some(format!("{} is not what {INDEX} beside it is", copy.display())),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(why) = why {
-            tracing::error!("{why}; made anew");
-        }
-        write_index(&copy, &index)
+        Index { root: &self.root }.read()
     }
 
     fn change_index(&self, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<()> {
-        let path = self.root.join(INDEX);
         let lock_path = self.root.join("index.lock");
         let lock = open_lock(&lock_path)?;
         flock(&lock, FlockOperation::LockExclusive).at("flock", lock_path)?;
         let mut descriptors = self.index()?.manifests().clone();
         change(&mut descriptors);
-        let index = new_index(descriptors, &path)?;
-        write_index(&path, &index)?;
-        write_index(&self.root.join(INDEX_COPY), &index)
+        Index { root: &self.root }.write(descriptors)
     }
 
     /// Gives an image its names; each name leaves the image that had it.
@@ -424,7 +387,7 @@ impl Store {
     }
 
     fn manifest(&self, descriptor: &Descriptor) -> Result<document::Manifest> {
-        let digest = own_digest(descriptor, &self.root.join(INDEX))?;
+        let digest = own_digest(descriptor, &Index { root: &self.root }.path())?;
         let bytes = self.read_blob(&digest, MAX_MANIFEST_BYTES)?;
         document::manifest(&bytes, descriptor.media_type(), &self.limits)
             .map_err(|err| damaged(&self.blob_path(&digest), err))
@@ -450,8 +413,8 @@ impl Store {
     }
 
     fn image(&self, descriptors: &[&Descriptor]) -> Result<Image> {
-        let first = descriptors.first().ok_or_else(|| damaged(&self.root.join(INDEX), "empty group"))?;
-        let digest = own_digest(first, &self.root.join(INDEX))?;
+        let first = descriptors.first().ok_or_else(|| damaged(&Index { root: &self.root }.path(), "empty group"))?;
+        let digest = own_digest(first, &Index { root: &self.root }.path())?;
         let manifest = self.manifest(first)?;
         let bytes = self.read_blob(&manifest.config.digest, MAX_CONFIG_BYTES)?;
         let config = document::config(&bytes, manifest.layers.len())
@@ -580,7 +543,7 @@ impl Store {
     pub(super) fn blobs(&self, image: &Image) -> Result<(Descriptor, Vec<Digest>)> {
         let index = self.index()?;
         let found = index.manifests().iter().find(|d| d.digest().to_string() == image.manifest.to_string());
-        let descriptor = found.ok_or_else(|| damaged(&self.root.join(INDEX), "the image is gone"))?;
+        let descriptor = found.ok_or_else(|| damaged(&Index { root: &self.root }.path(), "the image is gone"))?;
         let manifest = self.manifest(descriptor)?;
         let layers = manifest.layers.into_iter().map(|blob| blob.digest);
         Ok((descriptor.clone(), layers.chain([manifest.config.digest, image.manifest.clone()]).collect()))
@@ -670,26 +633,7 @@ fn own_digest(descriptor: &Descriptor, path: &Path) -> Result<Digest> {
     digest.map_err(|err: super::digest::BadDigest| damaged(path, err))
 }
 
-fn new_index(descriptors: Vec<Descriptor>, path: &Path) -> Result<ImageIndex> {
-    let builder =
-        ImageIndexBuilder::default().schema_version(2u32).media_type(MediaType::ImageIndex).manifests(descriptors);
-    builder.build().map_err(|err| damaged(path, err))
-}
-
-fn read_index(path: &Path) -> Result<ImageIndex> {
-    document::index(&read_bounded(path, MAX_MANIFEST_BYTES)?, None).map_err(|err| damaged(path, err))
-}
-
-fn write_index(path: &Path, index: &ImageIndex) -> Result<()> {
-    let bytes = serde_json::to_vec(index).map_err(io::Error::other).at("write", path)?;
-    write_file(path, &bytes)
-}
-
-fn is_missing(error: &StoreError) -> bool {
-    matches!(error, StoreError::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
-}
-
-fn damaged(path: &Path, cause: impl std::fmt::Display) -> StoreError {
+pub(super) fn damaged(path: &Path, cause: impl std::fmt::Display) -> StoreError {
     StoreError::Damaged { path: path.to_owned(), cause: cause.to_string() }
 }
 
