@@ -92,7 +92,16 @@ pub async fn run(command: &DebugCommand) -> Result<ExitCode, VerbError> {
         return Ok(ExitCode::SUCCESS);
     }
     match started(&client, command.place.namespace(), pod, &name).await? {
-        State::Running => Box::pin(attach_to(&client, &command.place, pod, &streams)).await,
+        State::Running => {
+            let code = Box::pin(attach_to(&client, &command.place, pod, &streams)).await?;
+            if streams.stdin && streams.tty && !is_quiet {
+                eprintln!(
+                    "Session ended, the ephemeral container will not be restarted but may be reattached using \
+                     'monopod attach {pod} -c {name} -i -t' if it is still running"
+                );
+            }
+            Ok(code)
+        }
         State::Terminated => logs(&client, &path, &name).await,
     }
 }
