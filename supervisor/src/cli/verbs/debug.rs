@@ -76,20 +76,32 @@ pub async fn run(command: &DebugCommand) -> Result<ExitCode, VerbError> {
              runtime doesn't support this feature."
         );
     }
-    client.json(Call::get(path.as_str())).await?;
+    let before = client.json(Call::get(path.as_str())).await?;
     let mut streams = command.streams.clone();
     let name = streams.container.get_or_insert_with(|| format!("debugger-{}", suffix())).clone();
     if command.streams.container.is_none() && !is_quiet {
         eprintln!("Defaulting debug container name to {name}.");
     }
-    let patch = json!({"spec": {"ephemeralContainers": [command.container(&name)?]}});
+    let patch = json!({"spec": {
+        "$setElementOrder/ephemeralContainers": order(&before, &name),
+        "ephemeralContainers": [command.container(&name)?],
+    }});
     let call = Call::new(Method::PATCH, format!("{path}/ephemeralcontainers"));
     client.json(call.query("fieldManager", "monopod-debug").body(STRATEGIC, &patch)).await?;
     if !command.attach.unwrap_or(streams.stdin) {
         return Ok(ExitCode::SUCCESS);
     }
     match started(&client, command.place.namespace(), pod, &name).await? {
-        State::Running => Box::pin(attach_to(&client, &command.place, pod, &streams)).await,
+        State::Running => {
+            let code = Box::pin(attach_to(&client, &command.place, pod, &streams)).await?;
+            if streams.stdin && streams.tty && !is_quiet {
+                eprintln!(
+                    "Session ended, the ephemeral container will not be restarted but may be reattached using \
+                     'monopod attach {pod} -c {name} -i -t' if it is still running"
+                );
+            }
+            Ok(code)
+        }
         State::Terminated => logs(&client, &path, &name).await,
     }
 }
@@ -114,6 +126,13 @@ impl DebugCommand {
         }
         Ok(container)
     }
+}
+
+/// The new one after the others; a patch that says nothing puts it first.
+fn order(pod: &Value, name: &str) -> Value {
+    let known = pod["spec"]["ephemeralContainers"].as_array().map_or(&[][..], Vec::as_slice);
+    let names = known.iter().filter_map(|container| container["name"].as_str()).chain([name]);
+    names.map(|name| json!({"name": name})).collect()
 }
 
 fn suffix() -> String {
@@ -210,6 +229,13 @@ mod tests {
             "stdin": true, "tty": true, "targetContainerName": "c", "env": [{"name": "A", "value": "b"}],
             "securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}});
         assert_eq!(container(&["-it", "--target=c", "--env=A=b", "--", "sh"]), expected);
+    }
+
+    #[test]
+    fn the_new_container_comes_last() {
+        let pod = json!({"spec": {"ephemeralContainers": [{"name": "a", "image": "i"}]}});
+        assert_eq!(order(&pod, "b"), json!([{"name": "a"}, {"name": "b"}]));
+        assert_eq!(order(&json!({}), "b"), json!([{"name": "b"}]));
     }
 
     #[test]

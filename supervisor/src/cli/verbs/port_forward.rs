@@ -61,16 +61,17 @@ pub async fn run(command: &PortForwardCommand) -> Result<ExitCode, VerbError> {
     let resolve = |wanted: &Wanted| wanted.resolve(&pod, service.as_ref()).map_err(VerbError::Usage);
     let pairs: Vec<Pair> = command.ports.iter().map(resolve).collect::<Result<_, _>>()?;
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let call = Call::get(format!("{}/portforward", pod_path(command.place.namespace(), name)));
-    Box::pin(LocalSet::new().run_until(forward(command, &client, call, &pairs))).await
+    let path = pod_path(command.place.namespace(), name);
+    Box::pin(LocalSet::new().run_until(forward(command, &client, &path, &pairs))).await
 }
 
 async fn forward(
     command: &PortForwardCommand,
     client: &Client,
-    call: Call,
+    pod: &str,
     pairs: &[Pair],
 ) -> Result<ExitCode, VerbError> {
+    let call = Call::get(format!("{pod}/portforward"));
     let io = TokioIo::new(client.upgrade(call, &upgrade_headers(TUNNEL_PROTOCOL)).await?);
     let socket = WebSocketStream::from_raw_socket(io, Role::Client, Some(websocket::config())).await;
     let session = spdy::Session::start(websocket::Tunnel::new(socket), spdy::Role::Client, IDLE_TIMEOUT);
@@ -87,8 +88,11 @@ async fn forward(
                 say(&format!("Handling connection for {}\n", accepted.pair.local))?;
                 connections.spawn_local(connect(session.clone(), accepted, requests.replace(requests.get() + 1)));
             }
-            Some(_ended) = connections.join_next() => {}
-            () = session.ended() => return Err(VerbError::usage("lost connection to pod")),
+            // A port that nobody listens at yet is no reason to give up, a pod that has gone is one.
+            Some(Ok(Outcome::Failed)) = connections.join_next() => if !is_running(client, pod).await? {
+                return Err(lost());
+            },
+            () = session.ended() => return Err(lost()),
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted.map_err(VerbError::Stream)?;
                 return Ok(ExitCode::SUCCESS);
@@ -97,8 +101,24 @@ async fn forward(
     }
 }
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+}
+
+fn lost() -> VerbError {
+    VerbError::usage("lost connection to pod")
+}
+
+async fn is_running(client: &Client, pod: &str) -> Result<bool, VerbError> {
+    let found = client.find(Call::get(pod)).await?;
+    Ok(found.is_some_and(|pod| pod["status"]["phase"] == "Running"))
+}
+
 /// One connection: a stream for what goes wrong, and one for the data.
-async fn connect(session: spdy::Session, accepted: Accepted, request: u64) {
+async fn connect(session: spdy::Session, accepted: Accepted, request: u64) -> Outcome {
     let Pair { local, remote } = accepted.pair;
     let open = |kind: &str| {
         let pairs = [("streamtype", kind.to_owned()), ("port", remote.to_string()), ("requestid", request.to_string())];
@@ -110,10 +130,11 @@ async fn connect(session: spdy::Session, accepted: Accepted, request: u64) {
     pass(accepted.socket, data).await;
     let mut text = String::new();
     match error.read_to_string(&mut text).await {
-        Ok(_) if text.is_empty() => {}
+        Ok(_) if text.is_empty() => return Outcome::Passed,
         Ok(_) => eprintln!("an error occurred forwarding {local} -> {remote}: {text}"),
         Err(error) => eprintln!("error reading from error stream for port {local} -> {remote}: {error}"),
     }
+    Outcome::Failed
 }
 
 /// Copies both ways until the pod has said all.
