@@ -252,3 +252,35 @@ fn a_volume_beyond_its_limit_evicts_its_pod() {
         world.close().await;
     });
 }
+
+/// EV1: many files are counted beside the loop, which goes on with its work meanwhile.
+#[test]
+fn counting_many_files_does_not_hold_the_node_up() {
+    const FILES: usize = 100_000;
+    alone("counting_many_files_does_not_hold_the_node_up", async |mut world: World| {
+        let mounts = "    volumeMounts:\n    - {name: v, mountPath: /v}\n";
+        let volumes = "  - {name: v, emptyDir: {sizeLimit: 1Gi}}\n";
+        let many = world.run(&sleeper("many", "1000009", mounts, volumes)).await;
+        world.until_running(&many).await;
+        let volume = root_of("1000009").join("v");
+        for file in 0..FILES {
+            std::fs::File::create(volume.join(file.to_string())).unwrap();
+        }
+        let turns = std::rc::Rc::new(std::cell::Cell::new(0_u64));
+        let counter = turns.clone();
+        let ticker = tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                counter.set(counter.get() + 1);
+            }
+        });
+        let started = Instant::now();
+        world.node.check_storage().await;
+        let (took, turns) = (started.elapsed(), turns.get());
+        ticker.abort();
+        println!("measured: {FILES} files counted in {took:?}, {turns} turns of the loop meanwhile");
+        assert!(turns >= 3, "the loop stood still for {took:?}");
+        assert!(world.statuses[&many].reason.is_none());
+        world.close().await;
+    });
+}

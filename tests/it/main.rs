@@ -40,14 +40,18 @@ mod vm_clock;
 mod vm_nft;
 mod vm_package;
 mod vm_planted;
+mod vm_quota;
 mod vm_root;
 mod vm_runner;
 mod vm_shutdown;
 mod vm_systemd;
 mod volumes;
+mod volumes_canary;
 mod volumes_hostile;
 mod volumes_node;
+mod volumes_races;
 mod volumes_rules;
+mod volumes_size;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -107,9 +111,9 @@ fn main() -> ExitCode {
     if std::env::var_os(vm_root::RUNNER).is_some() {
         vm_root::run_tests();
     }
-    if let Ok(paths) = std::env::var(volumes_hostile::EXCHANGE) {
+    if let Ok(paths) = std::env::var(volumes_races::EXCHANGE) {
         // It ends by being killed, or when the names are gone.
-        return if volumes_hostile::exchange(&paths).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if volumes_races::exchange(&paths).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let rings = std::env::var("MONOPOD_RING").unwrap_or_else(|_| "host".to_owned());
     let rings: Vec<&str> = rings.split(',').collect();
@@ -139,8 +143,10 @@ fn all() -> Vec<Test> {
         run::tests(),
         volumes::tests(),
         volumes_hostile::tests(),
+        volumes_races::tests(),
         volumes_node::tests(),
         volumes_rules::tests(),
+        volumes_size::tests(),
         life::tests(),
         life_hostile::tests(),
         life_manifests::tests(),
@@ -163,6 +169,7 @@ fn all() -> Vec<Test> {
         vm_planted::tests(),
         // Its first test began before the machine's last boot: nothing may come between.
         vm_package::tests(),
+        vm_quota::tests(),
         vm_systemd::tests(),
         pause.collect(),
     ]

@@ -70,13 +70,16 @@ fn pods_run_of(names: &[&str; 2]) -> Result<()> {
              - {{name: app, image: '{image}', imagePullPolicy: {policy}}}\n"
         )
     };
-    node.apply(&pod("offline", names[1], "IfNotPresent"))?;
-    node.ready("offline")?;
-    let events = node.sh("monopod describe pod offline")?;
-    ensure!(events.contains("already present on machine") && !events.contains("Pulling image"), "{events}");
-    // Its registry is gone: this one says so.
-    node.apply(&pod("online", names[1], "Always"))?;
-    node.prints_event("online", "connection refused")?;
+    // Who loads an image by hand puts it in the registry's place, also for `Always` (decision 0060).
+    for (name, policy) in [("present", "IfNotPresent"), ("always", "Always")] {
+        node.apply(&pod(name, names[1], policy))?;
+        node.ready(name)?;
+        let events = node.sh(&format!("monopod describe pod {name}"))?;
+        ensure!(events.contains("already present on machine") && !events.contains("Pulling image"), "{events}");
+    }
+    // What the bundle does not hold would have to come from a registry, and there is none.
+    node.apply(&pod("missing", "127.0.0.1:5000/missing", "IfNotPresent"))?;
+    node.prints_event("missing", "connection refused")?;
     node.sh("monopod delete pods --all").map(drop)
 }
 

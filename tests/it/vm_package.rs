@@ -39,7 +39,7 @@ impl Terminal {
     }
 
     /// Runs a line of sh that has to succeed; both its streams.
-    fn run(&mut self, line: &str) -> Result<String> {
+    pub fn run(&mut self, line: &str) -> Result<String> {
         let output = Command::new("sh").args(["-c", &format!("exec 2>&1; {line}")]).output().context("start sh")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let _infallible = write!(self.seen, "    # {line}\n{}", indented(&text));
@@ -117,7 +117,7 @@ fn traces() -> BTreeSet<String> {
 }
 
 /// Runs `body` on a machine with the package, and looks for what is left after its purge.
-fn installed(body: impl FnOnce(&mut Terminal) -> Result<()>) -> Result<()> {
+pub fn installed(body: impl FnOnce(&mut Terminal) -> Result<()>) -> Result<()> {
     let mut terminal = Terminal::default();
     let before = install(&mut terminal)?;
     let done = body(&mut terminal);

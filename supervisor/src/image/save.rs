@@ -1,10 +1,11 @@
 //! Writes images out as they came: the same manifests, configurations and layers, byte for byte.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 
 use oci_spec::image::{Descriptor, ImageIndexBuilder, MediaType};
+use serde_json::Value;
 
 use super::digest::Digest;
 use super::store::{At as _, Image, Store, StoreError};
@@ -31,7 +32,8 @@ impl Store {
             .manifests(descriptors)
             .build()
             .map_err(failed)?;
-        let index = serde_json::to_vec(&index).map_err(|error| self.io_error("make index.json", error.into()))?;
+        let index = serde_json::to_value(&index).and_then(|index| serde_json::to_vec(&sorted(index)));
+        let index = index.map_err(|error| self.io_error("make index.json", error.into()))?;
         let write = |error| self.io_error("write archive", error);
         append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(write)?;
         append(&mut archive, "index.json", &index).map_err(write)?;
@@ -48,6 +50,18 @@ impl Store {
         let mut header = header(size);
         let name = format!("blobs/sha256/{}", blob.hex());
         archive.append_data(&mut header, name, file).at("copy", path)
+    }
+}
+
+/// Keys in their order: annotations come in any, and one image would give many archives.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> = fields.into_iter().collect();
+            Value::Object(fields.into_iter().map(|(key, value)| (key, sorted(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
     }
 }
 

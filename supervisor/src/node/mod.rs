@@ -268,7 +268,7 @@ impl Node {
 
     fn evict(&mut self, uid: &str, message: &str) {
         if let Some(entry) = self.pods.get_mut(uid) {
-            entry.machine.fail("Evicted", message, Some(Duration::ZERO), clock::now());
+            entry.machine.evict(message, clock::now());
             self.settle(uid);
         }
     }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
@@ -40,6 +42,13 @@ const REFRESH_JITTER_SECONDS: u64 = 10;
 const REFRESH_RETRY_SECONDS: u64 = 10;
 /// Between two counts of a disk volume that has a limit: as often as the kubelet looks.
 const STORAGE_EVERY: Duration = Duration::from_secs(10);
+
+/// The reason of the events about files that are being given to a group for long (VO53).
+const CHANGE_IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
+/// The first of them.
+const CHANGE_TOLD_AFTER: Duration = Duration::from_secs(30);
+/// Between two of them.
+const CHANGE_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// What a pod's volumes are made from, beside the manifest.
 #[derive(Debug, Default)]
@@ -142,8 +151,8 @@ impl EnvFiles for Context {
 /// Makes every volume of the pod (VO1, VO3). What exists already stays as it is, also in the monitor of an earlier daemon.
 /// Images come with the containers that mount them: pulling one may take long, and its failure is theirs (VO36).
 pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
-    let dir = context.dir();
     let failed = |volume: &str, message: String| VolumeFailure { volume: volume.to_owned(), message };
+    let dir = context.dir();
     crate::engine::dirs::create_private(&dir).map_err(|error| failed("", error.to_string()))?;
     let pod = context.newest_pod();
     let images: Vec<ReadyVolume> = context.volumes.ready.borrow_mut().extract_if(.., |known| known.is_image).collect();
@@ -153,7 +162,7 @@ pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
         let source = decide(context, &pod, volume).map_err(|error| failed(&volume.name, error.to_string()))?;
         take_claim(context, &pod, volume).map_err(|message| failed(&volume.name, message))?;
         let mount = kept.remove(&volume.name);
-        let made = make(&volume.name, source, dir.clone(), payload::fs_group(&pod), mount).await;
+        let made = make(context, &volume.name, source, payload::fs_group(&pod), mount).await;
         ready.push(made.map_err(|error| failed(&volume.name, error.to_string()))?);
     }
     *context.volumes.ready.borrow_mut() = ready;
@@ -260,7 +269,7 @@ pub(super) async fn set_up_images(
         // An earlier daemon may have made it.
         let kept = context.engine.clone_volume(sandbox, &volume.name).await.ok();
         let is_kept = kept.is_some();
-        let site = Site { pod_dir: &context.dir(), group: None };
+        let site = Site { pod_dir: &context.dir(), group: None, given: &AtomicU64::new(0) };
         let made = volume::make(&volume.name, &Source::Image(image.layers), &site, kept);
         context.volumes.ready.borrow_mut().push(made.map_err(|error| error.to_string())?);
         if !is_kept {
@@ -279,23 +288,59 @@ fn image_layers(context: &Context, source: &ImageVolumeSource) -> Result<Vec<Pat
     }
 }
 
-/// Files that may be many are given to a group off the loop (VO53).
+/// Files that may be many are given to a group off the loop, and it is told when that takes long (VO53).
 async fn make(
+    context: &Context,
     name: &str,
     source: Source,
-    pod_dir: PathBuf,
     group: Option<u32>,
     kept: Option<OwnedFd>,
 ) -> Result<ReadyVolume, VolumeError> {
     let may_be_long = group.is_some() && is_walked(&source);
-    let name = name.to_owned();
-    let making = move || volume::make(&name, &source, &Site { pod_dir: &pod_dir, group }, kept);
+    let (given, counted) = (Arc::new(AtomicU64::new(0)), name.to_owned());
+    let (counter, pod_dir) = (given.clone(), context.dir());
+    let site = move || volume::make(&counted, &source, &Site { pod_dir: &pod_dir, group, given: &counter }, kept);
     if !may_be_long {
-        return making();
+        return site();
     }
-    match tokio::task::spawn_blocking(making).await {
+    let dir = format!("{}/volumes/kubernetes.io~local-volume/{name}", context.reference.uid);
+    let tell =
+        |again| context.warning_event(CHANGE_IN_PROGRESS, in_progress(&dir, again, given.load(Ordering::Relaxed)));
+    match patiently(tokio::task::spawn_blocking(site), [CHANGE_TOLD_AFTER, CHANGE_TOLD_EVERY], tell).await {
         Ok(made) => made,
         Err(error) => Err(VolumeError::Content(error.to_string())),
+    }
+}
+
+/// Waits, and tells after a while and from then on every so often that it does.
+async fn patiently<T>(work: impl Future<Output = T>, [first, every]: [Duration; 2], tell: impl Fn(Told)) -> T {
+    let mut work = std::pin::pin!(work);
+    let (mut wait, mut told) = (first, Told::First);
+    loop {
+        if let Ok(done) = tokio::time::timeout(wait, &mut work).await {
+            return done;
+        }
+        tell(told);
+        (wait, told) = (every, Told::Again);
+    }
+}
+
+/// Which of the events about a slow change it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    First,
+    Again,
+}
+
+/// In the kubelet's words.
+fn in_progress(dir: &str, told: Told, files: u64) -> String {
+    match told {
+        Told::First => format!(
+            "Setting volume ownership for {dir} is taking longer than expected, consider using OnRootMismatch - \
+             https://kubernetes.io/docs/tasks/configure-pod-container/security-context/\
+             #configure-volume-permission-and-ownership-change-policy-for-pods"
+        ),
+        Told::Again => format!("Setting volume ownership for {dir}, processed {files} files."),
     }
 }
 
@@ -501,4 +546,32 @@ pub(super) fn tear_down(context: &Context) -> Result<(), EngineError> {
     }
     context.claims.give_back(&context.reference.uid);
     context.engine.discard(&context.dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// VO53
+    #[tokio::test]
+    async fn a_slow_change_of_owners_is_told_in_the_kubelets_words() {
+        let (told, spans) = (RefCell::new(Vec::new()), [Duration::from_millis(1), Duration::from_millis(2)]);
+        let tell = |what| told.borrow_mut().push(what);
+        assert_eq!(patiently(async { 7 }, spans, tell).await, 7);
+        assert_eq!(*told.borrow(), []);
+        let until_told_thrice = async {
+            while told.borrow().len() < 3 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        patiently(until_told_thrice, spans, tell).await;
+        assert_eq!(*told.borrow(), [Told::First, Told::Again, Told::Again]);
+        assert_eq!(
+            in_progress("uid/volumes/v", Told::Again, 65_414),
+            "Setting volume ownership for uid/volumes/v, processed 65414 files."
+        );
+        let first = in_progress("uid/volumes/v", Told::First, 0);
+        assert!(first.starts_with("Setting volume ownership for uid/volumes/v is taking longer than expected, "));
+        assert!(first.ends_with("OnRootMismatch - https://kubernetes.io/docs/tasks/configure-pod-container/security-context/#configure-volume-permission-and-ownership-change-policy-for-pods"));
+    }
 }

@@ -37,6 +37,8 @@ pub const VOLUME_RETRY_MAX: Duration = Duration::from_secs(122);
 pub const TEARDOWN_RETRY: Duration = Duration::from_secs(2);
 /// Time between stop signal and SIGKILL that every container gets (2.4, step 4).
 pub const GRACE_MIN: Duration = Duration::from_secs(2);
+/// What a pod gets that has filled a volume (EV1).
+pub const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// SIGKILL is repeated after this time until the exit is known.
 pub const KILL_RETRY: Duration = Duration::from_secs(5);
 /// An engine call whose result does not come within this time is given up: its object is removed and made again.

@@ -7,7 +7,7 @@ use super::event::Severity;
 use super::machine::{Ending, Goal, Machine};
 use super::spec::{ContainerSpec, Index, PodSpec, PullPolicy};
 use super::status::{Condition, Deletion, Phase};
-use super::timer::{Now, WallTime};
+use super::timer::{EVICTION_GRACE, Now, WallTime};
 
 impl Machine {
     /// A pod that the node refuses (PH15): it has failed, and nothing of it is ever made.
@@ -56,6 +56,13 @@ impl Machine {
         }
         self.end_pod(grace, now);
         self.settle(now);
+    }
+
+    /// What the pod takes of the node is more than it may (EV1, EV7).
+    pub fn evict(&mut self, message: &str, now: Now) {
+        const REASON: &str = "Evicted";
+        self.record(Severity::Warning, REASON, message.to_owned(), None, now);
+        self.fail(REASON, message, Some(EVICTION_GRACE), now);
     }
 
     /// Another image for a container (IN12); the generation of the changed spec.

@@ -20,6 +20,7 @@ pub mod usage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -79,6 +80,8 @@ pub struct Site<'a> {
     pub pod_dir: &'a Path,
     /// `fsGroup`
     pub group: Option<u32>,
+    /// Files that have been given to it so far.
+    pub given: &'a AtomicU64,
 }
 
 /// Makes one volume, used or not (rule VO3). `kept` is the mount of an earlier time, when the pod had a monitor already:
@@ -125,7 +128,7 @@ pub fn make(name: &str, source: &Source, site: &Site<'_>, kept: Option<OwnedFd>)
         }
         Source::Persistent(volume) => {
             let place = VolumePlace { read_only: volume.read_only, ..VolumePlace::on_host() };
-            Ok(ready(place, persistent(volume, site.group)?))
+            Ok(ready(place, persistent(volume, site)?))
         }
         Source::Image(layers) => {
             let immutable = |place| VolumePlace { read_only: true, no_exec: true, ..place };
@@ -148,7 +151,7 @@ fn write_at_once(root: BorrowedFd<'_>, payload: &payload::Payload, group: Option
 /// Every user may write to the directory of a claim, as in an `emptyDir`.
 const CLAIM_MODE: Mode = Mode::from_raw_mode(0o777);
 
-fn persistent(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+fn persistent(volume: &Persistent, site: &Site<'_>) -> Result<OwnedFd, VolumeError> {
     let root = match &volume.place {
         PersistentPlace::HostPath(source) => return host_path::open(source),
         PersistentPlace::Local(path) if rustix::fs::stat(path).is_err() => {
@@ -164,10 +167,10 @@ fn persistent(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, Volume
             root
         }
     };
-    match group {
+    match site.group {
         // What is mounted read-only has its owner from elsewhere (VO50).
         Some(group) if !volume.read_only && needs_group(root.as_fd(), group, volume.group_policy)? => {
-            ownership::give_to_group(root.as_fd(), group, false)?;
+            ownership::give_many_to_group(root.as_fd(), group, site.given)?;
         }
         _ => {}
     }

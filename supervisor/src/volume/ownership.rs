@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags};
 use rustix::io::Errno;
@@ -13,7 +14,12 @@ const DEPTH_MAX: u32 = 256;
 
 /// Gives everything below `root` to `group`; `read_only` volumes get only the right to read.
 pub fn give_to_group(root: BorrowedFd<'_>, group: u32, read_only: bool) -> Result<(), VolumeError> {
-    give(root, group, read_only, 0)
+    Walk { group, read_only, done: &AtomicU64::new(0) }.give(root, 0)
+}
+
+/// The same for a volume that may hold very many files: `done` is how many have been given (VO53).
+pub fn give_many_to_group(root: BorrowedFd<'_>, group: u32, done: &AtomicU64) -> Result<(), VolumeError> {
+    Walk { group, read_only: false, done }.give(root, 0)
 }
 
 /// Group, rights and setgid of the root are as [`give_to_group`] leaves them (`OnRootMismatch`, rule VO52).
@@ -23,65 +29,69 @@ pub fn root_matches(root: BorrowedFd<'_>, group: u32) -> Result<bool, VolumeErro
     Ok(stat.st_gid == group && with_group_rights(mode, true, false) == mode)
 }
 
-fn give(directory: BorrowedFd<'_>, group: u32, read_only: bool, depth: u32) -> Result<(), VolumeError> {
-    if depth > DEPTH_MAX {
-        return Err(VolumeError::system("fsGroup", "directory tree")(Errno::LOOP));
-    }
-    set(directory, group, read_only)?;
-    let entries = Dir::read_from(directory).map_err(VolumeError::system("read directory", "volume"))?;
-    for entry in entries {
-        let entry = entry.map_err(VolumeError::system("read directory", "volume"))?;
-        if entry.file_name() != c"." && entry.file_name() != c".." {
-            give_entry(directory, entry.file_name(), group, read_only, depth)?;
-        }
-    }
-    Ok(())
-}
-
-/// Never follows a link: what a container swaps in meanwhile is either changed itself or not opened.
-fn give_entry(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
+struct Walk<'a> {
     group: u32,
     read_only: bool,
-    depth: u32,
-) -> Result<(), VolumeError> {
-    let shown = name.to_string_lossy().into_owned();
-    let call = |call| VolumeError::system(call, &shown);
-    let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(()),
-        stat => stat.map_err(call("stat"))?,
-    };
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let below = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(call("open"))?;
-            give(below.as_fd(), group, read_only, depth + 1)
-        }
-        FileType::RegularFile => {
-            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(call("open"))?;
-            set(file.as_fd(), group, read_only)
-        }
-        FileType::Symlink
-        | FileType::Fifo
-        | FileType::Socket
-        | FileType::CharacterDevice
-        | FileType::BlockDevice
-        | FileType::Unknown => {
-            rustix::fs::chownat(directory, name, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(call("chown"))
-        }
-    }
+    done: &'a AtomicU64,
 }
 
-fn set(file: BorrowedFd<'_>, group: u32, read_only: bool) -> Result<(), VolumeError> {
-    let call = |call| VolumeError::system(call, "volume");
-    let stat = rustix::fs::fstat(file).map_err(call("stat"))?;
-    rustix::fs::fchown(file, None, Some(Gid::from_raw(group))).map_err(call("chown"))?;
-    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let mode = with_group_rights(stat.st_mode & 0o7777, directory, read_only);
-    rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(call("chmod"))
+impl Walk<'_> {
+    fn give(&self, directory: BorrowedFd<'_>, depth: u32) -> Result<(), VolumeError> {
+        if depth > DEPTH_MAX {
+            return Err(VolumeError::system("fsGroup", "directory tree")(Errno::LOOP));
+        }
+        self.set(directory)?;
+        let entries = Dir::read_from(directory).map_err(VolumeError::system("read directory", "volume"))?;
+        for entry in entries {
+            let entry = entry.map_err(VolumeError::system("read directory", "volume"))?;
+            if entry.file_name() != c"." && entry.file_name() != c".." {
+                self.give_entry(directory, entry.file_name(), depth)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Never follows a link: what a container swaps in meanwhile is either changed itself or not opened.
+    fn give_entry(&self, directory: BorrowedFd<'_>, name: &CStr, depth: u32) -> Result<(), VolumeError> {
+        let shown = name.to_string_lossy().into_owned();
+        let call = |call| VolumeError::system(call, &shown);
+        let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            stat => stat.map_err(call("stat"))?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(call("open"))?;
+                self.give(below.as_fd(), depth + 1)
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                let file = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(call("open"))?;
+                self.set(file.as_fd())
+            }
+            FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => {
+                self.done.fetch_add(1, Ordering::Relaxed);
+                let group = Some(Gid::from_raw(self.group));
+                rustix::fs::chownat(directory, name, None, group, AtFlags::SYMLINK_NOFOLLOW).map_err(call("chown"))
+            }
+        }
+    }
+
+    fn set(&self, file: BorrowedFd<'_>) -> Result<(), VolumeError> {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        let call = |call| VolumeError::system(call, "volume");
+        let stat = rustix::fs::fstat(file).map_err(call("stat"))?;
+        rustix::fs::fchown(file, None, Some(Gid::from_raw(self.group))).map_err(call("chown"))?;
+        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let mode = with_group_rights(stat.st_mode & 0o7777, directory, self.read_only);
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(call("chmod"))
+    }
 }
 
 fn with_group_rights(mode: u32, directory: bool, read_only: bool) -> u32 {
@@ -117,7 +127,9 @@ mod tests {
         std::fs::write(dir.path().join("sub/file"), "x").unwrap();
         symlink(outside.path(), dir.path().join("link")).unwrap();
         let root = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
-        give_to_group(root.as_fd(), 2000, false).unwrap();
+        let done = AtomicU64::new(0);
+        give_many_to_group(root.as_fd(), 2000, &done).unwrap();
+        assert_eq!(done.into_inner(), 4, "the root, a directory, a file and a link");
         assert_eq!(dir.path().join("sub/file").metadata().unwrap().gid(), 2000);
         assert_eq!(dir.path().join("sub").metadata().unwrap().mode() & 0o2070, 0o2070);
         assert_eq!(dir.path().join("link").symlink_metadata().unwrap().gid(), 2000);

@@ -5,16 +5,20 @@ fn volume(place: PersistentPlace, group_policy: GroupPolicy) -> Persistent {
     Persistent { place, read_only: false, group_policy, size_bytes: Some(1 << 20) }
 }
 
+fn made(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+    persistent(volume, &Site { pod_dir: Path::new("/nowhere"), group, given: &AtomicU64::new(0) })
+}
+
 /// VO35, VO50
 #[test]
 fn a_claim_s_directory_is_made_once_and_given_to_the_group() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("claims/one");
     let claim = volume(PersistentPlace::Claim(path.clone()), GroupPolicy::Always);
-    persistent(&claim, None).unwrap();
+    made(&claim, None).unwrap();
     assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o777);
     std::fs::write(path.join("kept"), "x").unwrap();
-    persistent(&claim, Some(2000)).unwrap();
+    made(&claim, Some(2000)).unwrap();
     assert_eq!(path.join("kept").metadata().unwrap().gid(), 2000);
     assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o2777);
 }
@@ -25,12 +29,12 @@ fn on_root_mismatch_looks_at_the_root_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("claims/one");
     let claim = volume(PersistentPlace::Claim(path.clone()), GroupPolicy::OnRootMismatch);
-    persistent(&claim, Some(2000)).unwrap();
+    made(&claim, Some(2000)).unwrap();
     std::fs::write(path.join("foreign"), "x").unwrap();
     std::os::unix::fs::chown(path.join("foreign"), None, Some(7)).unwrap();
-    persistent(&claim, Some(2000)).unwrap();
+    made(&claim, Some(2000)).unwrap();
     assert_eq!(path.join("foreign").metadata().unwrap().gid(), 7);
-    persistent(&claim, Some(3000)).unwrap();
+    made(&claim, Some(3000)).unwrap();
     assert_eq!(path.join("foreign").metadata().unwrap().gid(), 3000);
 }
 
@@ -38,7 +42,7 @@ fn on_root_mismatch_looks_at_the_root_alone() {
 fn an_administrator_s_directory_is_never_made() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none");
-    let error = persistent(&volume(PersistentPlace::Local(path.clone()), GroupPolicy::Always), None).unwrap_err();
+    let error = made(&volume(PersistentPlace::Local(path.clone()), GroupPolicy::Always), None).unwrap_err();
     assert_eq!(error.to_string(), format!("path {:?} does not exist", path.display().to_string()));
     assert!(!path.exists());
 }
