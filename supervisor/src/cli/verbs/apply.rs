@@ -184,6 +184,11 @@ fn meaning(object: &Value) -> Value {
 /// A manifest can't be read, or nothing could be sent.
 pub async fn create(command: &CreateCommand) -> Result<ExitCode, VerbError> {
     if let Some(what) = &command.what {
+        if !command.files.filenames.is_empty() {
+            return Err(VerbError::usage(
+                "an object comes out of a manifest or out of the command line, not out of both",
+            ));
+        }
         return generate::run(what, &command.place, &command.way).await;
     }
     let given = command.files.read()?;

@@ -119,7 +119,7 @@ pub fn run(verb: &Verb) -> ExitCode {
     runtime.shutdown_background();
     done.unwrap_or_else(|error| {
         if !error.is_closed_output() {
-            eprintln!("{error}");
+            complain(&error);
         }
         ExitCode::FAILURE
     })
@@ -167,6 +167,11 @@ fn say_bytes(bytes: &[u8]) -> Result<(), VerbError> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(VerbError::Output)
 }
 
+/// Says an error in one piece; a reader of standard error that went away has heard enough.
+fn complain(error: &VerbError) {
+    drop(std::io::stderr().lock().write_all(format!("{error}\n").as_bytes()));
+}
+
 /// Failures of a verb about several objects: each is said, the others go on.
 #[derive(Debug, Default)]
 struct Failures {
@@ -197,7 +202,7 @@ impl Failures {
     }
 
     fn say(&mut self) {
-        self.held.drain(..).for_each(|error| eprintln!("{error}"));
+        self.held.drain(..).for_each(|error| complain(&error));
     }
 
     fn code(mut self) -> ExitCode {

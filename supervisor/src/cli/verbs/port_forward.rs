@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -75,6 +76,8 @@ async fn forward(
     let io = TokioIo::new(client.upgrade(call, &upgrade_headers(TUNNEL_PROTOCOL)).await?);
     let socket = WebSocketStream::from_raw_socket(io, Role::Client, Some(websocket::config())).await;
     let session = spdy::Session::start(websocket::Tunnel::new(socket), spdy::Role::Client, IDLE_TIMEOUT);
+    // Before anybody is told that there is something to interrupt.
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(VerbError::Stream)?;
     let mut listeners = Listeners::open(&command.address, pairs)?;
     for line in listeners.lines() {
         say(&line)?;
@@ -93,10 +96,7 @@ async fn forward(
                 return Err(lost());
             },
             () = session.ended() => return Err(lost()),
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(VerbError::Stream)?;
-                return Ok(ExitCode::SUCCESS);
-            }
+            Some(()) = interrupted.recv() => return Ok(ExitCode::SUCCESS),
         }
     }
 }

@@ -121,13 +121,16 @@ impl Tree {
     /// The one file that was asked for: the target is its name, or a directory for it.
     fn only_file(&self, entry: &Entry, flags: OFlags, mode: Mode) -> io::Result<File> {
         let mut path = self.target.clone();
+        let mut flags = flags | OFlags::CLOEXEC;
         if path.is_dir() {
+            // The name is the archive's choice, so a link of that name is not followed.
+            flags |= OFlags::NOFOLLOW;
             let name = String::from_utf8_lossy(&entry.path).into_owned();
             path.push(name.rsplit('/').next().filter(|name| *name != "..").unwrap_or_default());
         } else if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent)?;
         }
-        let file = rustix::fs::open(&path, flags | OFlags::CLOEXEC, mode).map_err(named(&shown(&path)))?;
+        let file = rustix::fs::open(&path, flags, mode).map_err(named(&shown(&path)))?;
         Ok(File::from(file))
     }
 
@@ -256,6 +259,7 @@ mod tests {
         for name in ["d/old/x", "d/name"] {
             taken(&[(file, name, "no")], "d", &target).unwrap_err();
         }
+        taken(&[(file, "tmp/name", "no")], "tmp/name", &target).unwrap_err();
         taken(&[(EntryType::Link, "d/h", "etc/passwd")], "d", &target).unwrap();
         assert!(!target.join("h").exists());
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
