@@ -31,6 +31,7 @@ use client::Client;
 use client::discovery::Kinds;
 use client::error::VerbError;
 
+use crate::cli::tell;
 use crate::config::Config;
 
 /// A verb with what it is about.
@@ -89,7 +90,7 @@ pub fn run(verb: &Verb) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: start the runtime: {error}");
+            tell(format_args!("error: start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -98,7 +99,7 @@ pub fn run(verb: &Verb) -> ExitCode {
     runtime.shutdown_background();
     done.unwrap_or_else(|error| {
         if !error.is_closed_output() {
-            eprintln!("{error}");
+            tell(error);
         }
         ExitCode::FAILURE
     })
@@ -165,7 +166,7 @@ impl Failures {
     }
 
     fn say(&mut self) {
-        self.held.drain(..).for_each(|error| eprintln!("{error}"));
+        self.held.drain(..).for_each(tell);
     }
 
     fn code(mut self) -> ExitCode {
