@@ -62,9 +62,14 @@ pub fn main() -> ExitCode {
         Command::Verb(verb) => Ok(verbs::run(&verb)),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        tell(format_args!("error: {error}"));
         ExitCode::FAILURE
     })
+}
+
+/// A line for people. Who reads standard error through `head` has seen enough: `eprintln!` would abort then.
+pub(crate) fn tell(text: impl std::fmt::Display) {
+    let _nobody_reads = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
 }
 
 fn log_to_stderr(verbose: u8) {

@@ -33,11 +33,11 @@ pub fn watcher() -> Watcher {
 impl PullBars {
     pub fn show(&self, name: &str, progress: Progress) {
         match (progress, &self.all) {
-            (Progress::Started, None) => eprintln!("pulling {name}"),
+            (Progress::Started, None) => super::tell(format_args!("pulling {name}")),
             (Progress::Layers { count, missing, bytes }, None) => {
-                eprintln!("{name}: {missing} of {count} layers to pull, {}", HumanBytes(bytes));
+                super::tell(format_args!("{name}: {missing} of {count} layers to pull, {}", HumanBytes(bytes)));
             }
-            (Progress::LayerDone { number }, None) => eprintln!("{name}: layer {number} done"),
+            (Progress::LayerDone { number }, None) => super::tell(format_args!("{name}: layer {number} done")),
             (Progress::Layer { .. }, None) | (Progress::Started | Progress::Layers { .. }, Some(_)) => {}
             (Progress::Layer { number, bytes, total }, Some(all)) => {
                 let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);

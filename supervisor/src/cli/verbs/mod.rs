@@ -41,6 +41,7 @@ use client::Client;
 use client::discovery::Kinds;
 use client::error::VerbError;
 
+use crate::cli::tell;
 use crate::config::Config;
 
 /// A verb with what it is about.
@@ -110,7 +111,7 @@ pub fn run(verb: &Verb) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: start the runtime: {error}");
+            tell(format_args!("error: start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -119,7 +120,7 @@ pub fn run(verb: &Verb) -> ExitCode {
     runtime.shutdown_background();
     done.unwrap_or_else(|error| {
         if !error.is_closed_output() {
-            complain(&error);
+            tell(error);
         }
         ExitCode::FAILURE
     })
@@ -167,11 +168,6 @@ fn say_bytes(bytes: &[u8]) -> Result<(), VerbError> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(VerbError::Output)
 }
 
-/// Says an error in one piece; a reader of standard error that went away has heard enough.
-fn complain(error: &VerbError) {
-    drop(std::io::stderr().lock().write_all(format!("{error}\n").as_bytes()));
-}
-
 /// Failures of a verb about several objects: each is said, the others go on.
 #[derive(Debug, Default)]
 struct Failures {
@@ -202,7 +198,7 @@ impl Failures {
     }
 
     fn say(&mut self) {
-        self.held.drain(..).for_each(|error| complain(&error));
+        self.held.drain(..).for_each(tell);
     }
 
     fn code(mut self) -> ExitCode {

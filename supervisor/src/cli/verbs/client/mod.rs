@@ -202,7 +202,7 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, Ver
 /// RFC 7234: `299 - "text"`
 fn show_warnings(headers: &HeaderMap) {
     for text in headers.get_all(header::WARNING).iter().filter_map(|value| value.to_str().ok()).filter_map(warning) {
-        eprintln!("Warning: {text}");
+        crate::cli::tell(format_args!("Warning: {text}"));
     }
 }
 
