@@ -352,14 +352,15 @@ fn a_tree_that_links_make_deep_goes_again() {
     let world = World::new(Limits::default());
     let down = "a/".repeat(200);
     let mut entries = vec![pax("path", down.as_bytes()), dir("x"), pax("linkpath", down.as_bytes()), link("l0", "x")];
-    for step in 1..30 {
+    // The kernel follows 40 links, and counts a walk that it has to begin again without RCU twice.
+    for step in 1..19 {
         let below = format!("l{}/{down}", step - 1);
         entries.extend([pax("path", below.as_bytes()), dir("x"), pax("linkpath", below.as_bytes())]);
         entries.push(link(&format!("l{step}"), "x"));
     }
     let started = std::time::Instant::now();
     let root = world.load(&Archive::of(&entries)).unwrap();
-    assert!(fs::symlink_metadata(root.join("l29")).unwrap().is_symlink());
+    assert!(fs::symlink_metadata(root.join("l18")).unwrap().is_symlink());
     let store = world.store();
     let image = store.images().unwrap().remove(0).unwrap();
     store.remove_image(&image.manifest).unwrap();

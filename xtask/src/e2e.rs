@@ -1,13 +1,14 @@
 //! The tests' second ring, in a virtual machine of our own.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::build::{self, Built, Profile};
+use crate::lane::Step;
 use crate::vm::initramfs::{self, Content, Orders};
 use crate::vm::kernel::{self, Kernel};
 use crate::vm::qemu::{Accel, Console, Limits, Machine};
@@ -32,7 +33,7 @@ pub struct E2e {
     #[arg(long, default_value_t = 25 * 60)]
     timeout: u64,
     /// Longest that a test may take, seconds.
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = TEST_SECONDS)]
     test_timeout: u64,
     /// The machine's kind; by default each that has tests for the filter.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
@@ -70,6 +71,8 @@ pub struct Hardware {
     pub accel: Accel,
 }
 
+/// Emulation on a busy machine is slow.
+const TEST_SECONDS: u64 = 300;
 const PROCESSORS: u32 = 2;
 const MEMORY_MIB: u32 = 1536;
 /// Sparse: what is written takes space on the host.
@@ -85,6 +88,22 @@ impl Default for Hardware {
     }
 }
 
+/// All tests in virtual machines, by a process of their own.
+pub fn tests_step() -> Result<Step> {
+    step("e2e", &["e2e"], true)
+}
+
+/// The search for planted faults, by a process of its own.
+pub fn planted_step() -> Result<Step> {
+    step("planted", &["e2e", "--planted"], true)
+}
+
+fn step(name: &'static str, arguments: &[&str], tells: bool) -> Result<Step> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.args(arguments);
+    Ok(Step { name, command, tells })
+}
+
 impl E2e {
     /// All rings' tests whose name contains the filter.
     pub fn tests(filter: Option<String>) -> Self {
@@ -96,14 +115,9 @@ impl E2e {
             keep: false,
             planted: false,
             timeout: 25 * 60,
-            test_timeout: 120,
+            test_timeout: TEST_SECONDS,
             hardware: Hardware::default(),
         }
-    }
-
-    /// The search for planted faults.
-    pub fn planted() -> Self {
-        Self { planted: true, ..Self::tests(None) }
     }
 
     pub fn run(self) -> Result<ExitCode> {

@@ -14,6 +14,7 @@ mod e2e;
 mod fuzz;
 mod image;
 mod images;
+mod lane;
 mod run;
 mod setup;
 mod sim;

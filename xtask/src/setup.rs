@@ -6,6 +6,9 @@ use xshell::{Shell, cmd};
 /// Packages for building and for the demo.
 pub const BUILD: &[&str] = &["gcc", "libc6-dev"];
 
+/// What reads and writes what is generated.
+pub const CODEGEN: &[&str] = &["zstd"];
+
 /// The virtual machine's.
 pub const VM: &[&str] = &["qemu-system-x86"];
 

@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use xshell::cmd;
+use xshell::{Shell, cmd};
 
 use crate::apt::Apt;
-use crate::build::{self, Profile};
-use crate::e2e::E2e;
+use crate::build::Tests;
+use crate::e2e::{self, E2e};
 use crate::fuzz::Fuzz;
+use crate::lane::{Lane, Step};
 use crate::sim::Sim;
 use crate::vm::Phases;
-use crate::{clients, images, setup};
+use crate::{build, clients, images, setup};
 
 /// Sets everything up and runs all tests.
 #[derive(Debug, clap::Args)]
@@ -57,12 +58,17 @@ impl Test {
 
     /// As a part of something longer.
     pub fn run_in(self, phases: &mut Phases) -> Result<ExitCode> {
+        self.prepare(phases)?.run(Vec::new(), phases)
+    }
+
+    /// Sets everything up and builds all tests.
+    pub fn prepare(self, phases: &mut Phases) -> Result<Ready> {
         let sh = build::shell()?;
         let root = rustix::process::geteuid().is_root();
         // An ordinary user hears of everything at once.
         let host: &[&str] = if root { PACKAGES } else { &[] };
         let client: &[&str] = if root && !setup::has_program(&sh, "kubectl") { KUBECTL } else { &[] };
-        setup::packages(&sh, &[setup::BUILD, setup::VM, setup::ROOT, host, client].concat())?;
+        setup::packages(&sh, &[setup::BUILD, setup::CODEGEN, setup::VM, setup::ROOT, host, client].concat())?;
         phases.done("packages");
         for image in ["busybox", "nginx", "postgres", "python", "redis"] {
             images::image(image)?;
@@ -75,23 +81,63 @@ impl Test {
         let registry = build::root().join("target/docker-registry");
         Apt::open(&sh)?.extract("docker-registry", &registry)?;
         let path = format!("{}:{}", registry.join("usr/bin").display(), sh.var("PATH")?);
-        let filter = self.filter.iter();
         phases.done("images");
-        build::binaries(&sh, Profile::Ci)?;
+        let tests = build::tests(&sh)?;
         phases.done("build");
-        // The host ring needs root, except for what only reads the checkout.
-        let ring = if root { "host" } else { "checkout" };
-        cmd!(sh, "cargo test --locked --workspace --profile ci --tests --no-fail-fast -- {filter...}")
-            .env("MONOPOD_RING", ring)
-            .env("PATH", path)
-            .run()?;
+        Ok(Ready { sh, root, path, tests, filter: self.filter })
+    }
+}
+
+/// Everything is there to run the tests.
+#[derive(Debug)]
+pub struct Ready {
+    sh: Shell,
+    root: bool,
+    path: String,
+    tests: Vec<Tests>,
+    filter: Option<String>,
+}
+
+impl Ready {
+    /// All tests, and more steps beside them.
+    pub fn run(self, more: Vec<Step>, phases: &mut Phases) -> Result<ExitCode> {
+        // The tests of this machine wait most of the time.
+        let lane = match self.filter {
+            Some(_) => None,
+            None => Some(Lane::start(std::iter::once(e2e::tests_step()?).chain(more).collect())?),
+        };
+        let host = self.host_ring()?;
         phases.done("unit tests and host ring");
+        let machines = match lane {
+            Some(lane) => lane.end()?,
+            None => E2e::tests(self.filter.clone()).run_in(phases)? == ExitCode::SUCCESS,
+        };
+        phases.done("what went on beside them");
         if self.filter.is_none() {
+            // These take all processors.
             Sim::everyday().run()?;
             phases.done("simulated lives");
             Fuzz::everyday().run()?;
             phases.done("fuzz");
         }
-        E2e::tests(self.filter).run_in(phases)
+        Ok(if host && machines { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Unit tests and what runs on this machine; whether all passed.
+    fn host_ring(&self) -> Result<bool> {
+        let Self { sh, path, filter, .. } = self;
+        // The host ring needs root, except for what only reads the checkout.
+        let ring = if self.root { "host" } else { "checkout" };
+        let mut failed = Vec::new();
+        for Tests { program, dir } in &self.tests {
+            let filter = filter.iter();
+            let _in_the_package = sh.push_dir(dir);
+            let done = cmd!(sh, "{program} {filter...}").env("MONOPOD_RING", ring).env("PATH", path).run();
+            failed.extend(done.err());
+        }
+        for error in &failed {
+            eprintln!("error: {error}");
+        }
+        Ok(failed.is_empty())
     }
 }

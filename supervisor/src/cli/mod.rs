@@ -47,6 +47,7 @@ pub fn command() -> clap::Command {
 
 /// Entry of the `monopod` binary.
 pub fn main() -> ExitCode {
+    crate::sys::abort_on_panic();
     if let Some(worker) = std::env::args().nth(1).as_deref().and_then(crate::image::worker) {
         return worker();
     }

@@ -44,6 +44,7 @@ const CANNOT_BEGIN: u8 = 111;
 
 /// Entry of the `monitor` binary.
 pub fn main() -> ExitCode {
+    crate::sys::abort_on_panic();
     let ended = setup::begin().and_then(|mut state| state.run());
     match ended {
         Ok(()) => ExitCode::SUCCESS,

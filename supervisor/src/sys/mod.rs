@@ -13,4 +13,4 @@ pub mod signal;
 pub mod spawn;
 pub mod unpack;
 
-pub use process::exit_now;
+pub use process::{abort_on_panic, exit_now};

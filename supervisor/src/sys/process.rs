@@ -10,6 +10,17 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// A panic ends the process in profiles that unwind too: half a daemon is worse than one that starts again.
+pub fn abort_on_panic() {
+    if cfg!(panic = "unwind") {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tell(panic);
+            std::process::abort();
+        }));
+    }
+}
+
 /// `unshare(CLONE_NEWNS)`
 pub fn unshare_mounts() -> io::Result<()> {
     unshare(UnshareFlags::NEWNS)
