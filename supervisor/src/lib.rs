@@ -25,4 +25,5 @@ pub mod serve;
 pub mod store;
 pub mod stream;
 pub mod sys;
+mod tls;
 pub mod volume;

@@ -14,7 +14,7 @@ pub fn tests() -> Vec<Test> {
         pause_is_pid_1_of_a_shared_namespace_and_reaps, a_sidecar_reaches_nginx_over_localhost,
         init_containers_and_sidecars_run_in_order, the_exit_code_is_the_failing_container_s,
         a_bad_manifest_is_refused_whole, a_missing_program_says_so, a_second_signal_ends_at_once,
-        rounds_leave_nothing_behind, a_killed_run_is_swept_by_the_next]
+        rounds_leave_nothing_behind, runs_at_the_same_time_keep_their_pods, a_killed_run_is_swept_by_the_next]
 }
 
 /// An image archive that `cargo xtask images` built.
@@ -258,6 +258,29 @@ fn rounds_leave_nothing_behind() -> Result<()> {
             let mut run = start(&["--log-prefix=none"], file.path())?;
             ensure!(run.wait()?.success() && run.seen == "hello\n", "{:?}", run.seen);
         }
+        Ok(())
+    })
+}
+
+/// D43: who begins sweeps away what dead owners left, and nothing that another one is making at that moment.
+fn runs_at_the_same_time_keep_their_pods() -> Result<()> {
+    const ROUNDS: usize = 10;
+    const RUNS: usize = 8;
+    with_images(&["busybox"], || {
+        let file = written(&one_container("echo hello"))?;
+        let complaints = tempfile::NamedTempFile::new()?;
+        let start = || {
+            let mut command = host::binary("monopod")?;
+            command.args(["run", "--log-prefix=none"]).arg(file.path()).stderr(complaints.reopen()?);
+            Running::start(command)
+        };
+        for _ in 0..ROUNDS {
+            for run in &mut (0..RUNS).map(|_| start()).collect::<Result<Vec<_>>>()? {
+                ensure!(run.wait()?.success() && run.seen == "hello\n", "{:?}", run.seen);
+            }
+        }
+        let complaints = std::fs::read_to_string(complaints.path())?;
+        ensure!(complaints.is_empty(), "{complaints}");
         Ok(())
     })
 }

@@ -132,7 +132,8 @@ impl Ready {
         for Tests { program, dir } in &self.tests {
             let filter = filter.iter();
             let _in_the_package = sh.push_dir(dir);
-            let done = cmd!(sh, "{program} {filter...}").env("MONOPOD_RING", ring).env("PATH", path).run();
+            let run = cmd!(sh, "{program} {filter...}").env("CARGO_MANIFEST_DIR", dir);
+            let done = run.env("MONOPOD_RING", ring).env("PATH", path).run();
             failed.extend(done.err());
         }
         for error in &failed {

@@ -95,14 +95,16 @@ impl Inner {
         Ok(Host { ipv6, ipv6_uplinks })
     }
 
-    pub(super) fn sweep(&self, live: &[PodId]) -> Result<Swept, NetworkError> {
+    pub(super) fn sweep(&self, live: impl FnOnce() -> Vec<PodId>) -> Result<Swept, NetworkError> {
         self.enter_host()?;
         self.leases().locked(|leases| {
             let (mut collected, mut swept) = (Collected::default(), Swept::default());
+            let links = collected.take(self.own_links()).unwrap_or_default();
+            let live = live();
             let dead: Vec<Lease> =
                 leases.held().chain(leases.resting()).filter(|lease| !live.contains(&lease.pod)).cloned().collect();
             let kept: Vec<String> = live.iter().map(|pod| host_link(&self.config.bridge, pod)).collect();
-            for name in collected.take(self.own_links()).unwrap_or_default() {
+            for name in links {
                 if !kept.contains(&name) && collected.take(lock(&self.links).delete(&name)).is_some() {
                     swept.links.push(name);
                 }

@@ -141,13 +141,13 @@ impl Network {
     }
 
     /// Removes everything of this bridge whose pod isn't live: links, rules, leases. `live` names the pods of every
-    /// process that shares the state directory.
+    /// process that shares the state directory; it is asked after links and leases were read, so that a pod which others
+    /// attach meanwhile keeps its own.
     ///
     /// # Errors
     /// All that went wrong; the rest was done.
-    pub async fn sweep(&self, live: &[PodId]) -> Result<Swept, NetworkError> {
-        let live = live.to_vec();
-        self.on_thread(move |inner| inner.sweep(&live)).await
+    pub async fn sweep(&self, live: impl FnOnce() -> Vec<PodId> + Send + 'static) -> Result<Swept, NetworkError> {
+        self.on_thread(move |inner| inner.sweep(live)).await
     }
 
     /// Removes bridge and tables and restores the host's settings when no pod has an address.

@@ -187,7 +187,7 @@ fn two_hundred_rounds_leave_nothing() {
     attaching.sort();
     detaching.sort();
     println!("attach: median {:?}, best {:?}; detach: median {:?}", attaching[100], attaching[0], detaching[100]);
-    lab.on_host(network.sweep(&[])).unwrap();
+    lab.on_host(network.sweep(Vec::new)).unwrap();
     assert_eq!(lab.on_host(network.leases()).unwrap(), []);
     assert_eq!(lab.host.snapshot(), before);
     assert_eq!(std::fs::read_dir(lab.state.path().join("pods")).unwrap().count(), 0);

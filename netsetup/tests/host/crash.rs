@@ -32,14 +32,14 @@ fn a_sweep_removes_what_is_ours_and_not_live() {
     drop(network);
 
     let network = lab.open();
-    let swept = lab.on_host(network.sweep(&[id("live")])).unwrap();
+    let swept = lab.on_host(network.sweep(|| vec![id("live")])).unwrap();
     assert_eq!(swept.leases, [id("dead")]);
     assert_eq!(dead.links(), ["lo"]);
     assert_eq!(lab.host.snapshot(), before);
     assert!(tcp(&live, SocketAddr::new(OUTSIDE_ADDRESS.parse().unwrap(), 7000), &lab.outside, 7000).is_some());
     assert_eq!(lab.on_host(network.teardown()).unwrap(), Teardown::InUse(1));
     assert_eq!(lab.host.snapshot(), before);
-    lab.on_host(network.sweep(&[])).unwrap();
+    lab.on_host(network.sweep(Vec::new)).unwrap();
     assert_eq!(lab.on_host(network.teardown()).unwrap(), Teardown::Removed);
     assert_eq!(lab.host.snapshot(), foreign);
 }
@@ -94,7 +94,7 @@ fn two_processes_at_once_give_different_addresses() {
         }
     });
     assert_eq!(addresses.lock().unwrap().len(), 2 * EACH);
-    let swept = lab.on_host(networks[0].sweep(&[])).unwrap();
+    let swept = lab.on_host(networks[0].sweep(Vec::new)).unwrap();
     assert_eq!((swept.leases.len(), swept.links.len()), (2 * EACH, 2 * EACH));
     assert_eq!(lab.on_host(networks[1].leases()).unwrap(), []);
 }

@@ -344,7 +344,7 @@ async fn dispatch(call: &Call, verb: Verb, request: Request<Received>) -> Result
         Class::Stored | Class::EventView | Class::Workload => match verb {
             Verb::Get => verbs::get(call),
             Verb::List => verbs::list(call),
-            Verb::Watch => verbs::watch(call),
+            Verb::Watch => verbs::watch(call, request),
             Verb::Create => verbs::create(call, request).await,
             Verb::Update => verbs::update(call, request).await,
             Verb::Patch => verbs::patch(call, request).await,

@@ -7,17 +7,22 @@ use super::call::Call;
 use super::status::{Reason, Status};
 use super::subresource;
 use crate::store::{Key, Object};
+use crate::stream::PodPort;
 
-/// The pod, and its port as a number or a name; none for its first.
-pub(super) fn target(call: &Call, name: &str) -> Result<(Object, Option<String>), Status> {
+/// The pod, and where in it the request goes.
+pub(super) fn target(call: &Call, name: &str) -> Result<(Object, PodPort), Status> {
     let (scheme, name, port) = split(name);
-    if scheme == Some("https") {
-        return Err(Status::new(Reason::NotImplemented, "the proxy speaks HTTP without TLS to pods"));
-    }
-    if call.target.resource.plural == "services" {
-        return of_service(call, name, port);
-    }
-    Ok((subresource::pod(call, name)?, port.map(str::to_owned)))
+    let tls = match scheme {
+        None | Some("" | "http") => false,
+        Some("https") => true,
+        Some(_) => return Err(Status::new(Reason::BadRequest, format!("invalid request {name:?}: unknown scheme"))),
+    };
+    let (pod, port) = if call.target.resource.plural == "services" {
+        of_service(call, name, port)?
+    } else {
+        (subresource::pod(call, name)?, port.map(str::to_owned))
+    };
+    Ok((pod, PodPort { port, tls }))
 }
 
 /// `web`, `web:80`, `http:web:80`, `http:web:`.

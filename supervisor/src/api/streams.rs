@@ -9,6 +9,7 @@ use hyper::Request;
 use super::body::Body;
 use super::status::Status;
 use crate::store::Object;
+use crate::stream::PodPort;
 use crate::stream::received::Received;
 
 /// A future that stays on the thread.
@@ -26,11 +27,11 @@ pub trait Streams {
     fn attach(&self, pod: Object, request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>>;
     /// `pods/portforward`.
     fn port_forward(&self, pod: Object, request: Request<Received>) -> Local<'_, Result<Response<Body>, Status>>;
-    /// `pods/NAME[:PORT]/proxy/PATH`: `port` as in the URL, `path` with its leading slash.
+    /// `pods/[SCHEME:]NAME[:PORT]/proxy/PATH`: the path has its leading slash.
     fn proxy(
         &self,
         pod: Object,
-        port: Option<String>,
+        port: PodPort,
         path: String,
         request: Request<Received>,
     ) -> Local<'_, Result<Response<Body>, Status>>;

@@ -68,8 +68,11 @@ pub struct Created {
 }
 
 impl Engine {
-    /// Upper and work directory of a container's root, made anew.
-    pub fn make_scratch(&self, id: &ContainerId) -> Result<OwnedFd, EngineError> {
+    /// Upper and work directory of a container's root, made anew. The container's own directory comes first: without it
+    /// another process would take the root for a leftover.
+    pub fn make_scratch(&self, sandbox: &SandboxId, id: &ContainerId) -> Result<OwnedFd, EngineError> {
+        let own = self.dirs().container(sandbox, id);
+        super::dirs::create_private(&own).map_err(EngineError::io("make", &own))?;
         let dir = self.dirs().scratch(id);
         for sub in ["upper", "work"] {
             let sub = dir.join(sub);
@@ -220,8 +223,7 @@ impl Engine {
     }
 
     pub(super) fn container_records(&self, sandbox: &SandboxId) -> Vec<ContainerRecord> {
-        let dir = self.dirs().sandbox(sandbox).join("containers");
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(self.dirs().containers(sandbox)).into_iter().flatten().flatten();
         entries.filter_map(|entry| record::load(&entry.path().join(RECORD))).collect()
     }
 

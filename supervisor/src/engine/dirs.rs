@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::id::{ContainerId, SandboxId};
+use super::record::{self, SandboxRecord};
 
 /// The directories of a node. Everything below them is ours, mode 0700, but for the logs (D30).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +39,18 @@ impl Dirs {
         self.sandboxes().join(id.as_str())
     }
 
+    /// The owner records of all sandboxes; what can't be read is left out.
+    pub fn sandbox_records(&self) -> Vec<SandboxRecord> {
+        let entries = std::fs::read_dir(self.sandboxes()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| record::load(&entry.path().join(super::sandbox::RECORD))).collect()
+    }
+
     pub fn container(&self, sandbox: &SandboxId, id: &ContainerId) -> PathBuf {
-        self.sandbox(sandbox).join("containers").join(id.as_str())
+        self.containers(sandbox).join(id.as_str())
+    }
+
+    pub fn containers(&self, sandbox: &SandboxId) -> PathBuf {
+        self.sandbox(sandbox).join("containers")
     }
 
     /// Upper and work directory of a container's root.

@@ -95,8 +95,7 @@ impl Engine {
 
     /// Every sandbox that has an owner record, with what is known of it now.
     pub fn sandboxes(&self) -> Vec<SandboxRecord> {
-        let entries = std::fs::read_dir(self.dirs().sandboxes()).into_iter().flatten().flatten();
-        entries.filter_map(|entry| record::load(&entry.path().join(sandbox::RECORD))).collect()
+        self.dirs().sandbox_records()
     }
 
     fn sandbox(&self, id: &SandboxId) -> Result<Rc<sandbox::Sandbox>, EngineError> {

@@ -1,10 +1,17 @@
 //! Removing what dead owners left behind, and nothing else (D43).
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::time::Duration;
+
 use super::Engine;
 use super::id::SandboxId;
 use super::record::{self, Owner, SandboxRecord};
 use super::sandbox::{RECORD, pod_id};
 use crate::monitor::client::Client;
+
+/// Longest between a sandbox's directory and the record in it.
+const MAKING: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Goes through the owner records. Errors are logged and the next sweep tries again: one stuck sandbox must not keep
@@ -49,8 +56,9 @@ impl Engine {
 
     /// Leases, links and rules without a sandbox.
     async fn sweep_network(&self) {
-        let live: Vec<_> = self.sandboxes().iter().filter_map(|record| pod_id(&record.id).ok()).collect();
-        if let Err(error) = self.shared.network.sweep(&live).await {
+        let dirs = self.dirs().clone();
+        let live = move || dirs.sandbox_records().iter().filter_map(|record| pod_id(&record.id).ok()).collect();
+        if let Err(error) = self.shared.network.sweep(live).await {
             tracing::warn!("sweep the network: {error}");
         }
     }
@@ -60,6 +68,10 @@ impl Engine {
     async fn sweep_damaged(&self) {
         for entry in std::fs::read_dir(self.dirs().sandboxes()).into_iter().flatten().flatten() {
             let path = entry.path().join(RECORD);
+            if !path.exists() {
+                // Another process may be about to write it.
+                tokio::time::sleep(MAKING).await;
+            }
             if record::load::<SandboxRecord>(&path).is_some() {
                 continue;
             }
@@ -84,19 +96,26 @@ impl Engine {
         self.warn(self.remove_state(id));
     }
 
-    /// Roots of containers that no record names any more.
+    /// Roots of containers that nobody knows any more.
     fn sweep_scratch(&self) {
-        let known: std::collections::BTreeSet<String> = self
-            .sandboxes()
-            .iter()
-            .flat_map(|record| self.containers(&record.id))
-            .map(|container| container.id.to_string())
-            .collect();
-        for entry in std::fs::read_dir(self.dirs().data.join("scratch")).into_iter().flatten().flatten() {
-            if !known.contains(entry.file_name().to_string_lossy().as_ref()) {
+        // What others make meanwhile is not among these.
+        let scratch = std::fs::read_dir(self.dirs().data.join("scratch")).into_iter().flatten().flatten();
+        let scratch: Vec<_> = scratch.collect();
+        let known: BTreeSet<OsString> = self.sandboxes().iter().flat_map(|record| self.known(record)).collect();
+        for entry in scratch {
+            if !known.contains(&entry.file_name()) {
                 self.warn(self.discard(&entry.path()));
             }
         }
+    }
+
+    /// The containers of a sandbox: ours have records, and others' may be about to get one.
+    fn known(&self, record: &SandboxRecord) -> Vec<OsString> {
+        if record.owner == self.shared.config.owner {
+            return self.containers(&record.id).iter().map(|container| container.id.as_str().into()).collect();
+        }
+        let entries = std::fs::read_dir(self.dirs().containers(&record.id)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).collect()
     }
 
     fn empty_trash(&self) {

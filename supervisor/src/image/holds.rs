@@ -73,7 +73,9 @@ impl Holds<'_> {
     /// Removes what the dead hold, and the times of images that are gone.
     pub(super) fn sweep(&self, live: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         for path in list_if_there(&self.root.join(HOLDS))? {
-            let is_damaged = path.exists() && read(&path).is_none();
+            // One that somebody is writing is read when it has its name.
+            let is_unfinished = path.extension().is_some();
+            let is_damaged = !is_unfinished && path.exists() && read(&path).is_none();
             if is_damaged {
                 tracing::error!("{} is damaged: its user does not keep its image any more", path.display());
             }
@@ -130,6 +132,21 @@ fn list_if_there(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Another process may be between the write and the rename.
+    #[test]
+    fn a_hold_that_is_being_written_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let holds = Holds { root: root.path() };
+        let unfinished = holds.path("user").unwrap().with_extension("7.new");
+        fs::write(&unfinished, "{").unwrap();
+        holds.sweep(|_| true).unwrap();
+        assert!(unfinished.exists());
+        let old = SystemTime::now() - 2 * GRACE;
+        File::options().write(true).open(&unfinished).unwrap().set_modified(old).unwrap();
+        holds.sweep(|_| true).unwrap();
+        assert!(!unfinished.exists());
+    }
 
     #[test]
     fn a_hold_lasts_as_long_as_its_user() {

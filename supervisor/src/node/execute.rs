@@ -262,7 +262,7 @@ async fn try_create_container(
         .engine
         .write_pod_file(&sandbox, &termination_log(id.as_str()), b"", 0o666)
         .map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;
-    let descriptors = launch::descriptors(context, &plan, &container, &image, id)
+    let descriptors = launch::descriptors(context, &plan, &container, &image, (&sandbox, id))
         .map_err(|error| failure(error.kind(), error.to_string()))?;
     let memo = ContainerMemo::new(instance, &plan);
     let memo = serde_json::to_value(memo).map_err(|error| failure(StartFailureKind::Create, error.to_string()))?;

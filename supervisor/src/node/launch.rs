@@ -13,7 +13,7 @@ use super::context::Context;
 use crate::convert::launch::{ImageProcess, LaunchPlan};
 use crate::convert::mounts::Volumes;
 use crate::convert::slots::{Needed, SeccompProfile};
-use crate::engine::id::ContainerId;
+use crate::engine::id::{ContainerId, SandboxId};
 use crate::engine::program::sealed;
 use crate::image::Image;
 use crate::pod::event::StartFailureKind;
@@ -71,14 +71,14 @@ pub(super) fn descriptors(
     plan: &LaunchPlan,
     container: &Container,
     image: &Image,
-    id: &ContainerId,
+    (sandbox, id): (&SandboxId, &ContainerId),
 ) -> Result<Vec<OwnedFd>, OpenError> {
     let capabilities = plan.launch.process.capabilities.bounding;
     plan.needed
         .iter()
         .map(|needed| match needed {
             Needed::Layer(layer) => open_layer(image.layers.get(*layer).map(std::path::PathBuf::as_path)),
-            Needed::Scratch => Ok(context.engine.make_scratch(id)?),
+            Needed::Scratch => Ok(context.engine.make_scratch(sandbox, id)?),
             Needed::Volume { name, sub_path, recursive } => {
                 open_volume(context, &container.name, name, sub_path.as_deref(), *recursive)
             }

@@ -29,13 +29,16 @@ pub(super) fn status_at(machine: &Machine, wall: WallTime) -> Status {
         }
     }
     let computed = compute_phase(machine, &init, &apps);
-    let (phase, reason, message) = match &machine.state.ending {
-        Some(ending) if !machine.is_mutant(Mutant::ForgetPhase) => {
-            (ending.phase, ending.reason.clone(), ending.message.clone())
-        }
+    let ending = machine.state.ending.as_ref().filter(|_| !machine.is_mutant(Mutant::ForgetPhase));
+    // Conditions know of an end at once; the phase waits until nothing runs, as the kubelet's does: who sees a final
+    // phase may take what the pod had.
+    let conditions =
+        super::conditions::all(machine, ending.map_or(computed, |ending| ending.phase), &init, &apps, wall);
+    let runs = machine.state.containers.iter().any(|container| container.run != Run::Absent);
+    let (phase, reason, message) = match ending {
+        Some(ending) if !runs || computed.is_final() => (ending.phase, ending.reason.clone(), ending.message.clone()),
         Some(_) | None => (computed, None, None),
     };
-    let conditions = super::conditions::all(machine, phase, &init, &apps, wall);
     apps.sort_by(|a, b| a.name.cmp(&b.name));
     ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
     let mut status = Status {

@@ -15,6 +15,7 @@ use crate::api::streams::{Local, Metrics, PodUsage, Streams, Usage};
 use crate::node::Sessions;
 use crate::node::session::http::{Answer, Refusal};
 use crate::store::{Object, Store};
+use crate::stream::PodPort;
 use crate::stream::body::Body as StreamBody;
 use crate::stream::received::Received;
 
@@ -42,11 +43,11 @@ impl Streams for NodeStreams {
     fn proxy(
         &self,
         pod: Object,
-        port: Option<String>,
+        port: PodPort,
         path: String,
         request: Request<Received>,
     ) -> Local<'_, Result<Response<Body>, Status>> {
-        Box::pin(async move { answer(self.0.proxy(&read(&pod)?, port.as_deref(), &path, request).await) })
+        Box::pin(async move { answer(self.0.proxy(&read(&pod)?, &port, &path, request).await) })
     }
 }
 

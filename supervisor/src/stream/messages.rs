@@ -29,14 +29,37 @@ pub fn agree(offer: &Offer) -> Result<(Encoding, Response<Body>), UpgradeError> 
 }
 
 /// Sends a body, piece by piece, until it ends or the client leaves.
-pub async fn send<T: AsyncRead + AsyncWrite + Unpin>(io: T, encoding: Encoding, mut body: Body) {
+pub async fn send<T: AsyncRead + AsyncWrite + Unpin>(io: T, encoding: Encoding, body: Body) {
+    forward(io, body, |bytes| Some(message(encoding, bytes))).await;
+}
+
+/// Sends a body's lines, each as a text: the events of a watch.
+pub async fn send_lines<T, B>(io: T, body: B)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let mut line = Vec::new();
+    let whole = |bytes: Bytes| {
+        line.extend_from_slice(&bytes);
+        let is_whole = line.ends_with(b"\n");
+        is_whole.then(|| Message::text(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned()))
+    };
+    forward(io, body, whole).await;
+}
+
+async fn forward<T, B>(io: T, mut body: B, mut message: impl FnMut(Bytes) -> Option<Message>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
     let mut socket = websocket::server(io).await;
     loop {
         tokio::select! {
             frame = body.frame() => match frame {
                 Some(Ok(frame)) => {
-                    let Ok(bytes) = frame.into_data() else { continue };
-                    if socket.send(message(encoding, bytes)).await.is_err() {
+                    let Some(message) = frame.into_data().ok().and_then(&mut message) else { continue };
+                    if socket.send(message).await.is_err() {
                         return;
                     }
                 }
@@ -109,6 +132,27 @@ mod tests {
     async fn text_is_base64() {
         let all = received(Encoding::Base64, &["one\n"]).await;
         assert_eq!(all.first(), Some(&Message::text("b25lCg==")));
+    }
+
+    #[tokio::test]
+    async fn a_line_is_a_text_however_it_comes() {
+        let (client, server) = tokio::io::duplex(64);
+        let (out, body) = Body::pieces();
+        let write = async move {
+            for piece in ["{\"a\":", "1}", "\n", "{}\n"] {
+                out.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+            }
+        };
+        let read = async {
+            let mut socket = WebSocketStream::from_raw_socket(client, Role::Client, Some(config())).await;
+            let mut texts = Vec::new();
+            while let Some(Ok(message)) = socket.next().await {
+                texts.extend(message.is_text().then(|| message.into_text().unwrap().to_string()));
+            }
+            texts
+        };
+        let texts = tokio::join!(send_lines(server, body), write, read).2;
+        assert_eq!(texts, ["{\"a\":1}\n", "{}\n"]);
     }
 
     #[tokio::test]

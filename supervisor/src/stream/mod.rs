@@ -24,6 +24,15 @@ mod tests;
 pub mod upgrade;
 pub mod websocket;
 
+/// Where inside of a pod a proxied request goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodPort {
+    /// A number, or the name of one of the pod's; none for its first.
+    pub port: Option<String>,
+    /// Over TLS, to whoever answers.
+    pub tls: bool,
+}
+
 use std::time::Duration;
 
 /// A connection on which nothing moved for so long is closed (`streamingConnectionIdleTimeout`).

@@ -1,6 +1,6 @@
 //! The feed of changes.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use serde_json::{Value, json};
 
@@ -100,4 +100,31 @@ fn a_client_that_does_not_read_is_no_burden_to_others() {
     api.post(MAPS, &map("last", "x"));
     assert_eq!(shown(&feed.next().unwrap()), seen("ADDED", "last"));
     drop(deaf);
+}
+
+/// As the API server does: an event is a text.
+#[test]
+fn a_watch_comes_over_websocket() {
+    use tokio_tungstenite::tungstenite::WebSocket;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    let api = Api::start();
+    let mut stream = api.connect();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    write!(
+        stream,
+        "GET {MAPS}?watch=1&fieldSelector=metadata.name%3Da HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n\r\n"
+    )
+    .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    let mut socket = WebSocket::from_raw_socket(stream, Role::Client, None);
+    api.post(MAPS, &map("a", "x"));
+    let event: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+    assert_eq!(shown(&event), seen("ADDED", "a"));
 }

@@ -19,6 +19,7 @@ use supervisor::image::{Limits, Store};
 use supervisor::monitor::protocol::WhenBrainDies;
 use supervisor::node::session::http::Answer;
 use supervisor::node::{LogPolicy, Node, Notice, Sessions, Settings, node_facts};
+use supervisor::stream::PodPort;
 use supervisor::stream::body::Body;
 use supervisor::stream::received::Received;
 use tokio::net::TcpListener;
@@ -138,7 +139,7 @@ async fn answer(mut request: Request<Received>, sessions: &Sessions, pods: &Pods
         return failed(StatusCode::NOT_FOUND, "NotFound", &format!("pods {name:?} not found"));
     };
     if let Some(rest) = path.strip_prefix(&format!("/api/v1/namespaces/default/pods/{name}/proxy")) {
-        let answer = sessions.proxy(&pod, None, rest, request).await;
+        let answer = sessions.proxy(&pod, &PodPort::default(), rest, request).await;
         return answer.unwrap_or_else(|refusal| failed(refusal.code, refusal.reason, &refusal.message));
     }
     let answer = stream(sessions, &pod, sub, &mut request).await;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Request, Response, header};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -19,6 +20,9 @@ use super::super::status::Status;
 use super::list::{Selection, forbidden, invalid_options, selected, version};
 use super::read::{show_text, viewed};
 use crate::store::{Object, StoreError, Version, Watch, WatchEvent, WatchEventKind};
+use crate::stream::messages;
+use crate::stream::received::Received;
+use crate::stream::upgrade::Offer;
 
 /// How often a client that wants them gets a bookmark.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -48,7 +52,23 @@ struct Start {
     has_end: bool,
 }
 
-pub(crate) fn watch(call: &Call) -> Result<Response<Body>, Status> {
+/// The feed, over WebSocket for a client that asks for it.
+pub(crate) fn watch(call: &Call, mut request: Request<Received>) -> Result<Response<Body>, Status> {
+    let response = answer(call)?;
+    let Ok(offer @ Offer::WebSocket { .. }) = Offer::of(request.headers()) else { return Ok(response) };
+    // As the API server does, whatever protocol the client names.
+    let accepted = offer.accept(None).map(|_| Body::empty());
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::task::spawn_local(async move {
+        match upgrade.await {
+            Ok(io) => messages::send_lines(TokioIo::new(io), response.into_body()).await,
+            Err(error) => tracing::debug!("watch: {error}"),
+        }
+    });
+    Ok(accepted)
+}
+
+fn answer(call: &Call) -> Result<Response<Body>, Status> {
     let selection = Selection::of(call)?;
     let (start, feed) = begin(call, &selection)?;
     let (writer, body) = Body::pieces();

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::later::{DirectoryTimes, Time};
 use super::report::Report;
 use crate::image::limits::{Limits, MAX_PATH_BYTES, MAX_PATH_COMPONENTS, MAX_SYMLINKS};
 use crate::image::tar::{Entry, Extent, Kind, Reader, TarError};
@@ -51,8 +52,6 @@ pub(super) enum ApplyError {
 }
 
 /// Seconds since 1970 and nanoseconds.
-type Time = (i64, u32);
-
 type Result<T> = std::result::Result<T, ApplyError>;
 
 fn shown(path: &[u8]) -> String {
@@ -113,8 +112,7 @@ pub(super) struct Applier<'a> {
     root: OwnedFd,
     limits: &'a Limits,
     tell: &'a mut dyn FnMut(Report),
-    /// Times of directories, set last: every entry below changes them.
-    directory_times: Vec<(Box<[u8]>, Time)>,
+    directory_times: DirectoryTimes,
     buffer: Vec<u8>,
     written: u64,
     /// Sum of the files' sizes, holes included.
@@ -136,7 +134,7 @@ impl<'a> Applier<'a> {
             root,
             limits,
             tell,
-            directory_times: Vec::new(),
+            directory_times: DirectoryTimes::default(),
             buffer: vec![0; COPY_BYTES],
             written: 0,
             logical: 0,
@@ -149,7 +147,7 @@ impl<'a> Applier<'a> {
     /// Applies all entries of an archive.
     pub(super) fn apply_all<R: Read>(&mut self, archive: &mut Reader<R>) -> Result<()> {
         // Whatever an archive does not say is the same in every unpacked copy.
-        self.directory_times.push((Box::from(&b"."[..]), (0, 0)));
+        self.directory_times.push(b".", (0, 0));
         while let Some(entry) = archive.next_entry()? {
             self.entries += 1;
             if archive.headers() > self.limits.entries {
@@ -199,7 +197,7 @@ impl<'a> Applier<'a> {
         }
         let root = self.open_directory(b".").at("openat2", b"/")?;
         self.set_attributes(&root, b"/", entry)?;
-        self.directory_times.push((Box::from(&b"."[..]), entry.mtime));
+        self.directory_times.push(b".", entry.mtime);
         Ok(())
     }
 
@@ -245,7 +243,7 @@ impl<'a> Applier<'a> {
         }
         let dir = place.open(OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.set_attributes(&dir, place.path, entry)?;
-        self.directory_times.push((place.path.into(), entry.mtime));
+        self.directory_times.push(place.path, entry.mtime);
         Ok(())
     }
 
@@ -341,11 +339,11 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn set_directory_times(&mut self) -> Result<()> {
-        for (path, time) in std::mem::take(&mut self.directory_times) {
+    fn set_directory_times(&self) -> Result<()> {
+        for (path, time) in self.directory_times.iter() {
             // A later entry may have replaced it.
-            if let Ok(dir) = self.open_in_root(&path, OFlags::NOFOLLOW) {
-                rustix::fs::futimens(&dir, &times(time)).at("utimensat", &path)?;
+            if let Ok(dir) = self.open_in_root(path, OFlags::NOFOLLOW) {
+                rustix::fs::futimens(&dir, &times(time)).at("utimensat", path)?;
             }
         }
         Ok(())
@@ -397,7 +395,7 @@ impl<'a> Applier<'a> {
         let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIRECTORY_MODE)) {
             Ok(()) => {
-                self.directory_times.push((path.into(), (0, 0)));
+                self.directory_times.push(path, (0, 0));
                 return self.open_directory(path).at("openat2", path);
             }
             Err(Errno::EXIST) => {}
@@ -440,7 +438,7 @@ fn copy_symlink(parent: &OwnedFd, name: &[u8], stat: &Stat, place: &Place<'_>) -
     own_symlink(place, stat.st_uid, stat.st_gid, times((stat.st_mtime, nanoseconds)))
 }
 
-fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+fn times((seconds, nanoseconds): Time) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
     Timestamps { last_access: time, last_modification: time }
 }

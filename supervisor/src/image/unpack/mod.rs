@@ -4,6 +4,7 @@
 
 mod apply;
 mod jail;
+mod later;
 mod layer;
 mod report;
 

@@ -1,15 +1,22 @@
 //! `pods/NAME/proxy`: HTTP to what listens inside a pod.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, StatusCode};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::Sessions;
 use super::http::{Answer, Refusal};
+use crate::stream::PodPort;
 use crate::stream::body::Body;
 use crate::stream::received::Received;
 
@@ -27,9 +34,9 @@ static HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 impl Sessions {
-    /// Passes a request on; `port` as in the URL (a number, or the name of one of the pod's), `path` with its slash.
-    pub async fn proxy(&self, pod: &Pod, port: Option<&str>, path: &str, mut request: Request<Received>) -> Answer {
-        let address = target(pod, port)?;
+    /// Passes a request on; `path` with its slash.
+    pub async fn proxy(&self, pod: &Pod, port: &PodPort, path: &str, mut request: Request<Received>) -> Answer {
+        let address = target(pod, port.port.as_deref())?;
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let unreachable = |error: &dyn std::fmt::Display| Refusal {
             code: StatusCode::SERVICE_UNAVAILABLE,
@@ -37,9 +44,12 @@ impl Sessions {
             message: format!("error trying to reach service: dial tcp {address}: {error}"),
         };
         let socket = self.dial(uid, address).await.map_err(|error| unreachable(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(socket)).await.map_err(|error| unreachable(&error))?;
-        tokio::task::spawn_local(connection.with_upgrades());
+        let mut sender = if port.tls {
+            speak(secured(address, socket).await.map_err(|error| unreachable(&error))?).await
+        } else {
+            speak(socket).await
+        }
+        .map_err(|error| unreachable(&error))?;
         let upgrades = request.headers().contains_key(UPGRADE);
         let client = upgrades.then(|| hyper::upgrade::on(&mut request));
         let mut response =
@@ -54,6 +64,21 @@ impl Sessions {
         }
         Ok(response.map(|body| Body::Passed(Box::new(body))))
     }
+}
+
+/// TLS to whoever answers, as the API server's proxy does: nobody vouches for a pod's certificate.
+async fn secured(address: SocketAddr, socket: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = crate::tls::unverified().map_err(std::io::Error::other)?.with_no_client_auth();
+    TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), socket).await
+}
+
+async fn speak<T>(socket: T) -> hyper::Result<http1::SendRequest<Received>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
+    tokio::task::spawn_local(connection.with_upgrades());
+    Ok(sender)
 }
 
 /// Bytes in both directions, once both sides have switched.
@@ -121,6 +146,38 @@ fn target(pod: &Pod, port: Option<&str>) -> Result<SocketAddr, Refusal> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// Nobody vouches for the certificate, and its name is not the pod's address.
+    #[tokio::test]
+    async fn tls_is_spoken_to_whoever_answers() {
+        use rustls::crypto::aws_lc_rs;
+        use rustls::pki_types::PrivateKeyDer;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let made = rcgen::generate_simple_self_signed(["elsewhere".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(socket).await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let ask = async {
+            let mut stream = secured(address, TcpStream::connect(address).await.unwrap()).await.unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            said
+        };
+        assert_eq!(tokio::join!(serve, ask).1, "hello");
+    }
 
     #[test]
     fn the_port_is_a_number_a_name_or_the_first() {
