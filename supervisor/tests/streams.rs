@@ -12,6 +12,8 @@ mod pause;
 #[path = "streams/server.rs"]
 mod server;
 
+use std::io::{BufRead as _, BufReader, Read as _};
+
 use host::{Terminal, pod, with_pods};
 use serde_json::json;
 
@@ -85,18 +87,26 @@ fn logs_are_shown_and_followed() {
             let (code, _, err) = run(&["logs", "a", "-c", "b"]).unwrap();
             assert_eq!(code, 1, "{version}: {err}");
         }
-        let follow = |version| host.kubectl(version, &["logs", "-f", "a", "--tail=0"]);
-        let following: Vec<_> = VERSIONS.into_iter().filter_map(follow).collect();
-        let following =
-            following.into_iter().map(|mut command| command.stdout(std::process::Stdio::piped()).spawn().unwrap());
-        let following: Vec<_> = following.collect();
-        let first = std::thread::spawn(move || {
-            following.into_iter().map(|child| child.wait_with_output().unwrap()).collect::<Vec<_>>()
+        let follow = |version| host.kubectl(version, &["logs", "-f", "a", "--tail=1"]);
+        let following = VERSIONS.into_iter().filter_map(follow).map(|mut command| {
+            let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+            let mut output = BufReader::new(child.stdout.take().unwrap());
+            // Who shows the last line so far follows from there on.
+            output.read_line(&mut String::new()).unwrap();
+            (child, output)
         });
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        let following: Vec<_> = following.collect();
+        let all = std::thread::spawn(move || {
+            let rest = following.into_iter().map(|(mut child, mut output)| {
+                let mut text = String::new();
+                output.read_to_string(&mut text).unwrap();
+                child.wait().unwrap();
+                text
+            });
+            rest.collect::<Vec<_>>()
+        });
         host.run("1.27", &["exec", "a", "--", "sh", "-c", "echo > /tmp/go"]);
-        for output in first.join().unwrap() {
-            let text = String::from_utf8(output.stdout).unwrap();
+        for text in all.join().unwrap() {
             // Over several rotations: the log is limited to 100 kB a file.
             assert!(text.ends_with("\n6000\nlast\n"), "{}", &text[text.len().saturating_sub(100)..]);
             assert!(text.starts_with("1\n2\n3\n") && text.contains("\n3000\n3001\n"));

@@ -30,14 +30,17 @@ pub(super) fn status_at(machine: &Machine, wall: WallTime) -> Status {
     }
     let computed = compute_phase(machine, &init, &apps);
     let ending = machine.state.ending.as_ref().filter(|_| !machine.is_mutant(Mutant::ForgetPhase));
-    // Conditions know of an end at once; the phase waits until nothing runs, as the kubelet's does: who sees a final
-    // phase may take what the pod had.
+    // Conditions know of an end at once.
     let conditions =
         super::conditions::all(machine, ending.map_or(computed, |ending| ending.phase), &init, &apps, wall);
-    let runs = machine.state.containers.iter().any(|container| container.run != Run::Absent);
     let (phase, reason, message) = match ending {
-        Some(ending) if !runs || computed.is_final() => (ending.phase, ending.reason.clone(), ending.message.clone()),
-        Some(_) | None => (computed, None, None),
+        Some(ending)
+            if ending.reason.is_some() && machine.state.containers.iter().any(|one| one.run != Run::Absent) =>
+        {
+            (before_the_end(machine, computed), None, None)
+        }
+        Some(ending) => (ending.phase, ending.reason.clone(), ending.message.clone()),
+        None => (computed, None, None),
     };
     apps.sort_by(|a, b| a.name.cmp(&b.name));
     ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
@@ -56,6 +59,16 @@ pub(super) fn status_at(machine: &Machine, wall: WallTime) -> Status {
     };
     cut_messages(&machine.spec, &mut status);
     status
+}
+
+/// The phase of a pod that was failed from outside waits until nothing of it runs, as the kubelet's does: who sees a final
+/// phase may take what the pod had.
+fn before_the_end(machine: &Machine, computed: Phase) -> Phase {
+    match computed {
+        Phase::Pending | Phase::Running => computed,
+        Phase::Succeeded | Phase::Failed if machine.state.has_initialized => Phase::Running,
+        Phase::Succeeded | Phase::Failed => Phase::Pending,
+    }
 }
 
 fn container_status(machine: &Machine, index: usize, spec: &ContainerSpec, container: &Container) -> ContainerStatus {
