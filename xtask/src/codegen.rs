@@ -1,4 +1,4 @@
-//! What is generated and kept in the tree: the same bytes from the same versions of our dependencies.
+//! What is generated and kept in the tree: the same content from the same versions of our dependencies.
 
 mod definitions;
 mod literal;

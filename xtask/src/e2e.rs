@@ -106,10 +106,10 @@ fn step(name: &'static str, arguments: &[&str], tells: bool) -> Result<Step> {
 
 impl E2e {
     /// All rings' tests whose name contains the filter.
-    pub fn tests(filter: Option<String>) -> Self {
+    pub fn tests(filter: String) -> Self {
         Self {
-            profile: if filter.is_some() { Choice::Auto } else { Choice::All },
-            filter,
+            profile: Choice::Auto,
+            filter: Some(filter),
             part: true,
             shell: false,
             keep: false,

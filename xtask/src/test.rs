@@ -51,14 +51,9 @@ impl Test {
 
     pub fn run(self) -> Result<ExitCode> {
         let mut phases = Phases::of_the_command()?;
-        let done = self.run_in(&mut phases);
+        let done = self.prepare(&mut phases).and_then(|ready| ready.run(Vec::new(), &mut phases));
         phases.print();
         done
-    }
-
-    /// As a part of something longer.
-    pub fn run_in(self, phases: &mut Phases) -> Result<ExitCode> {
-        self.prepare(phases)?.run(Vec::new(), phases)
     }
 
     /// Sets everything up and builds all tests.
@@ -101,26 +96,29 @@ pub struct Ready {
 impl Ready {
     /// All tests, and more steps beside them.
     pub fn run(self, more: Vec<Step>, phases: &mut Phases) -> Result<ExitCode> {
-        // The tests of this machine wait most of the time.
-        let lane = match self.filter {
-            Some(_) => None,
-            None => Some(Lane::start(std::iter::once(e2e::tests_step()?).chain(more).collect())?),
+        let host_ring = |phases: &mut Phases| {
+            let passed = self.host_ring();
+            phases.done("unit tests and host ring");
+            passed
         };
-        let host = self.host_ring()?;
-        phases.done("unit tests and host ring");
-        let machines = match lane {
-            Some(lane) => lane.end()?,
-            None => E2e::tests(self.filter.clone()).run_in(phases)? == ExitCode::SUCCESS,
-        };
-        phases.done("what went on beside them");
-        if self.filter.is_none() {
+        let passed = if let Some(filter) = &self.filter {
+            let host = host_ring(phases)?;
+            let machines = E2e::tests(filter.clone()).run_in(phases)? == ExitCode::SUCCESS;
+            host && machines
+        } else {
+            // The tests of this machine wait most of the time.
+            let lane = Lane::start(std::iter::once(e2e::tests_step()?).chain(more).collect())?;
+            let host = host_ring(phases)?;
+            let beside = lane.end()?;
+            phases.done("what went on beside them");
             // These take all processors.
             Sim::everyday().run()?;
             phases.done("simulated lives");
             Fuzz::everyday().run()?;
             phases.done("fuzz");
-        }
-        Ok(if host && machines { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            host && beside
+        };
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     /// Unit tests and what runs on this machine; whether all passed.
