@@ -26,6 +26,8 @@ pub enum NetworkError {
     File { call: &'static str, path: PathBuf, source: io::Error },
     #[error("pod {pod}: the namespace is that of the host")]
     HostNamespace { pod: PodId },
+    #[error("make network namespace: {0}")]
+    Namespace(io::Error),
     #[error("link {0}: exists and is no bridge of ours; choose another name or remove it")]
     BridgeTaken(BridgeName),
     #[error("range {wanted}: pods still have addresses of {current}", wanted = .wanted.v4(), current = .current.v4())]

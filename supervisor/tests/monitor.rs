@@ -16,15 +16,17 @@ mod pause;
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write};
+use std::path::Path;
 
 use harness::{
-    Options, Pod, cpu_ticks, create, drained, held, open_directory, run, tmpfs, wait_for_end, wait_until_quiet,
+    MONITOR, Options, Pod, cpu_ticks, create, drained, held, open_directory, run, tmpfs, wait_for_end, wait_until_quiet,
 };
 use rustix::fs::AtFlags;
 use supervisor::monitor::client::{ClientError, Descriptors};
 use supervisor::monitor::protocol::{
     ContainerState, Event, Exit, MonitorError, PidNamespace, SHM_VOLUME, WhenBrainDies,
 };
+use supervisor::monitor::template::Template;
 
 const STAY: WhenBrainDies = WhenBrainDies::Stay;
 
@@ -43,6 +45,45 @@ fn a_container_logs_and_its_exit_is_recorded() {
         assert_eq!(log, ["stderr F err", "stdout F end", "stdout F pod"]);
         pod.client().remove_container("c").await.unwrap();
         assert!(pod.client().snapshot().await.unwrap().containers.is_empty());
+    });
+}
+
+#[test]
+fn a_template_makes_a_monitor_that_is_the_brains_child_alone() {
+    // D10, D12
+    run(async {
+        let pod = Pod::new(STAY).await;
+        let (monitor, template) = (pod.client().pid, pod.template.pid());
+        let of = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        for (pid, name) in [(monitor, "monitor\n"), (template, "template\n")] {
+            assert_eq!(of(pid, "comm"), name);
+            assert!(of(pid, "status").contains(&format!("PPid:\t{}\n", std::process::id())), "{name}");
+            assert_eq!((of(pid, "cmdline").as_str(), of(pid, "environ").as_str()), ("monitor\0", "RUST_BACKTRACE=0\0"));
+        }
+        let sockets = |pid: u32| {
+            let links =
+                fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| fs::read_link(entry.unwrap().path()));
+            links.filter(|link| link.as_ref().is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))).count()
+        };
+        // Its first brain and whom it listens to; the template has kept nothing of it.
+        assert_eq!((sockets(monitor), sockets(template)), (2, 1));
+        drop(pod);
+        assert!(!fs::exists(format!("/proc/{template}")).unwrap());
+    });
+}
+
+#[test]
+fn a_monitor_starts_without_its_template() {
+    run(async {
+        let template = Template::start(Path::new(MONITOR)).unwrap();
+        let pid = rustix::process::Pid::from_raw(template.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let mut pod = Pod::made_by(template).await;
+        assert!(pod.client().pid > 0);
+        let spec = pod.client().snapshot().await.unwrap();
+        assert!(spec.containers.is_empty());
+        pod.leave();
+        pod.process.wait().await.unwrap();
     });
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 
-use super::{Inner, RangeChoice, Swept, Teardown, as_pod, lock, required};
+use super::{Inner, RangeChoice, Swept, Teardown, as_pod, required};
 use crate::error::{Collected, NetworkError};
 use crate::ipam::{self, Ranges};
 use crate::lease::{Lease, Leases};
@@ -24,7 +24,7 @@ impl Inner {
 
     pub(super) fn repair_locked(&self, leases: &mut Leases) -> Result<(), NetworkError> {
         let (bridge, routes) = {
-            let mut links = lock(&self.links);
+            let mut links = self.links.borrow_mut();
             (links.find(self.config.bridge.as_str())?, links.routes()?)
         };
         let foreign: Vec<_> = routes
@@ -77,12 +77,12 @@ impl Inner {
         if !bridge.is_bridge || bridge.mac != recorded {
             return Err(NetworkError::BridgeTaken(self.config.bridge.clone()));
         }
-        lock(&self.links).delete(&bridge.name)
+        self.links.borrow_mut().delete(&bridge.name)
     }
 
     fn describe_host(&self, routes: &[link::Route]) -> Result<Host, NetworkError> {
         let ipv6 = sysctl::host_has_ipv6();
-        let all = lock(&self.links).all()?;
+        let all = self.links.borrow_mut().all()?;
         let mut ipv6_uplinks: Vec<Uplink> = Vec::new();
         for route in
             routes.iter().filter(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv6())
@@ -105,7 +105,7 @@ impl Inner {
                 leases.held().chain(leases.resting()).filter(|lease| !live.contains(&lease.pod)).cloned().collect();
             let kept: Vec<String> = live.iter().map(|pod| host_link(&self.config.bridge, pod)).collect();
             for name in links {
-                if !kept.contains(&name) && collected.take(lock(&self.links).delete(&name)).is_some() {
+                if !kept.contains(&name) && collected.take(self.links.borrow_mut().delete(&name)).is_some() {
                     swept.links.push(name);
                 }
             }
@@ -121,7 +121,7 @@ impl Inner {
 
     /// Ports of our bridge with names as we make them.
     fn own_links(&self) -> Result<Vec<String>, NetworkError> {
-        let mut links = lock(&self.links);
+        let mut links = self.links.borrow_mut();
         let Some(bridge) = links.find(self.config.bridge.as_str())? else {
             return Ok(Vec::new());
         };
@@ -140,8 +140,8 @@ impl Inner {
                 return Ok(Teardown::Removed);
             };
             let mut collected = Collected::default();
-            collected.take(lock(&self.rules).commit(&rules::remove(&self.config.bridge)));
-            collected.take(lock(&self.links).delete(self.config.bridge.as_str()));
+            collected.take(self.rules.borrow_mut().commit(&rules::remove(&self.config.bridge)));
+            collected.take(self.links.borrow_mut().delete(self.config.bridge.as_str()));
             for (name, previous) in &network.changed {
                 collected.take(sysctl::restore(name, previous));
             }
@@ -168,7 +168,7 @@ impl Inner {
         for step in steps {
             match step {
                 Step::Sysctl { side: Side::Host, name, value } => self.change_host(name, value, leases)?,
-                Step::Rules(ops) => lock(&self.rules).commit(ops)?,
+                Step::Rules(ops) => self.rules.borrow_mut().commit(ops)?,
                 Step::Bridge { name, mac } => self.make_bridge(name, *mac)?,
                 Step::Address { side: Side::Host, link, address } => {
                     self.on_link(link, |link| link::address(link, *address))?
@@ -186,14 +186,14 @@ impl Inner {
     }
 
     fn make_bridge(&self, name: &BridgeName, mac: Mac) -> Result<(), NetworkError> {
-        match lock(&self.links).apply(vec![link::bridge(name, mac)]) {
+        match self.links.borrow_mut().apply(vec![link::bridge(name, mac)]) {
             Err(NetworkError::Kernel { errno: Errno::EXIST, .. }) => Ok(()),
             result => result,
         }
     }
 
     fn on_link(&self, name: &str, request: impl FnOnce(&Link) -> link::Request) -> Result<(), NetworkError> {
-        let mut links = lock(&self.links);
+        let mut links = self.links.borrow_mut();
         let link = required(&mut links, name)?;
         links.apply(vec![request(&link)])
     }

@@ -1,13 +1,17 @@
 //! The network of a host: what the supervisor calls.
 //!
-//! Every call runs on a short-lived thread of its own: netlink answers inside the call, so there is nothing for an event
-//! loop to wait for, and a thread that enters a pod's network namespace can only be thrown away afterwards.
+//! All calls run one after the other on one thread: netlink answers inside the call, so there is nothing for an event loop
+//! to wait for, the kernel changes links under one lock anyway, and waking a thread costs less than making one. Between
+//! calls it stands in the host's namespace, so that it keeps no pod's alive.
 
+use std::cell::{RefCell, RefMut};
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc;
+use std::thread;
 
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
@@ -89,7 +93,12 @@ pub enum Teardown {
 
 /// A handle on the network of the host. Cheap to clone; several processes may each have one with the same state.
 #[derive(Debug, Clone)]
-pub struct Network(Arc<Inner>);
+pub struct Network {
+    /// The thread ends with the last handle.
+    calls: mpsc::Sender<Call>,
+}
+
+type Call = Box<dyn FnOnce(&Inner) + Send>;
 
 impl Network {
     /// Opens the network of the calling thread's namespace, making or mending bridge and rules.
@@ -97,9 +106,12 @@ impl Network {
     /// # Errors
     /// A range that overlaps a route, a bridge name that is taken, and whatever the kernel refuses.
     pub async fn open(config: Config) -> Result<Self, NetworkError> {
-        // Sockets belong to the namespace of the thread that opens them, so they are opened before any thread is started.
-        let inner = Arc::new(Inner::new(config)?);
-        let network = Self(inner);
+        // Sockets belong to the namespace of the thread that opens them, so they are opened before the thread is started.
+        let inner = Inner::new(config)?;
+        let (calls, queue) = mpsc::channel();
+        let serve = move || inner.serve(&queue);
+        thread::Builder::new().name("network".to_owned()).spawn(serve).map_err(NetworkError::Thread)?;
+        let network = Self { calls };
         network.repair().await?;
         Ok(network)
     }
@@ -120,6 +132,21 @@ impl Network {
         let netns = netns.as_fd().try_clone_to_owned().map_err(NetworkError::Thread)?;
         let (pod, ports) = (pod.clone(), ports.to_vec());
         self.on_thread(move |inner| inner.attach(&pod, &netns, &ports)).await
+    }
+
+    /// As [`Network::attach`], of a namespace that `make` makes on the thread that connects it: handing it from thread to
+    /// thread would cost more. `make` may leave the thread in the new namespace.
+    ///
+    /// # Errors
+    /// As for [`Network::attach`], and those of `make`.
+    pub async fn attach_new(
+        &self,
+        pod: &PodId,
+        ports: &[HostPort],
+        make: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static,
+    ) -> Result<Attachment, NetworkError> {
+        let (pod, ports) = (pod.clone(), ports.to_vec());
+        self.on_thread(move |inner| inner.attach(&pod, &make().map_err(NetworkError::Namespace)?, &ports)).await
     }
 
     /// Gives up the pod's rules and, later, its address. The link goes with the pod's namespace, which the caller closes;
@@ -171,13 +198,12 @@ impl Network {
         &self,
         act: impl FnOnce(&Inner) -> Result<T, NetworkError> + Send + 'static,
     ) -> Result<T, NetworkError> {
-        let inner = Arc::clone(&self.0);
         let (sender, receiver) = oneshot::channel();
-        let run = move || {
+        let call = move |inner: &Inner| {
             // Nobody listens when the caller gave up; the work is done all the same and its record is on disk.
-            drop(sender.send(act(&inner)));
+            drop(sender.send(act(inner)));
         };
-        std::thread::Builder::new().name("network".to_owned()).spawn(run).map_err(NetworkError::Thread)?;
+        self.calls.send(Box::new(call)).map_err(|_| NetworkError::ThreadEnded)?;
         receiver.await.map_err(|_| NetworkError::ThreadEnded)?
     }
 }
@@ -187,14 +213,9 @@ struct Inner {
     config: Config,
     /// The host's own namespace: the one of the thread that opened this.
     host: OwnedFd,
-    leases: Mutex<Leases>,
-    links: Mutex<Links>,
-    rules: Mutex<Rules>,
-}
-
-/// A panic elsewhere leaves nothing half-changed in these that the next call doesn't read again.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    leases: RefCell<Leases>,
+    links: RefCell<Links>,
+    rules: RefCell<Rules>,
 }
 
 impl Inner {
@@ -202,18 +223,29 @@ impl Inner {
         let path = Path::new("/proc/thread-self/ns/net");
         let host = fs::File::open(path).map_err(failed("open", path))?.into();
         let (leases, links, rules) = (Leases::open(&config.state_dir)?, Links::open()?, Rules::open()?);
-        Ok(Self { config, host, leases: Mutex::new(leases), links: Mutex::new(links), rules: Mutex::new(rules) })
+        Ok(Self { config, host, leases: RefCell::new(leases), links: RefCell::new(links), rules: RefCell::new(rules) })
     }
 
-    fn leases(&self) -> MutexGuard<'_, Leases> {
-        lock(&self.leases)
+    /// Until nobody can call any more.
+    fn serve(&self, queue: &mpsc::Receiver<Call>) {
+        while let Ok(call) = queue.recv() {
+            call(self);
+            // Whoever could not come back must not go on: the next call would do in a pod what belongs to the host.
+            if self.enter_host().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn leases(&self) -> RefMut<'_, Leases> {
+        self.leases.borrow_mut()
     }
 
     fn setup<'a>(&'a self, ranges: &'a Ranges) -> Setup<'a> {
         Setup { bridge: &self.config.bridge, ranges, closed: &self.config.closed_ports, service: self.config.service }
     }
 
-    /// A thread inherits the namespace of the one that started it, which needn't be the one that opened this.
+    /// Where the calls begin, and where they come back to from a pod's namespace.
     fn enter_host(&self) -> Result<(), NetworkError> {
         enter(&self.host)
     }

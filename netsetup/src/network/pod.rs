@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
-use super::{Attachment, Inner, as_pod, enter, lock, required};
+use super::{Attachment, Inner, as_pod, enter, required};
 use crate::error::{Collected, NetworkError};
 use crate::ipam::{HostNumber, Ranges};
 use crate::lease::{Lease, Leases, QUARANTINE_MS};
@@ -76,7 +76,8 @@ impl Inner {
             Some(lease) => {
                 let ranges = self.ranges(leases)?;
                 if lease.released_at.is_none() {
-                    lock(&self.rules)
+                    self.rules
+                        .borrow_mut()
                         .commit_each(&rules::remove_pod(&self.setup(&ranges).ruleset(), &as_pod(&lease)))?;
                 }
                 let lease = Lease { ports: ports.to_vec(), released_at: None, ..lease };
@@ -114,7 +115,7 @@ impl Inner {
         }));
         if let Some((ranges, lease)) = released.flatten() {
             let ops = rules::remove_pod(&self.setup(&ranges).ruleset(), &as_pod(&lease));
-            collected.take(lock(&self.rules).commit_each(&ops));
+            collected.take(self.rules.borrow_mut().commit_each(&ops));
             if !lease.ports.is_empty() {
                 collected.take(self.leases().locked(|leases| self.loopback_ports(leases)));
             }
@@ -141,7 +142,7 @@ impl Inner {
             .map(|lease| (lease.pod.clone(), lease.host_link.clone()))
             .collect();
         for (pod, name) in due {
-            if lock(&self.links).find(&name)?.is_none() {
+            if self.links.borrow_mut().find(&name)?.is_none() {
                 leases.remove(&pod)?;
             }
         }
@@ -154,10 +155,10 @@ impl Inner {
         let mut inside = Vec::new();
         for step in steps {
             match step {
-                Step::Rules(ops) => lock(&self.rules).commit(ops)?,
+                Step::Rules(ops) => self.rules.borrow_mut().commit(ops)?,
                 Step::Sysctl { side: Side::Pod, name, value } => sysctl::write(name, value)?,
                 Step::Veth { host, mac, bridge } => self.make_veth(host, *mac, bridge, side)?,
-                Step::Hairpin { host } => lock(&self.links).apply(vec![link::hairpin(host)])?,
+                Step::Hairpin { host } => self.links.borrow_mut().apply(vec![link::hairpin(host)])?,
                 Step::Up { side: Side::Pod, .. }
                 | Step::Address { side: Side::Pod, .. }
                 | Step::DefaultRoute { .. } => inside.push(step),
@@ -180,7 +181,7 @@ impl Inner {
     fn settle(&self, steps: &[Step], pod: &mut Links) -> Result<(), NetworkError> {
         for step in steps {
             if let Step::Veth { host, bridge, .. } = step {
-                let mut links = lock(&self.links);
+                let mut links = self.links.borrow_mut();
                 links.find(host)?;
                 links.find(bridge.as_str())?;
             }
@@ -194,7 +195,7 @@ impl Inner {
             let bridge = required(links, bridge.as_str())?;
             links.apply(vec![link::veth(host, mac, &bridge, netns)])
         };
-        match make(&mut lock(&self.links)) {
+        match make(&mut self.links.borrow_mut()) {
             Err(NetworkError::Kernel { errno: Errno::EXIST, .. }) => {}
             result => return result,
         }
@@ -202,7 +203,7 @@ impl Inner {
         if side.links()?.find(POD_LINK)?.is_some_and(|link| link.mac == Some(mac)) {
             return Ok(());
         }
-        let mut links = lock(&self.links);
+        let mut links = self.links.borrow_mut();
         links.delete(host)?;
         make(&mut links)
     }
@@ -211,8 +212,8 @@ impl Inner {
         let mut collected = Collected::default();
         for step in steps.iter().rev() {
             match step.inverse() {
-                Inverse::DeleteLink(name) => collected.take(lock(&self.links).delete(&name)),
-                Inverse::Rules(ops) => collected.take(lock(&self.rules).commit_each(&ops)),
+                Inverse::DeleteLink(name) => collected.take(self.links.borrow_mut().delete(&name)),
+                Inverse::Rules(ops) => collected.take(self.rules.borrow_mut().commit_each(&ops)),
                 Inverse::WithLink | Inverse::WithNamespace | Inverse::Restore { .. } => None,
             };
         }

@@ -74,8 +74,9 @@ impl Engine {
         let dirs = &config.dirs;
         dirs.create().map_err(EngineError::io("make directories below", &dirs.data))?;
         let tree = Arc::new(cgroupd::Tree::open(&config.cgroup_parent)?);
-        let network = netsetup::Network::open(config.network.clone()).await?;
+        // First, so that the monitors' template begins while the network is looked at.
         let programs = program::Programs::open()?;
+        let network = netsetup::Network::open(config.network.clone()).await?;
         let (events, receiver) = mpsc::unbounded_channel();
         let shared = Shared { config, tree, network, programs, sandboxes: RefCell::new(BTreeMap::new()), events };
         let engine = Self { shared: Rc::new(shared) };

@@ -9,21 +9,25 @@ use serde::Serialize;
 
 use super::error::EngineError;
 use crate::monitor::spawn::find_binary;
+use crate::monitor::template::Template;
 
 /// What the engine starts.
 #[derive(Debug)]
 pub struct Programs {
     pause: OwnedFd,
     pub(super) monitor: std::path::PathBuf,
+    pub(super) template: Template,
 }
 
 impl Programs {
-    /// Pause, sealed, and where the monitor is.
+    /// Pause, sealed, and where the monitor is, with a process that becomes monitors.
     pub fn open() -> Result<Self, EngineError> {
         let find = |name: &'static str| find_binary(name).map_err(EngineError::io("find", name));
         let path = find("pause")?;
         let bytes = std::fs::read(&path).map_err(EngineError::io("read", &path))?;
-        Ok(Self { pause: sealed("pause", &bytes)?, monitor: find("monitor")? })
+        let monitor = find("monitor")?;
+        let template = Template::start(&monitor).map_err(EngineError::io("start", &monitor))?;
+        Ok(Self { pause: sealed("pause", &bytes)?, monitor, template })
     }
 
     pub fn pause(&self) -> Result<OwnedFd, EngineError> {

@@ -219,8 +219,9 @@ impl Engine {
     async fn start_monitor(&self, id: &SandboxId, cgroup: &OwnedFd) -> Result<Client, EngineError> {
         let state = self.dirs().monitor(id);
         super::dirs::create_private(&state).map_err(EngineError::io("make", &state))?;
-        let binary = &self.shared.programs.monitor;
-        let start = Start { binary, state: &state, cgroup: Some(cgroup.as_fd()), stderr: None };
+        let programs = &self.shared.programs;
+        let (binary, template) = (&programs.monitor, Some(&programs.template));
+        let start = Start { binary, state: &state, cgroup: cgroup.as_fd(), template };
         let (client, events, process) = Client::spawn(&start).await?;
         self.forward(id.clone(), events, Some(process));
         Ok(client)
@@ -260,10 +261,12 @@ impl Engine {
             let _failed = netns.send(None);
             return Ok(Vec::new());
         }
-        let own = new_network_namespace().await?;
-        let _failed = netns.send(Some(duplicate(&own, "network namespace")?));
-        let id = pod_id(&request.id)?;
-        let attached = self.shared.network.attach(&id, &own, &request.ports).await?;
+        let make = move || {
+            let own = crate::sys::process::enter_new_network_namespace()?;
+            let _failed = netns.send(Some(own.try_clone()?));
+            Ok(own)
+        };
+        let attached = self.shared.network.attach_new(&pod_id(&request.id)?, &request.ports, make).await?;
         Ok(attached.addresses)
     }
 
@@ -346,12 +349,6 @@ struct Started {
     files: OwnedFd,
     netns: OwnedFd,
     warnings: Vec<String>,
-}
-
-/// Off the loop: it costs a third of a millisecond, and the thread that makes it is lost to the host's namespace.
-async fn new_network_namespace() -> Result<OwnedFd, EngineError> {
-    let made = tokio::task::spawn_blocking(crate::sys::process::new_network_namespace).await;
-    made.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(EngineError::io("make", "network namespace"))
 }
 
 fn duplicate(fd: &OwnedFd, what: &str) -> Result<OwnedFd, EngineError> {

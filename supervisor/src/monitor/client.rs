@@ -14,7 +14,7 @@ use super::protocol::{
     ATTACH_VERSION, Answer, AttachSpec, Call, ContainerSpec, Event, ExecSpec, Exit, Message, MonitorError, Request,
     SandboxSpec, Snapshot, VERSION,
 };
-use super::spawn::{Start, Started};
+use super::spawn::Start;
 use super::{container, spawn, wire};
 use crate::runtime::launch::{FdSlot, Identity};
 
@@ -102,9 +102,12 @@ pub struct Client {
 impl Client {
     /// Starts a monitor and says hello. The returned child has to be waited for.
     pub async fn spawn(start: &Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Event>, MonitorProcess)> {
-        let Started { process, connection } = spawn::start(start).map_err(io_error("spawn(monitor)"))?;
-        let (client, events) = Self::over(connection).await?;
+        let (prepared, ours) = spawn::prepare(start.state).map_err(io_error("prepare(monitor)"))?;
+        // The greeting waits in the socket for the monitor; without one the socket ends.
+        let (greeted, started) = tokio::join!(Self::over(ours), spawn::start(start, prepared));
+        let process = started.map_err(io_error("spawn(monitor)"))?;
         let process = MonitorProcess { pidfd: async_fd(process.pidfd).map_err(io_error("epoll(pidfd)"))? };
+        let (client, events) = greeted?;
         Ok((client, events, process))
     }
 
@@ -275,7 +278,14 @@ impl Shared {
 
     async fn send(&self, text: &[u8], fds: &[OwnedFd]) -> Result<()> {
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let sent = self.socket.async_io(Interest::WRITABLE, |socket| wire::send(socket.as_fd(), text, &borrowed)).await;
+        let send = |socket: &OwnedFd| wire::send(socket.as_fd(), text, &borrowed);
+        // Nearly always there is room; the loop's first look at a new socket costs a turn.
+        let sent = match send(self.socket.get_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.socket.async_io(Interest::WRITABLE, send).await
+            }
+            sent => sent,
+        };
         sent.map_err(|error| {
             let gone = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
             if gone { ClientError::Closed } else { io_error("sendmsg(monitor)")(error) }
@@ -342,7 +352,7 @@ impl MonitorProcess {
     deprecated,
     reason = "its replacement is unsafe, for types that lie about their descriptor; an OwnedFd does not"
 )]
-fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
 }
 

@@ -34,6 +34,7 @@ mod serve;
 mod setup;
 pub mod spawn;
 mod state;
+pub mod template;
 mod volumes;
 pub mod wire;
 
@@ -45,12 +46,18 @@ const CANNOT_BEGIN: u8 = 111;
 /// Entry of the `monitor` binary.
 pub fn main() -> ExitCode {
     crate::sys::abort_on_panic();
-    let ended = setup::begin().and_then(|mut state| state.run());
-    match ended {
+    match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             state::note(&error.to_string());
             ExitCode::from(CANNOT_BEGIN)
         }
+    }
+}
+
+fn serve() -> std::io::Result<()> {
+    match setup::sockets()? {
+        Some(sockets) => setup::begin(sockets)?.run(),
+        None => Ok(()),
     }
 }

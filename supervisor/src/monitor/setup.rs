@@ -12,20 +12,41 @@ use super::poller::{Poller, Token};
 use super::pump::Scratch;
 use super::spawn::{BRAIN_FD, FIRST_UNUSED_FD, LISTENER_FD};
 use super::state::State;
+use super::template;
 use super::volumes::Volumes;
 use crate::sys::fd::{close_from, take_inherited};
 
-/// Takes what the brain left, leaves the brain's session and mount namespace, and is ready to serve.
-pub(super) fn begin() -> io::Result<State> {
+/// What a monitor is given.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) brain: OwnedFd,
+    pub(super) listener: OwnedFd,
+}
+
+/// The sockets that the brain left. Without a listener this process is to be the template: then it comes back in the
+/// monitors that it makes, and with none when the brain is gone.
+pub(super) fn sockets() -> io::Result<Option<Sockets>> {
     let brain = take_inherited(BRAIN_FD).ok_or_else(|| refused("descriptor 3 is not open"))?;
-    let listener = take_inherited(LISTENER_FD).ok_or_else(|| refused("descriptor 4 is not open"))?;
+    let listener = take_inherited(LISTENER_FD);
     close_from(FIRST_UNUSED_FD).map_err(io::Error::from)?;
-    for socket in [&brain, &listener] {
+    for socket in [Some(&brain), listener.as_ref()].into_iter().flatten() {
         let kind = rustix::net::sockopt::socket_type(socket)?;
         if kind != SocketType::SEQPACKET {
             return Err(refused("descriptors 3 and 4 are seqpacket sockets"));
         }
     }
+    match listener {
+        Some(listener) => Ok(Some(Sockets { brain, listener })),
+        None => {
+            detach()?;
+            template::serve(brain)
+        }
+    }
+}
+
+/// Leaves the brain's session and mount namespace, and is ready to serve.
+pub(super) fn begin(sockets: Sockets) -> io::Result<State> {
+    let Sockets { brain, listener } = sockets;
     detach()?;
     let mut state = State {
         poller: Poller::new()?,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::template::Template;
 use crate::sys::spawn::{Program, Spawned, spawn};
 
 /// Where a monitor finds its first brain.
@@ -34,16 +35,18 @@ pub struct Start<'a> {
     /// The pod's run-time directory, only ours: the socket is bound there, and it stays as long as the monitor lives.
     pub state: &'a Path,
     /// Directory of the cgroup that the monitor is born into.
-    pub cgroup: Option<BorrowedFd<'a>>,
-    /// For messages; `/dev/null` without.
-    pub stderr: Option<BorrowedFd<'a>>,
+    pub cgroup: BorrowedFd<'a>,
+    /// Who forks it; without, the program is executed.
+    pub template: Option<&'a Template>,
 }
 
-/// A monitor that runs.
+/// What a monitor is given.
 #[derive(Debug)]
-pub struct Started {
-    pub process: Spawned,
-    pub connection: OwnedFd,
+pub(super) struct Prepared {
+    /// Its working directory.
+    pub(super) volumes: OwnedFd,
+    pub(super) brain: OwnedFd,
+    pub(super) listener: OwnedFd,
 }
 
 /// Beside the running executable, then in `../lib/monopod/` from there, or in `$MONOPOD_LIBEXEC` when that is set.
@@ -58,27 +61,46 @@ pub fn find_binary(name: &str) -> io::Result<PathBuf> {
     found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{name} is not beside {}", own.display())))
 }
 
-/// Binds the socket, starts the monitor, and connects by a socket pair.
-pub fn start(start: &Start<'_>) -> io::Result<Started> {
+/// Binds the socket, and makes the pair by which the first brain is connected; its own end comes second.
+pub(super) fn prepare(state: &Path) -> io::Result<(Prepared, OwnedFd)> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let state = rustix::fs::openat(CWD, start.state, flags, Mode::empty())?;
+    let state = rustix::fs::openat(CWD, state, flags, Mode::empty())?;
     let listener = listen(&state)?;
     let volumes = make_directory(&state, VOLUMES_NAME)?;
-    let (ours, theirs) =
+    let (ours, brain) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((Prepared { volumes, brain, listener }, ours))
+}
+
+/// Starts the monitor. A template that fails is passed by: it may have been killed.
+pub(super) async fn start(start: &Start<'_>, prepared: Prepared) -> io::Result<Spawned> {
+    if let Some(template) = start.template {
+        match template.fork(&prepared, start.cgroup).await {
+            Ok(process) => return Ok(process),
+            Err(error) => tracing::debug!(%error, "the template makes no monitor, executing one"),
+        }
+    }
+    let sockets = [prepared.brain.as_fd(), prepared.listener.as_fd()];
+    program(start.binary, prepared.volumes.as_fd(), &sockets, Some(start.cgroup))
+}
+
+/// Executes the binary with these sockets from descriptor 3 on.
+pub(super) fn program(
+    binary: &Path,
+    working_directory: BorrowedFd<'_>,
+    sockets: &[BorrowedFd<'_>],
+    cgroup: Option<BorrowedFd<'_>>,
+) -> io::Result<Spawned> {
     let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let stderr = start.stderr.unwrap_or(null.as_fd());
-    let fds = [null.as_fd(), null.as_fd(), stderr, theirs.as_fd(), listener.as_fd()];
-    let path = CString::new(start.binary.as_os_str().as_bytes())?;
-    let process = spawn(&Program {
+    let path = CString::new(binary.as_os_str().as_bytes())?;
+    Ok(spawn(&Program {
         path: &path,
         args: &[c"monitor".to_owned()],
         env: &environment(),
-        fds: &fds,
-        working_directory: volumes.as_fd(),
-        cgroup: start.cgroup,
-    })?;
-    Ok(Started { process, connection: ours })
+        fds: &[&[null.as_fd(); 3], sockets].concat(),
+        working_directory,
+        cgroup,
+    })?)
 }
 
 /// A panic's backtrace is all that the monitor takes from an environment (D12).

@@ -17,7 +17,7 @@ use crate::engine::id::{ContainerId, SandboxId};
 use crate::engine::program::sealed;
 use crate::image::Image;
 use crate::pod::event::StartFailureKind;
-use crate::runtime::seccomp;
+use crate::runtime::{capabilities, seccomp};
 use crate::volume::{self, Missing};
 
 /// Why a descriptor could not be had.
@@ -145,6 +145,16 @@ pub(super) fn seccomp_program(
         PROGRAMS.with_borrow_mut(|programs| programs.insert(key, copy));
     }
     Ok(program)
+}
+
+/// Compiles what nearly every container needs, for a moment in which there is nothing else to do.
+pub(super) fn compile_default() {
+    let capabilities = capabilities::default_set();
+    let program = seccomp::runtime_default(capabilities).ok().and_then(|bytes| sealed("seccomp", &bytes).ok());
+    if let Some(program) = program {
+        let key = (SeccompProfile::RuntimeDefault, capabilities);
+        PROGRAMS.with_borrow_mut(|programs| programs.insert(key, program));
+    }
 }
 
 fn compile(context: &Context, profile: &SeccompProfile, capabilities: u64) -> Result<Vec<u8>, OpenError> {

@@ -102,6 +102,11 @@ pub struct Node {
     sessions: Sessions,
 }
 
+/// Does once what the first pod would wait for.
+pub fn warm_up() {
+    launch::compile_default();
+}
+
 impl Node {
     /// Must run inside a `LocalSet`.
     pub fn new(

@@ -96,7 +96,7 @@ impl Machine {
     pub(super) fn sandbox_stopped(&mut self, result: Result<(), String>, now: Now) {
         match result {
             Err(error) => {
-                self.record(Severity::Warning, "FailedKillPod", format!("error killing pod: {error}"), None, now);
+                self.record_failed_end(&error, now);
                 self.state.sandbox = Sandbox::StopWaiting { until: now.mono.after(TEARDOWN_RETRY) };
             }
             Ok(()) => {
@@ -233,7 +233,10 @@ impl Machine {
     pub(super) fn volumes_torn_down(&mut self, result: &Result<(), String>, now: Now) {
         self.state.volumes = match result {
             Ok(()) => Volumes::Absent,
-            Err(_) => Volumes::TearDownWaiting { until: now.mono.after(TEARDOWN_RETRY) },
+            Err(error) => {
+                self.record_failed_end(error, now);
+                Volumes::TearDownWaiting { until: now.mono.after(TEARDOWN_RETRY) }
+            }
         };
     }
 
@@ -258,8 +261,16 @@ impl Machine {
     pub(super) fn pod_removed(&mut self, result: &Result<(), String>, now: Now) {
         self.state.removal = match result {
             Ok(()) => Removal::Gone,
-            Err(_) => Removal::Waiting { until: now.mono.after(TEARDOWN_RETRY) },
+            Err(error) => {
+                self.record_failed_end(error, now);
+                Removal::Waiting { until: now.mono.after(TEARDOWN_RETRY) }
+            }
         };
+    }
+
+    /// Why a pod that should be gone is still there (10.8).
+    fn record_failed_end(&mut self, error: &str, now: Now) {
+        self.record(Severity::Warning, "FailedKillPod", format!("error killing pod: {error}"), None, now);
     }
 
     /// Rule PH12: before a deleted pod disappears every container that began has an end, and the pod a final phase.

@@ -160,17 +160,26 @@ pub enum Cloned {
 /// copy of the memory and default signal dispositions. Refused with `EPERM` in a process with several threads: there a
 /// lock could stay taken for ever in the child.
 pub fn clone_into(namespaces: NewNamespaces, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    fork(namespaces.flags(), libc::SIGCHLD, cgroup)
+}
+
+/// As [`clone_into`], but the child is one of the caller's parent, which reaps it and alone gets its `SIGCHLD` (`CLONE_PARENT`).
+pub fn clone_sibling_into(cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    // clone(2): the signal is the one that the caller itself ends with.
+    fork(libc::CLONE_PARENT, 0, cgroup)
+}
+
+fn fork(flags: libc::c_int, exit_signal: libc::c_int, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
     if !is_single_threaded() {
         return Err(io::Errno::PERM);
     }
     let mut pidfd: libc::c_int = -1;
-    let flags = libc::CLONE_PIDFD | namespaces.flags();
     let arguments = libc::clone_args {
-        flags: widen(flags) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        flags: widen(libc::CLONE_PIDFD | flags) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: widen(libc::SIGCHLD),
+        exit_signal: widen(exit_signal),
         stack: 0,
         stack_size: 0,
         tls: 0,

@@ -31,14 +31,10 @@ pub fn unshare_cgroup() -> io::Result<()> {
     unshare(UnshareFlags::NEWCGROUP)
 }
 
-/// `unshare(CLONE_NEWNET)` on a thread that ends with it: a namespace that is held by its descriptor alone.
-pub fn new_network_namespace() -> std::io::Result<std::os::fd::OwnedFd> {
-    let make = || -> std::io::Result<std::os::fd::OwnedFd> {
-        unshare(UnshareFlags::NEWNET)?;
-        Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
-    };
-    let thread = std::thread::Builder::new().name("namespace".to_owned()).spawn(make)?;
-    thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread ended without a result")))
+/// `unshare(CLONE_NEWNET)`: the calling thread alone moves to a namespace that is held by it and by the descriptor.
+pub fn enter_new_network_namespace() -> std::io::Result<std::os::fd::OwnedFd> {
+    unshare(UnshareFlags::NEWNET)?;
+    Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
 }
 
 fn unshare(flags: UnshareFlags) -> io::Result<()> {

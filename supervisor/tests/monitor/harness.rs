@@ -15,12 +15,14 @@ use supervisor::monitor::protocol::{
     ContainerSpec, Event, ExecSpec, ExitRecord, HostNamespaces, LogSpec, PidNamespace, SandboxSpec, WhenBrainDies,
 };
 use supervisor::monitor::spawn::Start;
+use supervisor::monitor::template::Template;
 use supervisor::runtime::launch::{Devices, FdSlot, Launch, Process, Root, User};
 use supervisor::runtime::{capabilities, standard};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const MONITOR: &str = env!("CARGO_BIN_EXE_monitor");
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -32,6 +34,7 @@ pub(crate) struct Pod {
     client: Option<Client>,
     pub(crate) events: UnboundedReceiver<Event>,
     pub(crate) process: MonitorProcess,
+    pub(crate) template: Template,
     containers: u32,
     /// Until the monitor was greeted.
     pub(crate) spawned_in: std::time::Duration,
@@ -89,6 +92,10 @@ impl Pod {
     }
 
     pub(crate) async fn without_sandbox() -> Self {
+        Self::made_by(Template::start(Path::new(MONITOR)).unwrap()).await
+    }
+
+    pub(crate) async fn made_by(template: Template) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fill_image(dir.path());
@@ -98,17 +105,12 @@ impl Pod {
         let own = cgroup.join("monitor");
         fs::create_dir(&own).unwrap();
         let own = File::open(own).unwrap();
-        let stderr = std::io::stderr();
-        let start = Start {
-            binary: Path::new(env!("CARGO_BIN_EXE_monitor")),
-            state: dir.path(),
-            cgroup: Some(own.as_fd()),
-            stderr: Some(stderr.as_fd()),
-        };
+        let start =
+            Start { binary: Path::new(MONITOR), state: dir.path(), cgroup: own.as_fd(), template: Some(&template) };
         let begin = std::time::Instant::now();
         let (client, events, process) = Client::spawn(&start).await.unwrap();
         let spawned_in = begin.elapsed();
-        Self { dir, cgroup, client: Some(client), events, process, containers: 0, spawned_in }
+        Self { dir, cgroup, client: Some(client), events, process, template, containers: 0, spawned_in }
     }
 
     pub(crate) fn client(&self) -> &Client {

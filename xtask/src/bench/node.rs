@@ -300,7 +300,7 @@ fn processes(daemon: u32) -> Result<BTreeMap<String, Vec<u32>>> {
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned();
         // Others may run pods beside us.
         let ours = match name.as_str() {
-            "monitor" => fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|own| own == mine),
+            "monitor" | "template" => fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|own| own == mine),
             "pause" => parent(pid)
                 .is_some_and(|parent| fs::read_link(format!("/proc/{parent}/ns/mnt")).is_ok_and(|own| own == mine)),
             _ => false,

@@ -69,12 +69,16 @@ impl Session {
             eprintln!("warning: {kind} objects have no effect in `monopod run`");
         }
         let dirs = Dirs { data: command.data_dir.clone(), run: command.run_dir.clone(), log: command.log_dir.clone() };
-        let (engine, events) = Engine::open(config(command, &dirs)?).await?;
-        timeline.mark("engine open");
         let mut pods = admitted.pods;
         // Claims and tokens are bound to pods by uid.
         pods.iter_mut().for_each(|pod| pod.metadata.uid = Some(uuid::Uuid::new_v4().to_string()));
-        let settings = settings(command, &dirs, admitted.objects, &pods)?;
+        // While the network is looked at there is time for everything else.
+        let (opened, prepared) = tokio::join!(Engine::open(config(command, &dirs)?), async {
+            crate::node::warm_up();
+            settings(command, &dirs, admitted.objects, &pods)
+        });
+        let ((engine, events), settings) = (opened?, prepared?);
+        timeline.mark("engine open");
         let view = View::new(command.output, command.log_prefix, dirs.log, &settings.node)?;
         let node_name = settings.node.name.clone();
         let (node, notices) = Node::new(engine, events, settings);

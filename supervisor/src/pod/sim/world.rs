@@ -85,6 +85,9 @@ pub struct World {
     pub image: Vec<Result<ImageReady, ImageFailure>>,
     pub volume_failures: u32,
     pub sandbox_failures: u32,
+    /// Of volumes that are torn down, then of the pod's removal.
+    pub teardown_failures: u32,
+    pub removal_failures: u32,
     pub seen: Vec<(Instant, Seen)>,
 }
 
@@ -119,6 +122,8 @@ impl World {
             image: Vec::new(),
             volume_failures: 0,
             sandbox_failures: 0,
+            teardown_failures: 0,
+            removal_failures: 0,
             seen: Vec::new(),
         };
         world.drain();
@@ -224,8 +229,11 @@ impl World {
         match action.todo {
             Todo::SetUpVolumes => self.set_up_volumes(id),
             Todo::TearDownVolumes => {
-                self.volumes = false;
-                self.answer(id, Outcome::VolumesTornDown(Ok(())), Duration::ZERO);
+                let fails = self.fails() || self.teardown_failures > 0;
+                self.teardown_failures = self.teardown_failures.saturating_sub(1);
+                self.volumes &= fails;
+                let result = if fails { Err("volumes stay".to_owned()) } else { Ok(()) };
+                self.answer(id, Outcome::VolumesTornDown(result), Duration::ZERO);
             }
             Todo::CreateSandbox { attempt } => self.create_sandbox(id, attempt),
             Todo::StopSandbox { attempt } => self.stop_sandbox(id, attempt),
@@ -247,8 +255,11 @@ impl World {
                 self.cancelled.insert(action);
             }
             Todo::RemovePod => {
-                self.pod_removed = true;
-                self.answer(id, Outcome::PodRemoved(Ok(())), Duration::ZERO);
+                let fails = self.fails() || self.removal_failures > 0;
+                self.removal_failures = self.removal_failures.saturating_sub(1);
+                self.pod_removed |= !fails;
+                let result = if fails { Err("records stay".to_owned()) } else { Ok(()) };
+                self.answer(id, Outcome::PodRemoved(result), Duration::ZERO);
             }
         }
     }

@@ -369,6 +369,21 @@ fn volumes_that_fail_are_tried_again() {
     assert_eq!(state(&world, "x"), "Running");
 }
 
+/// 10.8, TR7: what keeps a deleted pod from going is told, and it goes when the cause does.
+#[test]
+fn an_end_that_fails_is_told_and_tried_again() {
+    let mut world = World::new(pod(RestartPolicy::Always, &[("x", Role::App)]));
+    world.run_for(seconds(1));
+    (world.teardown_failures, world.removal_failures) = (2, 1);
+    world.act(|machine, now| machine.delete(seconds(0), now));
+    world.run_for(seconds(7));
+    let told = story(&world, |text| text.contains("FailedKillPod"));
+    let of = |what: &str| format!("Warning FailedKillPod error killing pod: {what} stay");
+    let reasons: Vec<&str> = told.iter().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    assert_eq!(reasons, [of("volumes"), of("volumes"), of("records")], "{told:?}");
+    assert!(world.pod_removed);
+}
+
 /// 10.8: a sandbox that can't be made is told and tried again; containers stay ContainerCreating (1.4).
 #[test]
 fn a_sandbox_that_fails_is_tried_again() {

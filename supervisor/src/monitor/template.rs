@@ -1,0 +1,112 @@
+//! A monitor that only makes monitors. What a program costs before its first instruction (reading the file, a C library that
+//! asks the processor for its caches) is paid once; a pod's monitor is then a fork of it, born into its cgroup and the
+//! child of the brain.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::client::async_fd;
+use super::setup::Sockets;
+use super::spawn::{Prepared, program};
+use super::wire;
+use crate::sys::clone::{Cloned, clone_sibling_into};
+use crate::sys::spawn::Spawned;
+
+/// What `ps` shows of the template and of a monitor.
+const OWN_NAME: &std::ffi::CStr = c"template";
+const MONITOR_NAME: &std::ffi::CStr = c"monitor";
+/// An answer is a process id, or an error number below zero.
+const ANSWER_BYTES: usize = size_of::<i32>();
+
+/// The brain's end.
+#[derive(Debug)]
+pub struct Template {
+    /// One request at a time: answers carry no number.
+    socket: tokio::sync::Mutex<AsyncFd<OwnedFd>>,
+    process: Spawned,
+}
+
+impl Template {
+    /// Starts the program, which is ready when it takes its first request.
+    pub fn start(binary: &Path) -> io::Result<Self> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let root = std::fs::File::open("/")?;
+        let process = program(binary, root.as_fd(), &[theirs.as_fd()], None)?;
+        Ok(Self { socket: tokio::sync::Mutex::new(async_fd(ours)?), process })
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// A new monitor, in the cgroup whose directory is given.
+    pub(super) async fn fork(&self, prepared: &Prepared, cgroup: impl AsFd) -> io::Result<Spawned> {
+        let fds = [prepared.volumes.as_fd(), prepared.brain.as_fd(), prepared.listener.as_fd(), cgroup.as_fd()];
+        let socket = self.socket.lock().await;
+        wire::send(socket.get_ref().as_fd(), b"fork", &fds)?;
+        let mut answer = [0; ANSWER_BYTES];
+        let mut receive = |socket: &OwnedFd| wire::receive(socket.as_fd(), &mut answer);
+        let (length, fds) = socket.async_io(Interest::READABLE, &mut receive).await?;
+        if length != ANSWER_BYTES {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let number = i32::from_ne_bytes(answer);
+        match (Pid::from_raw(number.max(0)), fds.into_iter().next()) {
+            (Some(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
+            _ => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+        }
+    }
+}
+
+impl Drop for Template {
+    /// It holds nothing that would have to be put away.
+    fn drop(&mut self) {
+        let pidfd = self.process.pidfd.as_fd();
+        let _gone = crate::sys::signal::send(pidfd, libc::SIGKILL);
+        let _reaped = rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED);
+    }
+}
+
+/// In the template: makes monitors until the brain is gone. Comes back in each of them with what it was given.
+pub(super) fn serve(brain: OwnedFd) -> io::Result<Option<Sockets>> {
+    rustix::thread::set_name(OWN_NAME)?;
+    ask_processor();
+    loop {
+        poll(&mut [PollFd::new(&brain, PollFlags::IN)], None)?;
+        let (length, fds) = wire::receive(brain.as_fd(), &mut [0; 8])?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let Ok([volumes, own_brain, listener, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        match clone_sibling_into(cgroup.as_fd()) {
+            Ok(Cloned::Child) => {
+                rustix::thread::set_name(MONITOR_NAME)?;
+                rustix::process::fchdir(&volumes)?;
+                return Ok(Some(Sockets { brain: own_brain, listener }));
+            }
+            Ok(Cloned::Parent { pid, pidfd }) => {
+                wire::send(brain.as_fd(), &pid.as_raw_nonzero().get().to_ne_bytes(), &[pidfd.as_fd()])?;
+            }
+            Err(errno) => wire::send(brain.as_fd(), &(-errno.raw_os_error()).to_ne_bytes(), &[])?,
+        }
+    }
+}
+
+/// What libraries ask the processor when they first need it is asked here for all that are to come: under a hypervisor each
+/// question costs microseconds, and there are a dozen.
+fn ask_processor() {
+    #[cfg(target_arch = "x86_64")]
+    let _known = std::arch::is_x86_feature_detected!("avx2");
+}
