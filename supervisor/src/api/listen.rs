@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::{self, Peer, User};
@@ -137,7 +138,7 @@ async fn accept_tcp(listener: &TcpListener, state: &Rc<State>, acceptor: &TlsAcc
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (state, acceptor) = (Rc::clone(state), acceptor.clone());
-                if let Some(place) = Place::take(taken) {
+                if let Some(place) = Place::take(taken, &state.ended) {
                     tokio::task::spawn_local(serve_tls(stream, acceptor, state, place));
                 }
             }
@@ -152,7 +153,7 @@ async fn accept_unix(listener: &UnixListener, state: &Rc<State>) {
             Ok((stream, _)) => {
                 let state = Rc::clone(state);
                 // Nobody without rights gets as far as a request.
-                if let Some((user, place)) = local_user(&stream, &state).zip(Place::take(&state.local)) {
+                if let Some((user, place)) = local_user(&stream, &state).zip(Place::take(&state.local, &state.ended)) {
                     tokio::task::spawn_local(serve(stream, Peer::Local(user), state, place));
                 }
             }
@@ -172,21 +173,25 @@ fn local_user(stream: &UnixStream, state: &State) -> Option<User> {
 }
 
 /// A place among the connections; given back when it is dropped.
-struct Place(Rc<Cell<usize>>);
+struct Place {
+    taken: Rc<Cell<usize>>,
+    ended: Rc<Notify>,
+}
 
 impl Place {
-    fn take(taken: &Rc<Cell<usize>>) -> Option<Self> {
+    fn take(taken: &Rc<Cell<usize>>, ended: &Rc<Notify>) -> Option<Self> {
         if taken.get() >= CONNECTIONS_MAX {
             return None;
         }
         taken.set(taken.get() + 1);
-        Some(Self(Rc::clone(taken)))
+        Some(Self { taken: Rc::clone(taken), ended: Rc::clone(ended) })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.taken.set(self.taken.get() - 1);
+        self.ended.notify_one();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::auth::Groups;
 use super::keep;
@@ -116,6 +116,8 @@ pub(crate) struct State {
     pub(super) local: Rc<Cell<usize>>,
     /// From pods.
     pub(super) inner: Rc<Cell<usize>>,
+    /// A connection has ended.
+    pub(super) ended: Rc<Notify>,
     pub(super) closing: watch::Receiver<bool>,
 }
 
@@ -151,6 +153,7 @@ impl Server {
             remote: Rc::default(),
             local: Rc::default(),
             inner: Rc::default(),
+            ended: Rc::default(),
             closing,
         };
         Ok(Self { state: Rc::new(state), listeners, close })
@@ -159,6 +162,12 @@ impl Server {
     /// Where TLS is spoken.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.address()
+    }
+
+    /// Told when connections have ended: what they needed is free now.
+    #[must_use]
+    pub fn ended(&self) -> Rc<Notify> {
+        Rc::clone(&self.state.ended)
     }
 
     /// The certificate of the CA, PEM.

@@ -1,5 +1,6 @@
 //! The brain's end of a connection to a monitor.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -260,6 +261,21 @@ impl Client {
     }
 }
 
+thread_local! {
+    /// One for all monitors: nothing waits while it is in use, and a node may have hundreds of them.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; wire::MAX_MESSAGE_BYTES]);
+}
+
+type Received = (serde_json::Result<Message>, Vec<OwnedFd>);
+
+/// One message; none at the connection's end.
+fn receive(socket: &OwnedFd) -> io::Result<Option<Received>> {
+    BUFFER.with_borrow_mut(|buffer| match wire::receive(socket.as_fd(), buffer)? {
+        (0, _) => Ok(None),
+        (length, fds) => Ok(Some((serde_json::from_slice(buffer.get(..length).unwrap_or_default()), fds))),
+    })
+}
+
 impl Shared {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
@@ -294,15 +310,12 @@ impl Shared {
 
     /// Until the connection ends.
     async fn read(&self, events: &mpsc::UnboundedSender<Event>) {
-        let mut buffer = vec![0; wire::MAX_MESSAGE_BYTES];
         loop {
-            let received =
-                self.socket.async_io(Interest::READABLE, |socket| wire::receive(socket.as_fd(), &mut buffer)).await;
-            let (length, fds) = match received {
-                Ok((0, _)) | Err(_) => return,
-                Ok(received) => received,
+            let (message, fds) = match self.socket.async_io(Interest::READABLE, receive).await {
+                Ok(Some(received)) => received,
+                Ok(None) | Err(_) => return,
             };
-            match serde_json::from_slice(buffer.get(..length).unwrap_or_default()) {
+            match message {
                 Ok(Message::Reply { number, result }) => {
                     if let Some(sender) = self.pending().replies.remove(&number) {
                         // Who asked may have gone.

@@ -1,6 +1,8 @@
 //! The API server beside the loop: started and ended here, it speaks with the store alone, and with the node for streams.
 
-use tokio::sync::oneshot;
+use std::rc::Rc;
+
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::ServeError;
@@ -21,6 +23,7 @@ pub fn service(config: &Config) -> Option<netsetup::Service> {
 pub struct Api {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    ended: Rc<Notify>,
 }
 
 impl Api {
@@ -37,15 +40,20 @@ impl Api {
             ..api::Config::new(config.api.dir.clone(), host.name.clone())
         };
         let server = Server::new(own, store.clone(), backends)?;
+        let ended = server.ended();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::task::spawn_local(async move {
             // Dropping the other side means the same.
-            let ended = server.run(async move { drop(stopped.await) }).await;
-            if let Err(error) = ended {
+            if let Err(error) = server.run(async move { drop(stopped.await) }).await {
                 tracing::error!("the API server has ended: {error}");
             }
         });
-        Ok(Self { stop, task })
+        Ok(Self { stop, task, ended })
+    }
+
+    /// A connection has ended, or several.
+    pub async fn connection_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// Ends watches, and waits for answers that are under way.

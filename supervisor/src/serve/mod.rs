@@ -270,6 +270,7 @@ impl Daemon {
                 () = until(full) => self.disk.changed(&self.disk_limits()),
                 () = after(expiry) => {}
                 () = until(self.publish_again) => self.publish_node().await,
+                () = connection_ended(self.api.as_ref()) => self.rest.stir(tokio::time::Instant::now()),
                 () = until(self.rest.due()) => self.rest.give_back(tokio::time::Instant::now()),
             }
             self.publish_all();
@@ -662,6 +663,13 @@ async fn tick(alive: &mut Option<tokio::time::Interval>) {
 async fn until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn connection_ended(api: Option<&Api>) {
+    match api {
+        Some(api) => api.connection_ended().await,
         None => std::future::pending().await,
     }
 }

@@ -293,16 +293,17 @@ fn ask(method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
 
 /// The daemon, and what it started, by program; not what runs in containers.
 fn processes(daemon: u32) -> Result<BTreeMap<String, Vec<u32>>> {
-    let mine = fs::read_link("/proc/self/ns/mnt")?;
+    // A monitor has a mount namespace of its own, and stays in the network namespace of its daemon.
+    let mine = fs::read_link("/proc/self/ns/net")?;
     let mut all = BTreeMap::from([("monopod".to_owned(), vec![daemon])]);
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned();
         // Others may run pods beside us.
         let ours = match name.as_str() {
-            "monitor" | "template" => fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|own| own == mine),
+            "monitor" | "template" => fs::read_link(entry.path().join("ns/net")).is_ok_and(|own| own == mine),
             "pause" => parent(pid)
-                .is_some_and(|parent| fs::read_link(format!("/proc/{parent}/ns/mnt")).is_ok_and(|own| own == mine)),
+                .is_some_and(|parent| fs::read_link(format!("/proc/{parent}/ns/net")).is_ok_and(|own| own == mine)),
             _ => false,
         };
         if ours {
