@@ -16,6 +16,7 @@ mod pause;
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use harness::{
@@ -69,6 +70,25 @@ fn a_template_makes_a_monitor_that_is_the_brains_child_alone() {
         assert_eq!((sockets(monitor), sockets(template)), (2, 1));
         drop(pod);
         assert!(!fs::exists(format!("/proc/{template}")).unwrap());
+    });
+}
+
+#[test]
+fn a_monitor_that_nobody_waited_for_is_not_taken_for_the_next() {
+    run(async {
+        let mut pod = Pod::new(STAY).await;
+        let given_up = pod.another_monitor("given-up");
+        // Asked for, and not waited for: the first look at it finds no answer.
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, given_up).await.is_err());
+        let (client, process) = pod.another_monitor("wanted").await;
+        // proc_pid_fdinfo(5)
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.pidfd().as_raw_fd())).unwrap();
+        assert!(info.contains(&format!("\nPid:\t{}\n", client.pid)), "{info}");
+        assert_eq!(pod.cgroup_processes("wanted"), [client.pid.to_string()]);
+        drop(client);
+        process.wait().await.unwrap();
+        pod.start("c", "exit 3").await;
+        assert_eq!(pod.exited().await.exit, Exit::Code(3));
     });
 }
 

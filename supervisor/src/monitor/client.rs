@@ -18,6 +18,7 @@ use super::protocol::{
 use super::spawn::Start;
 use super::{container, spawn, wire};
 use crate::runtime::launch::{FdSlot, Identity};
+use crate::sys::spawn::Spawned;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +108,7 @@ impl Client {
         // The greeting waits in the socket for the monitor; without one the socket ends.
         let (greeted, started) = tokio::join!(Self::over(ours), spawn::start(start, prepared));
         let process = started.map_err(io_error("spawn(monitor)"))?;
-        let process = MonitorProcess { pidfd: async_fd(process.pidfd).map_err(io_error("epoll(pidfd)"))? };
+        let process = MonitorProcess::new(process).map_err(io_error("epoll(pidfd)"))?;
         let (client, events) = greeted?;
         Ok((client, events, process))
     }
@@ -348,6 +349,10 @@ pub struct MonitorProcess {
 }
 
 impl MonitorProcess {
+    pub(super) fn new(process: Spawned) -> io::Result<Self> {
+        Ok(Self { pidfd: async_fd(process.pidfd)? })
+    }
+
     /// Waits for the monitor's end and reaps it.
     pub async fn wait(&self) -> io::Result<Option<Exit>> {
         let _readable = self.pidfd.readable().await?;

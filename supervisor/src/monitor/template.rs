@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::client::async_fd;
+use super::client::{MonitorProcess, async_fd};
 use super::setup::Sockets;
 use super::spawn::{Prepared, program};
 use super::wire;
@@ -22,15 +22,22 @@ use crate::sys::spawn::Spawned;
 /// What `ps` shows of the template and of a monitor.
 const OWN_NAME: &std::ffi::CStr = c"template";
 const MONITOR_NAME: &std::ffi::CStr = c"monitor";
-/// An answer is a process id, or an error number below zero.
-const ANSWER_BYTES: usize = size_of::<i32>();
+/// A request is its number; the answer repeats it, and adds a process id, or an error number below zero.
+const REQUEST_BYTES: usize = size_of::<u64>();
+const ANSWER_BYTES: usize = REQUEST_BYTES + size_of::<i32>();
 
 /// The brain's end.
 #[derive(Debug)]
 pub struct Template {
-    /// One request at a time: answers carry no number.
-    socket: tokio::sync::Mutex<AsyncFd<OwnedFd>>,
+    line: tokio::sync::Mutex<Line>,
     process: Spawned,
+}
+
+/// One request at a time.
+#[derive(Debug)]
+struct Line {
+    socket: AsyncFd<OwnedFd>,
+    last: u64,
 }
 
 impl Template {
@@ -41,7 +48,8 @@ impl Template {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let root = std::fs::File::open("/")?;
         let process = program(binary, root.as_fd(), &[theirs.as_fd()], None)?;
-        Ok(Self { socket: tokio::sync::Mutex::new(async_fd(ours)?), process })
+        let line = Line { socket: async_fd(ours)?, last: 0 };
+        Ok(Self { line: tokio::sync::Mutex::new(line), process })
     }
 
     #[must_use]
@@ -52,19 +60,35 @@ impl Template {
     /// A new monitor, in the cgroup whose directory is given.
     pub(super) async fn fork(&self, prepared: &Prepared, cgroup: impl AsFd) -> io::Result<Spawned> {
         let fds = [prepared.volumes.as_fd(), prepared.brain.as_fd(), prepared.listener.as_fd(), cgroup.as_fd()];
-        let socket = self.socket.lock().await;
-        wire::send(socket.get_ref().as_fd(), b"fork", &fds)?;
-        let mut answer = [0; ANSWER_BYTES];
-        let mut receive = |socket: &OwnedFd| wire::receive(socket.as_fd(), &mut answer);
-        let (length, fds) = socket.async_io(Interest::READABLE, &mut receive).await?;
-        if length != ANSWER_BYTES {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut line = self.line.lock().await;
+        line.last += 1;
+        let number = line.last.to_ne_bytes();
+        wire::send(line.socket.get_ref().as_fd(), &number, &fds)?;
+        loop {
+            let mut answer = [0; ANSWER_BYTES];
+            let mut receive = |socket: &OwnedFd| wire::receive(socket.as_fd(), &mut answer);
+            let (length, fds) = line.socket.async_io(Interest::READABLE, &mut receive).await?;
+            let Some((answered, result)) = answer.split_first_chunk().filter(|_| length == ANSWER_BYTES) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            let made = made(result, fds);
+            if *answered == number {
+                return made;
+            }
+            // Whoever asked for it did not wait.
+            if let Ok(process) = made {
+                let process = MonitorProcess::new(process)?;
+                tokio::spawn(async move { process.wait().await });
+            }
         }
-        let number = i32::from_ne_bytes(answer);
-        match (Pid::from_raw(number.max(0)), fds.into_iter().next()) {
-            (Some(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
-            _ => Err(io::Error::from_raw_os_error(number.saturating_neg())),
-        }
+    }
+}
+
+fn made(result: &[u8], fds: Vec<OwnedFd>) -> io::Result<Spawned> {
+    let number = result.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    match (Pid::from_raw(number.max(0)), fds.into_iter().next()) {
+        (Some(pid), Some(pidfd)) => Ok(Spawned { pid, pidfd }),
+        _ => Err(io::Error::from_raw_os_error(number.saturating_neg())),
     }
 }
 
@@ -83,13 +107,15 @@ pub(super) fn serve(brain: OwnedFd) -> io::Result<Option<Sockets>> {
     ask_processor();
     loop {
         poll(&mut [PollFd::new(&brain, PollFlags::IN)], None)?;
-        let (length, fds) = wire::receive(brain.as_fd(), &mut [0; 8])?;
+        let mut number = [0; REQUEST_BYTES];
+        let (length, fds) = wire::receive(brain.as_fd(), &mut number)?;
         if length == 0 {
             return Ok(None);
         }
         let Ok([volumes, own_brain, listener, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
+        let answer = |result: i32| [&number[..], &result.to_ne_bytes()].concat();
         match clone_sibling_into(cgroup.as_fd()) {
             Ok(Cloned::Child) => {
                 rustix::thread::set_name(MONITOR_NAME)?;
@@ -97,9 +123,9 @@ pub(super) fn serve(brain: OwnedFd) -> io::Result<Option<Sockets>> {
                 return Ok(Some(Sockets { brain: own_brain, listener }));
             }
             Ok(Cloned::Parent { pid, pidfd }) => {
-                wire::send(brain.as_fd(), &pid.as_raw_nonzero().get().to_ne_bytes(), &[pidfd.as_fd()])?;
+                wire::send(brain.as_fd(), &answer(pid.as_raw_nonzero().get()), &[pidfd.as_fd()])?;
             }
-            Err(errno) => wire::send(brain.as_fd(), &(-errno.raw_os_error()).to_ne_bytes(), &[])?,
+            Err(errno) => wire::send(brain.as_fd(), &answer(-errno.raw_os_error()), &[])?,
         }
     }
 }

@@ -113,6 +113,25 @@ impl Pod {
         Self { dir, cgroup, client: Some(client), events, process, template, containers: 0, spawned_in }
     }
 
+    /// Made by the same template, in a state directory and a cgroup of its own.
+    pub(crate) async fn another_monitor(&self, name: &str) -> (Client, MonitorProcess) {
+        fs::create_dir(self.path(name)).unwrap();
+        let cgroup = self.new_cgroup(name);
+        let start = Start {
+            binary: Path::new(MONITOR),
+            state: &self.path(name),
+            cgroup: cgroup.as_fd(),
+            template: Some(&self.template),
+        };
+        let (client, _events, process) = Client::spawn(&start).await.unwrap();
+        (client, process)
+    }
+
+    pub(crate) fn cgroup_processes(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.cgroup.join(name).join("cgroup.procs")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
     pub(crate) fn client(&self) -> &Client {
         self.client.as_ref().expect("the brain has left")
     }
