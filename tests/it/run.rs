@@ -10,11 +10,13 @@ use crate::host::{self, Running, private_host};
 use crate::{Test, tests};
 
 pub fn tests() -> Vec<Test> {
-    tests![Host: a_reader_follows_what_a_writer_writes, a_host_path_outlives_the_pod, the_downward_api_fills_the_environment,
-        pause_is_pid_1_of_a_shared_namespace_and_reaps, a_sidecar_reaches_nginx_over_localhost,
-        init_containers_and_sidecars_run_in_order, the_exit_code_is_the_failing_container_s,
-        a_bad_manifest_is_refused_whole, a_missing_program_says_so, a_second_signal_ends_at_once,
-        rounds_leave_nothing_behind, runs_at_the_same_time_keep_their_pods, a_killed_run_is_swept_by_the_next]
+    let mut tests = tests![Host: a_reader_follows_what_a_writer_writes, a_host_path_outlives_the_pod,
+        the_downward_api_fills_the_environment, pause_is_pid_1_of_a_shared_namespace_and_reaps,
+        a_sidecar_reaches_nginx_over_localhost, init_containers_and_sidecars_run_in_order,
+        the_exit_code_is_the_failing_container_s, a_bad_manifest_is_refused_whole, a_missing_program_says_so,
+        a_second_signal_ends_at_once, rounds_leave_nothing_behind, a_killed_run_is_swept_by_the_next];
+    tests.extend(tests![HostAlone: runs_at_the_same_time_keep_their_pods]);
+    tests
 }
 
 /// An image archive that `cargo xtask images` built.

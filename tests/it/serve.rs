@@ -100,21 +100,22 @@ fn remove_cgroups() {
     }
 }
 
-/// Leaves of pods that this host's daemon made.
+/// Leaves that this host's daemon made. Another host on the same machine may have a static pod of the same name, and with
+/// it a pod's cgroup of the same uid.
 fn cgroups() -> Vec<PathBuf> {
-    let uids: BTreeSet<String> = names("/var/lib/monopod/sandboxes").into_iter().collect();
+    const SANDBOXES: &str = "/var/lib/monopod/sandboxes";
+    let sandboxes = names(SANDBOXES).into_iter();
+    let with_containers = |id: String| names(&format!("{SANDBOXES}/{id}/containers")).into_iter().chain([id]);
+    let ids: BTreeSet<String> = sandboxes.flat_map(with_containers).collect();
     let roots = ["/sys/fs/cgroup/unified/monopod/kubepods", "/sys/fs/cgroup/monopod/kubepods"];
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
     while let Some(dir) = open.pop() {
         let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
         let below: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-        let ours = below.iter().any(|path| uids.contains(&file_name(path)));
-        if ours {
-            found.extend(below);
-        } else {
-            open.extend(below);
-        }
+        let (ours, others): (Vec<_>, Vec<_>) = below.into_iter().partition(|path| ids.contains(&file_name(path)));
+        found.extend(ours);
+        open.extend(others);
     }
     found
 }

@@ -11,7 +11,7 @@ use crate::build::{self, Built, Profile};
 use crate::lane::Step;
 use crate::vm::initramfs::{self, Content, Orders};
 use crate::vm::kernel::{self, Kernel};
-use crate::vm::qemu::{Accel, Console, Limits, Machine};
+use crate::vm::qemu::{Accel, Console, Ended, Limits, Machine};
 use crate::vm::{self, Phases, planted, probe, root};
 use crate::{dist, images, setup};
 
@@ -35,6 +35,9 @@ pub struct E2e {
     /// Longest that a test may take, seconds.
     #[arg(long, default_value_t = TEST_SECONDS)]
     test_timeout: u64,
+    /// Runs one machine after the other, where processors are busy with other things.
+    #[arg(long)]
+    in_turn: bool,
     /// The machine's kind; by default each that has tests for the filter.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     profile: Choice,
@@ -90,7 +93,7 @@ impl Default for Hardware {
 
 /// All tests in virtual machines, by a process of their own.
 pub fn tests_step() -> Result<Step> {
-    step("e2e", &["e2e"], true)
+    step("e2e", &["e2e", "--in-turn"], true)
 }
 
 /// The search for planted faults, by a process of its own.
@@ -114,6 +117,7 @@ impl E2e {
             shell: false,
             keep: false,
             planted: false,
+            in_turn: false,
             timeout: 25 * 60,
             test_timeout: TEST_SECONDS,
             hardware: Hardware::default(),
@@ -148,15 +152,19 @@ impl E2e {
         Ok(ExitCode::from(code))
     }
 
-    /// In one machine after the other; the worst of their exit codes.
+    /// In all machines; the worst of their exit codes.
     fn test(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
-        let mut worst = 0;
-        for profile in self.profiles(sh, &ready.built.it)? {
-            let code = ready.boot(sh, &self.job(profile), phases, |line| println!("{line}"))?;
-            if code != 0 {
-                eprintln!("the machine's files are in {}", ready.dir.display());
-            }
-            worst = worst.max(code);
+        let jobs = self.profiles(sh, &ready.built.it)?.into_iter().map(|profile| self.job(profile));
+        // A terminal is for one.
+        let codes: Vec<u8> = if self.in_turn || self.keep {
+            jobs.map(|job| ready.boot(sh, &job, phases, |line| println!("{line}"))).collect::<Result<_>>()?
+        } else {
+            let machines = jobs.map(|job| ready.prepare(sh, &job, phases).map(|machine| (job.profile.ring(), machine)));
+            side_by_side(&machines.collect::<Result<Vec<_>>>()?, phases)?
+        };
+        let worst = codes.into_iter().max().unwrap_or_default();
+        if worst != 0 {
+            eprintln!("the machines' files are in {}", ready.dir.display());
         }
         Ok(worst)
     }
@@ -298,11 +306,22 @@ impl Ready {
 
     /// One run of the machine; the guest's exit code.
     pub fn boot(&self, sh: &Shell, job: &Job, phases: &mut Phases, line: impl FnMut(&str)) -> Result<u8> {
+        let machine = self.prepare(sh, job, phases)?;
+        let ended = machine.run(line)?;
         let ring = job.profile.ring();
-        let initrd = self.dir.join("initrd");
+        phases.done(format!("{ring}: {}", if job.orders.planted { "planted faults" } else { job.mode }));
+        phases.first_part(format!("{ring}: boot"), ended.boot);
+        Ok(ended.code)
+    }
+
+    /// A machine with all that it boots from, in a directory of its own.
+    fn prepare(&self, sh: &Shell, job: &Job, phases: &mut Phases) -> Result<Machine> {
+        let dir = self.dir.join(job.profile.ring());
+        sh.create_dir(&dir)?;
+        let initrd = dir.join("initrd");
         let packages = match job.profile {
             vm::Profile::Bare => Vec::new(),
-            vm::Profile::Systemd => vec![dist::for_machine(sh, &self.built.bin, &self.dir.join("package"))?],
+            vm::Profile::Systemd => vec![dist::for_machine(sh, &self.built.bin, &dir.join("package"))?],
         };
         let content = Content {
             kernel: &self.kernel,
@@ -316,16 +335,13 @@ impl Ready {
         let packed = initramfs::write(sh, &initrd, &content)?;
         phases.done(if packed { "initramfs" } else { "initramfs (base kept)" });
         let root = self.root(sh, job.profile, phases)?;
-        let disk = root.is_some().then(|| self.disk(sh)).transpose()?;
-        let mut machine = self.machine(initrd, root, disk, job);
+        let disk = root.is_some().then(|| disk(sh, &dir)).transpose()?;
+        let mut machine = self.machine(dir, initrd, root, disk, job);
         if machine.accel == Accel::Auto {
             machine.accel = probe::choose(&machine)?;
             phases.done("probe of KVM");
         }
-        let ended = machine.run(line)?;
-        phases.done(format!("{ring}: {}", if job.orders.planted { "planted faults" } else { job.mode }));
-        phases.first_part(format!("{ring}: boot"), ended.boot);
-        Ok(ended.code)
+        Ok(machine)
     }
 
     fn root(&self, sh: &Shell, profile: vm::Profile, phases: &mut Phases) -> Result<Option<PathBuf>> {
@@ -339,15 +355,14 @@ impl Ready {
         }
     }
 
-    /// An empty one.
-    fn disk(&self, sh: &Shell) -> Result<PathBuf> {
-        let path = self.dir.join("disk");
-        std::fs::File::create(&path)?.set_len(DISK_BYTES)?;
-        cmd!(sh, "mkfs.ext4 -q -m 0 {path}").quiet().run()?;
-        Ok(path)
-    }
-
-    fn machine(&self, initrd: PathBuf, root: Option<PathBuf>, disk: Option<PathBuf>, job: &Job) -> Machine {
+    fn machine(
+        &self,
+        dir: PathBuf,
+        initrd: PathBuf,
+        root: Option<PathBuf>,
+        disk: Option<PathBuf>,
+        job: &Job,
+    ) -> Machine {
         Machine {
             kernel: self.kernel.image.clone(),
             initrd,
@@ -357,9 +372,47 @@ impl Ready {
             accel: self.hardware.accel,
             processors: self.hardware.smp,
             memory_mib: self.hardware.mem,
-            dir: self.dir.clone(),
+            dir,
             console: job.console,
             limits: job.limits,
         }
     }
+}
+
+/// An empty one.
+fn disk(sh: &Shell, dir: &Path) -> Result<PathBuf> {
+    let path = dir.join("disk");
+    std::fs::File::create(&path)?.set_len(DISK_BYTES)?;
+    cmd!(sh, "mkfs.ext4 -q -m 0 {path}").quiet().run()?;
+    Ok(path)
+}
+
+/// All at a time. What the first says is printed as it comes, what the others said after it; their exit codes.
+fn side_by_side(machines: &[(&str, Machine)], phases: &mut Phases) -> Result<Vec<u8>> {
+    let Some(((ring, first), others)) = machines.split_first() else { return Ok(Vec::new()) };
+    std::thread::scope(|scope| {
+        let start = |machine| scope.spawn(move || heard(machine));
+        let others: Vec<_> = others.iter().map(|(ring, machine)| (ring, start(machine))).collect();
+        let ended = first.run(|line| println!("{line}"))?;
+        phases.done(format!("{ring}: tests"));
+        phases.first_part(format!("{ring}: boot"), ended.boot);
+        let mut codes = vec![ended.code];
+        for (ring, other) in others {
+            let (said, ended) = other.join().map_err(|_| anyhow::anyhow!("{ring}: the thread panicked"))?;
+            print!("{said}");
+            codes.push(ended?.code);
+            phases.done(format!("{ring}: boot and tests, beside it and after"));
+        }
+        Ok(codes)
+    })
+}
+
+/// What a machine says until it has ended.
+fn heard(machine: &Machine) -> (String, Result<Ended>) {
+    let mut said = String::new();
+    let ended = machine.run(|line| {
+        said.push_str(line);
+        said.push('\n');
+    });
+    (said, ended)
 }
