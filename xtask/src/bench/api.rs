@@ -50,8 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     load.arg(script).args(["/run/monopod/monopod.sock", "/run/access/kubeconfig", &pid, &rounds]);
     let status = load.status().context("start python3")?;
     let mut delete = Command::new(bin.join("monopod"));
-    // What is left ends with the daemon's sweep otherwise, one start later.
-    let _deleted = delete.args(["delete", "pods", "--all", "--grace-period=0", "--force"]).output();
+    // Waits until they are gone: nobody else would end them.
+    let _deleted = delete.args(["delete", "pods", "--all", "--grace-period=0"]).output();
     ensure!(status.success(), "a figure misses its goal");
     Ok(())
 }
