@@ -401,7 +401,7 @@ fn side_by_side(machines: &[(&str, Machine)], phases: &mut Phases) -> Result<Vec
             let (said, ended) = other.join().map_err(|_| anyhow::anyhow!("{ring}: the thread panicked"))?;
             print!("{said}");
             codes.push(ended?.code);
-            phases.done(format!("{ring}: boot and tests, beside it and after"));
+            phases.done(format!("{ring}: what was left of it"));
         }
         Ok(codes)
     })

@@ -18,7 +18,6 @@ use crate::sysctl;
 
 impl Inner {
     pub(super) fn repair(&self) -> Result<(), NetworkError> {
-        self.enter_host()?;
         self.leases().locked(|leases| self.repair_locked(leases))
     }
 
@@ -96,7 +95,6 @@ impl Inner {
     }
 
     pub(super) fn sweep(&self, live: impl FnOnce() -> Vec<PodId>) -> Result<Swept, NetworkError> {
-        self.enter_host()?;
         self.leases().locked(|leases| {
             let (mut collected, mut swept) = (Collected::default(), Swept::default());
             let links = collected.take(self.own_links()).unwrap_or_default();
@@ -130,7 +128,6 @@ impl Inner {
     }
 
     pub(super) fn teardown(&self) -> Result<Teardown, NetworkError> {
-        self.enter_host()?;
         self.leases().locked(|leases| {
             let held = leases.held().count();
             if held > 0 {

@@ -245,7 +245,7 @@ impl Inner {
         Setup { bridge: &self.config.bridge, ranges, closed: &self.config.closed_ports, service: self.config.service }
     }
 
-    /// Where the calls begin, and where they come back to from a pod's namespace.
+    /// Every call begins there, and comes back from a pod's namespace.
     fn enter_host(&self) -> Result<(), NetworkError> {
         enter(&self.host)
     }

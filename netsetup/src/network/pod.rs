@@ -24,6 +24,7 @@ impl Inner {
         if same_file(netns, &self.host)? {
             return Err(NetworkError::HostNamespace { pod: pod.clone() });
         }
+        // Who made the namespace may have left the thread in it.
         self.enter_host()?;
         match self.try_attach(pod, netns, ports) {
             // Somebody flushed the rules or deleted the bridge: mend them once.
@@ -103,7 +104,6 @@ impl Inner {
     }
 
     pub(super) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        self.enter_host()?;
         let mut collected = Collected::default();
         let released = collected.take(self.leases().locked(|leases| {
             let Some(lease) = leases.get(pod).filter(|lease| lease.released_at.is_none()).cloned() else {

@@ -1,12 +1,14 @@
 //! Connecting pods, and what they can and can't do then.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use netsetup::{NetworkError, RangeChoice, Teardown};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::lab::{
-    HOST_ADDRESS, HOST_ADDRESS_V6, Lab, Namespace, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS_V6, id, tcp, udp_arrives,
+    HOST_ADDRESS, HOST_ADDRESS_V6, Lab, Namespace, OUTSIDE_ADDRESS, OUTSIDE_ADDRESS_V6, PATIENCE, id, tcp, udp_arrives,
 };
 
 #[test]
@@ -27,6 +29,26 @@ fn two_pods_reach_each_other_and_the_host() {
     }
     let own = SocketAddr::new("127.0.0.1".parse().unwrap(), 7002);
     assert_eq!(tcp(&one, own, &one, 7002), Some(own.ip()));
+}
+
+/// The thread that makes the calls goes home after each.
+#[test]
+fn a_namespace_that_was_made_for_a_pod_is_kept_by_nobody() {
+    let lab = Lab::new();
+    let network = lab.open();
+    let pod = Namespace::new();
+    let netns = pod.as_fd().try_clone_to_owned().unwrap();
+    let make = move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(netns)
+    };
+    let link = lab.on_host(network.attach_new(&id("one"), &[], make)).unwrap().host_link;
+    assert!(lab.host.links().contains(&link));
+    drop(pod);
+    let deadline = Instant::now() + PATIENCE;
+    while lab.host.links().contains(&link) {
+        assert!(Instant::now() < deadline, "{link} is still there");
+    }
 }
 
 #[test]

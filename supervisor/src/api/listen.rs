@@ -270,3 +270,18 @@ fn protocols(peer: &Peer) -> auto::Builder<Here> {
         .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX));
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_is_given_back_and_its_end_told() {
+        let (taken, ended) = (Rc::default(), Rc::default());
+        let places: Vec<_> = std::iter::from_fn(|| Place::take(&taken, &ended)).collect();
+        assert_eq!((places.len(), taken.get()), (CONNECTIONS_MAX, CONNECTIONS_MAX));
+        drop(places);
+        assert_eq!(taken.get(), 0);
+        ended.notified().await;
+    }
+}

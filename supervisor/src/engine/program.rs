@@ -15,19 +15,18 @@ use crate::monitor::template::Template;
 #[derive(Debug)]
 pub struct Programs {
     pause: OwnedFd,
-    pub(super) monitor: std::path::PathBuf,
     pub(super) template: Template,
 }
 
 impl Programs {
-    /// Pause, sealed, and where the monitor is, with a process that becomes monitors.
+    /// Pause, sealed, and the process that makes monitors.
     pub fn open() -> Result<Self, EngineError> {
         let find = |name: &'static str| find_binary(name).map_err(EngineError::io("find", name));
         let path = find("pause")?;
         let bytes = std::fs::read(&path).map_err(EngineError::io("read", &path))?;
         let monitor = find("monitor")?;
-        let template = Template::start(&monitor).map_err(EngineError::io("start", &monitor))?;
-        Ok(Self { pause: sealed("pause", &bytes)?, monitor, template })
+        let template = Template::start(monitor).map_err(EngineError::io("start", "monitor"))?;
+        Ok(Self { pause: sealed("pause", &bytes)?, template })
     }
 
     pub fn pause(&self) -> Result<OwnedFd, EngineError> {

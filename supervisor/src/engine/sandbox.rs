@@ -219,9 +219,7 @@ impl Engine {
     async fn start_monitor(&self, id: &SandboxId, cgroup: &OwnedFd) -> Result<Client, EngineError> {
         let state = self.dirs().monitor(id);
         super::dirs::create_private(&state).map_err(EngineError::io("make", &state))?;
-        let programs = &self.shared.programs;
-        let (binary, template) = (&programs.monitor, Some(&programs.template));
-        let start = Start { binary, state: &state, cgroup: cgroup.as_fd(), template };
+        let start = Start { state: &state, cgroup: cgroup.as_fd(), template: &self.shared.programs.template };
         let (client, events, process) = Client::spawn(&start).await?;
         self.forward(id.clone(), events, Some(process));
         Ok(client)

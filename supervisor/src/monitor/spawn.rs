@@ -31,13 +31,12 @@ pub const LIBEXEC_VARIABLE: &str = "MONOPOD_LIBEXEC";
 /// What a monitor starts with.
 #[derive(Debug)]
 pub struct Start<'a> {
-    pub binary: &'a Path,
     /// The pod's run-time directory, only ours: the socket is bound there, and it stays as long as the monitor lives.
     pub state: &'a Path,
     /// Directory of the cgroup that the monitor is born into.
     pub cgroup: BorrowedFd<'a>,
-    /// Who forks it; without, the program is executed.
-    pub template: Option<&'a Template>,
+    /// Who forks it.
+    pub template: &'a Template,
 }
 
 /// What a monitor is given.
@@ -74,14 +73,15 @@ pub(super) fn prepare(state: &Path) -> io::Result<(Prepared, OwnedFd)> {
 
 /// Starts the monitor. A template that fails is passed by: it may have been killed.
 pub(super) async fn start(start: &Start<'_>, prepared: Prepared) -> io::Result<Spawned> {
-    if let Some(template) = start.template {
-        match template.fork(&prepared, start.cgroup).await {
-            Ok(process) => return Ok(process),
-            Err(error) => tracing::debug!(%error, "the template makes no monitor, executing one"),
+    let Start { cgroup, template, .. } = *start;
+    match template.fork(&prepared, cgroup).await {
+        Ok(process) => Ok(process),
+        Err(error) => {
+            tracing::debug!(%error, "the template makes no monitor, executing one");
+            let sockets = [prepared.brain.as_fd(), prepared.listener.as_fd()];
+            program(&template.binary, prepared.volumes.as_fd(), &sockets, Some(cgroup))
         }
     }
-    let sockets = [prepared.brain.as_fd(), prepared.listener.as_fd()];
-    program(start.binary, prepared.volumes.as_fd(), &sockets, Some(start.cgroup))
 }
 
 /// Executes the binary with these sockets from descriptor 3 on.

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -29,6 +29,7 @@ const ANSWER_BYTES: usize = REQUEST_BYTES + size_of::<i32>();
 /// The brain's end.
 #[derive(Debug)]
 pub struct Template {
+    pub(super) binary: PathBuf,
     line: tokio::sync::Mutex<Line>,
     process: Spawned,
 }
@@ -42,14 +43,14 @@ struct Line {
 
 impl Template {
     /// Starts the program, which is ready when it takes its first request.
-    pub fn start(binary: &Path) -> io::Result<Self> {
+    pub fn start(binary: PathBuf) -> io::Result<Self> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         let root = std::fs::File::open("/")?;
-        let process = program(binary, root.as_fd(), &[theirs.as_fd()], None)?;
+        let process = program(&binary, root.as_fd(), &[theirs.as_fd()], None)?;
         let line = Line { socket: async_fd(ours)?, last: 0 };
-        Ok(Self { line: tokio::sync::Mutex::new(line), process })
+        Ok(Self { binary, line: tokio::sync::Mutex::new(line), process })
     }
 
     #[must_use]

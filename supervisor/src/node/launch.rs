@@ -125,8 +125,8 @@ fn system(call: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> 
 }
 
 thread_local! {
-    /// Compiling costs more than loading, and most containers have the same profile and capabilities.
-    static PROGRAMS: RefCell<BTreeMap<(SeccompProfile, u64), OwnedFd>> = const { RefCell::new(BTreeMap::new()) };
+    /// The default profile for sets of capabilities: compiling costs more than loading, and most containers have the same.
+    static DEFAULT_PROGRAMS: RefCell<BTreeMap<u64, OwnedFd>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 pub(super) fn seccomp_program(
@@ -134,41 +134,38 @@ pub(super) fn seccomp_program(
     profile: &SeccompProfile,
     capabilities: u64,
 ) -> Result<OwnedFd, OpenError> {
-    let key = (profile.clone(), capabilities);
-    let cached = PROGRAMS.with_borrow(|programs| programs.get(&key).map(OwnedFd::try_clone));
+    match profile {
+        SeccompProfile::RuntimeDefault => default_program(capabilities),
+        // A profile on disk may change.
+        SeccompProfile::Localhost(path) => {
+            let failed = |cause| OpenError::Seccomp { profile: path.clone(), cause };
+            let text = std::fs::read(context.settings.seccomp_dir.join(path));
+            let text = text.map_err(|error| failed(error.to_string()))?;
+            let program = seccomp::from_profile(&text, capabilities, kernel());
+            Ok(sealed("seccomp", &program.map_err(|error| failed(error.to_string()))?)?)
+        }
+    }
+}
+
+/// Compiled once for each set of capabilities.
+fn default_program(capabilities: u64) -> Result<OwnedFd, OpenError> {
+    let cached = DEFAULT_PROGRAMS.with_borrow(|programs| programs.get(&capabilities).map(OwnedFd::try_clone));
     if let Some(Ok(program)) = cached {
         return Ok(program);
     }
-    let program = sealed("seccomp", &compile(context, profile, capabilities)?)?;
-    if let (SeccompProfile::RuntimeDefault, Ok(copy)) = (profile, program.try_clone()) {
-        // A profile on disk may change.
-        PROGRAMS.with_borrow_mut(|programs| programs.insert(key, copy));
+    let failed = |cause| OpenError::Seccomp { profile: "RuntimeDefault".to_owned(), cause };
+    let program = seccomp::runtime_default(capabilities).map_err(|error| failed(error.to_string()))?;
+    let program = sealed("seccomp", &program)?;
+    if let Ok(copy) = program.try_clone() {
+        DEFAULT_PROGRAMS.with_borrow_mut(|programs| programs.insert(capabilities, copy));
     }
     Ok(program)
 }
 
 /// Compiles what nearly every container needs, for a moment in which there is nothing else to do.
 pub(super) fn compile_default() {
-    let capabilities = capabilities::default_set();
-    let program = seccomp::runtime_default(capabilities).ok().and_then(|bytes| sealed("seccomp", &bytes).ok());
-    if let Some(program) = program {
-        let key = (SeccompProfile::RuntimeDefault, capabilities);
-        PROGRAMS.with_borrow_mut(|programs| programs.insert(key, program));
-    }
-}
-
-fn compile(context: &Context, profile: &SeccompProfile, capabilities: u64) -> Result<Vec<u8>, OpenError> {
-    let failed = |profile: &str, cause: String| OpenError::Seccomp { profile: profile.to_owned(), cause };
-    match profile {
-        SeccompProfile::RuntimeDefault => {
-            seccomp::runtime_default(capabilities).map_err(|error| failed("RuntimeDefault", error.to_string()))
-        }
-        SeccompProfile::Localhost(path) => {
-            let file = context.settings.seccomp_dir.join(path);
-            let text = std::fs::read(&file).map_err(|error| failed(path, error.to_string()))?;
-            seccomp::from_profile(&text, capabilities, kernel()).map_err(|error| failed(path, error.to_string()))
-        }
-    }
+    // Who needs it tries again, and says what is wrong.
+    let _later = default_program(capabilities::default_set());
 }
 
 fn kernel() -> seccomp::Kernel {

@@ -92,7 +92,7 @@ impl Pod {
     }
 
     pub(crate) async fn without_sandbox() -> Self {
-        Self::made_by(Template::start(Path::new(MONITOR)).unwrap()).await
+        Self::made_by(Template::start(MONITOR.into()).unwrap()).await
     }
 
     pub(crate) async fn made_by(template: Template) -> Self {
@@ -105,8 +105,7 @@ impl Pod {
         let own = cgroup.join("monitor");
         fs::create_dir(&own).unwrap();
         let own = File::open(own).unwrap();
-        let start =
-            Start { binary: Path::new(MONITOR), state: dir.path(), cgroup: own.as_fd(), template: Some(&template) };
+        let start = Start { state: dir.path(), cgroup: own.as_fd(), template: &template };
         let begin = std::time::Instant::now();
         let (client, events, process) = Client::spawn(&start).await.unwrap();
         let spawned_in = begin.elapsed();
@@ -117,12 +116,7 @@ impl Pod {
     pub(crate) async fn another_monitor(&self, name: &str) -> (Client, MonitorProcess) {
         fs::create_dir(self.path(name)).unwrap();
         let cgroup = self.new_cgroup(name);
-        let start = Start {
-            binary: Path::new(MONITOR),
-            state: &self.path(name),
-            cgroup: cgroup.as_fd(),
-            template: Some(&self.template),
-        };
+        let start = Start { state: &self.path(name), cgroup: cgroup.as_fd(), template: &self.template };
         let (client, _events, process) = Client::spawn(&start).await.unwrap();
         (client, process)
     }
