@@ -19,15 +19,14 @@ use std::io::{PipeReader, Read, Write};
 use std::os::fd::AsRawFd;
 
 use harness::{
-    MONITOR, Options, Pod, cpu_ticks, create, drained, held, open_directory, run, tmpfs, wait_for_end, wait_until_quiet,
+    Options, Pod, cpu_ticks, create, drained, held, open_directory, run, tmpfs, wait_for_end, wait_until_quiet,
 };
 use rustix::fs::AtFlags;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use supervisor::monitor::client::{ClientError, Descriptors};
 use supervisor::monitor::protocol::{
     ContainerState, Event, Exit, MonitorError, PidNamespace, SHM_VOLUME, WhenBrainDies,
 };
-use supervisor::monitor::template::Template;
 
 const STAY: WhenBrainDies = WhenBrainDies::Stay;
 
@@ -54,7 +53,7 @@ fn a_template_makes_a_monitor_that_is_the_brains_child_alone() {
     // D10, D12
     run(async {
         let pod = Pod::new(STAY).await;
-        let (monitor, template) = (pod.client().pid, pod.template.pid());
+        let (monitor, template) = (pod.client().pid, pod.template.pid().await.as_raw_nonzero().get().cast_unsigned());
         let of = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
         for (pid, name) in [(monitor, "monitor\n"), (template, "template\n")] {
             assert_eq!(of(pid, "comm"), name);
@@ -73,15 +72,11 @@ fn a_template_makes_a_monitor_that_is_the_brains_child_alone() {
     });
 }
 
-fn process_of(template: &Template) -> Pid {
-    Pid::from_raw(template.pid().cast_signed()).unwrap()
-}
-
 #[test]
 fn a_monitor_that_nobody_waited_for_is_not_taken_for_the_next() {
     run(async {
         let mut pod = Pod::new(STAY).await;
-        let template = process_of(&pod.template);
+        let template = pod.template.pid().await;
         kill_process(template, Signal::STOP).unwrap();
         waitid(WaitId::Pid(template), WaitIdOptions::STOPPED).unwrap();
         let given_up = pod.another_monitor("given-up");
@@ -100,16 +95,17 @@ fn a_monitor_that_nobody_waited_for_is_not_taken_for_the_next() {
 }
 
 #[test]
-fn a_monitor_starts_without_its_template() {
+fn a_template_that_was_killed_is_started_anew() {
     run(async {
-        let template = Template::start(MONITOR.into()).unwrap();
-        kill_process(process_of(&template), Signal::KILL).unwrap();
-        let mut pod = Pod::made_by(template).await;
-        assert!(pod.client().pid > 0);
-        let spec = pod.client().snapshot().await.unwrap();
-        assert!(spec.containers.is_empty());
-        pod.leave();
-        pod.process.wait().await.unwrap();
+        let pod = Pod::new(STAY).await;
+        let template = pod.template.pid().await;
+        kill_process(template, Signal::KILL).unwrap();
+        waitid(WaitId::Pid(template), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        let (client, process) = pod.another_monitor("another").await;
+        assert_ne!(pod.template.pid().await, template);
+        assert_eq!(pod.cgroup_processes("another"), [client.pid.to_string()]);
+        drop(client);
+        process.wait().await.unwrap();
     });
 }
 

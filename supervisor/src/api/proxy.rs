@@ -7,14 +7,14 @@ use super::call::Call;
 use super::status::{Reason, Status};
 use super::subresource;
 use crate::store::{Key, Object};
-use crate::stream::PodPort;
+use crate::stream::{PodPort, ProxyScheme};
 
 /// The pod, and where in it the request goes.
 pub(super) fn target(call: &Call, name: &str) -> Result<(Object, PodPort), Status> {
     let (scheme, name, port) = split(name);
-    let tls = match scheme {
-        None | Some("" | "http") => false,
-        Some("https") => true,
+    let scheme = match scheme {
+        None | Some("" | "http") => ProxyScheme::Http,
+        Some("https") => ProxyScheme::Https,
         Some(_) => return Err(Status::new(Reason::BadRequest, format!("invalid request {name:?}: unknown scheme"))),
     };
     let (pod, port) = if call.target.resource.plural == "services" {
@@ -22,7 +22,7 @@ pub(super) fn target(call: &Call, name: &str) -> Result<(Object, PodPort), Statu
     } else {
         (subresource::pod(call, name)?, port.map(str::to_owned))
     };
-    Ok((pod, PodPort { port, tls }))
+    Ok((pod, PodPort { port, scheme }))
 }
 
 /// `web`, `web:80`, `http:web:80`, `http:web:`.

@@ -106,7 +106,7 @@ impl Client {
     pub async fn spawn(start: &Start<'_>) -> Result<(Self, mpsc::UnboundedReceiver<Event>, MonitorProcess)> {
         let (prepared, ours) = spawn::prepare(start.state).map_err(io_error("prepare(monitor)"))?;
         // The greeting waits in the socket for the monitor; without one the socket ends.
-        let (greeted, started) = tokio::join!(Self::over(ours), spawn::start(start, prepared));
+        let (greeted, started) = tokio::join!(Self::over(ours), start.template.fork(&prepared, start.cgroup));
         let process = started.map_err(io_error("spawn(monitor)"))?;
         let process = MonitorProcess::new(process).map_err(io_error("epoll(pidfd)"))?;
         let (client, events) = greeted?;

@@ -56,8 +56,8 @@ pub fn main() -> ExitCode {
 }
 
 fn serve() -> std::io::Result<()> {
-    match setup::sockets()? {
-        Some(sockets) => setup::begin(sockets)?.run(),
+    match setup::become_template()? {
+        Some(given) => setup::begin(given)?.run(),
         None => Ok(()),
     }
 }

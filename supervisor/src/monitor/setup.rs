@@ -10,44 +10,32 @@ use rustix::process::DumpableBehavior;
 use super::outbox::Outbox;
 use super::poller::{Poller, Token};
 use super::pump::Scratch;
-use super::spawn::{BRAIN_FD, FIRST_UNUSED_FD, LISTENER_FD};
+use super::spawn::Prepared;
 use super::state::State;
-use super::template;
+use super::template::{self, BRAIN_FD};
 use super::volumes::Volumes;
 use crate::sys::fd::{close_from, take_inherited};
 
-/// What a monitor is given.
-#[derive(Debug)]
-pub(super) struct Sockets {
-    pub(super) brain: OwnedFd,
-    pub(super) listener: OwnedFd,
-}
-
-/// The sockets that the brain left. Without a listener this process is to be the template: then it comes back in the
-/// monitors that it makes, and with none when the brain is gone.
-pub(super) fn sockets() -> io::Result<Option<Sockets>> {
+/// The socket that the brain left to its template. Comes back in the monitors that this process makes.
+pub(super) fn become_template() -> io::Result<Option<Prepared>> {
     let brain = take_inherited(BRAIN_FD).ok_or_else(|| refused("descriptor 3 is not open"))?;
-    let listener = take_inherited(LISTENER_FD);
-    close_from(FIRST_UNUSED_FD).map_err(io::Error::from)?;
-    for socket in [Some(&brain), listener.as_ref()].into_iter().flatten() {
-        let kind = rustix::net::sockopt::socket_type(socket)?;
-        if kind != SocketType::SEQPACKET {
-            return Err(refused("descriptors 3 and 4 are seqpacket sockets"));
-        }
+    close_from(BRAIN_FD.cast_unsigned() + 1).map_err(io::Error::from)?;
+    if rustix::net::sockopt::socket_type(&brain)? != SocketType::SEQPACKET {
+        return Err(refused("descriptor 3 is a seqpacket socket"));
     }
-    match listener {
-        Some(listener) => Ok(Some(Sockets { brain, listener })),
-        None => {
-            detach()?;
-            template::serve(brain)
-        }
-    }
+    // No signal ends a monitor but KILL: its end is asked for by message, or follows from the brain's.
+    let all = nix::sys::signal::SigSet::all();
+    all.thread_block().map_err(|errno| io::Error::from_raw_os_error(errno as i32))?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    template::serve(brain)
 }
 
-/// Leaves the brain's session and mount namespace, and is ready to serve.
-pub(super) fn begin(sockets: Sockets) -> io::Result<State> {
-    let Sockets { brain, listener } = sockets;
-    detach()?;
+/// A monitor's session and place, and what it serves with.
+pub(super) fn begin(given: Prepared) -> io::Result<State> {
+    let Prepared { volumes, brain, listener } = given;
+    rustix::process::setsid()?;
+    rustix::process::fchdir(&volumes)?;
     let mut state = State {
         poller: Poller::new()?,
         listener: Some(listener),
@@ -71,17 +59,6 @@ pub(super) fn begin(sockets: Sockets) -> io::Result<State> {
     }
     state.connect(brain);
     Ok(state)
-}
-
-/// No signal ends a monitor but KILL: its end is asked for by message, or follows from the brain's.
-fn detach() -> io::Result<()> {
-    let all = nix::sys::signal::SigSet::all();
-    all.thread_block().map_err(|errno| io::Error::from_raw_os_error(errno as i32))?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // EPERM: it leads a session already.
-    let _leader = rustix::process::setsid();
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    Ok(())
 }
 
 fn open(path: &str, flags: OFlags) -> io::Result<OwnedFd> {

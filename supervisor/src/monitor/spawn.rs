@@ -1,23 +1,14 @@
-//! Starting a monitor: the one place where the daemon starts a program. No shell, no search path, nothing inherited.
+//! What a monitor starts with, and where later brains find it.
 
-use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::template::Template;
-use crate::sys::spawn::{Program, Spawned, spawn};
 
-/// Where a monitor finds its first brain.
-pub const BRAIN_FD: RawFd = 3;
-/// Where later brains connect.
-pub const LISTENER_FD: RawFd = 4;
-/// Everything from here on is closed.
-pub const FIRST_UNUSED_FD: u32 = 5;
 /// Name of the socket in the state directory.
 pub const SOCKET_NAME: &str = "monitor.sock";
 /// Directory in the state directory where the monitor starts. It covers it in its own mount namespace with the pod's volumes;
@@ -69,43 +60,6 @@ pub(super) fn prepare(state: &Path) -> io::Result<(Prepared, OwnedFd)> {
     let (ours, brain) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     Ok((Prepared { volumes, brain, listener }, ours))
-}
-
-/// Starts the monitor. A template that fails is passed by: it may have been killed.
-pub(super) async fn start(start: &Start<'_>, prepared: Prepared) -> io::Result<Spawned> {
-    let Start { cgroup, template, .. } = *start;
-    match template.fork(&prepared, cgroup).await {
-        Ok(process) => Ok(process),
-        Err(error) => {
-            tracing::debug!(%error, "the template makes no monitor, executing one");
-            let sockets = [prepared.brain.as_fd(), prepared.listener.as_fd()];
-            program(&template.binary, prepared.volumes.as_fd(), &sockets, Some(cgroup))
-        }
-    }
-}
-
-/// Executes the binary with these sockets from descriptor 3 on.
-pub(super) fn program(
-    binary: &Path,
-    working_directory: BorrowedFd<'_>,
-    sockets: &[BorrowedFd<'_>],
-    cgroup: Option<BorrowedFd<'_>>,
-) -> io::Result<Spawned> {
-    let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let path = CString::new(binary.as_os_str().as_bytes())?;
-    Ok(spawn(&Program {
-        path: &path,
-        args: &[c"monitor".to_owned()],
-        env: &environment(),
-        fds: &[&[null.as_fd(); 3], sockets].concat(),
-        working_directory,
-        cgroup,
-    })?)
-}
-
-/// A panic's backtrace is all that the monitor takes from an environment (D12).
-fn environment() -> Vec<CString> {
-    vec![CStr::to_owned(c"RUST_BACKTRACE=0")]
 }
 
 /// Connects to a monitor that an earlier brain started.

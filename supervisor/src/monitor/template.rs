@@ -2,23 +2,27 @@
 //! asks the processor for its caches) is paid once; a pod's monitor is then a fork of it, born into its cgroup and the
 //! child of the brain.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::client::{MonitorProcess, async_fd};
-use super::setup::Sockets;
-use super::spawn::{Prepared, program};
+use super::spawn::Prepared;
 use super::wire;
 use crate::sys::clone::{Cloned, clone_sibling_into};
-use crate::sys::spawn::Spawned;
+use crate::sys::spawn::{Program, Spawned, spawn};
 
+/// Where the program finds its brain.
+pub(super) const BRAIN_FD: RawFd = 3;
 /// What `ps` shows of the template and of a monitor.
 const OWN_NAME: &std::ffi::CStr = c"template";
 const MONITOR_NAME: &std::ffi::CStr = c"monitor";
@@ -29,14 +33,14 @@ const ANSWER_BYTES: usize = REQUEST_BYTES + size_of::<i32>();
 /// The brain's end.
 #[derive(Debug)]
 pub struct Template {
-    pub(super) binary: PathBuf,
-    line: tokio::sync::Mutex<Line>,
-    process: Spawned,
+    binary: PathBuf,
+    running: tokio::sync::Mutex<Running>,
 }
 
-/// One request at a time.
+/// The process, and the line to it: one request at a time.
 #[derive(Debug)]
-struct Line {
+struct Running {
+    process: Spawned,
     socket: AsyncFd<OwnedFd>,
     last: u64,
 }
@@ -44,36 +48,61 @@ struct Line {
 impl Template {
     /// Starts the program, which is ready when it takes its first request.
     pub fn start(binary: PathBuf) -> io::Result<Self> {
+        let running = tokio::sync::Mutex::new(Running::start(&binary)?);
+        Ok(Self { binary, running })
+    }
+
+    pub async fn pid(&self) -> Pid {
+        self.running.lock().await.process.pid
+    }
+
+    /// A new monitor, in the cgroup whose directory is given. A template that somebody killed is started anew.
+    pub(super) async fn fork(&self, prepared: &Prepared, cgroup: BorrowedFd<'_>) -> io::Result<Spawned> {
+        let mut running = self.running.lock().await;
+        if let Err(error) = running.ask(prepared, cgroup) {
+            tracing::warn!(%error, "the template of the monitors is gone, starting another");
+            *running = Running::start(&self.binary)?;
+            running.ask(prepared, cgroup)?;
+        }
+        running.answer().await
+    }
+}
+
+impl Running {
+    /// No shell, no search path, nothing inherited.
+    fn start(binary: &Path) -> io::Result<Self> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
+        let null = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let root = std::fs::File::open("/")?;
-        let process = program(&binary, root.as_fd(), &[theirs.as_fd()], None)?;
-        let line = Line { socket: async_fd(ours)?, last: 0 };
-        Ok(Self { binary, line: tokio::sync::Mutex::new(line), process })
+        let process = spawn(&Program {
+            path: &CString::new(binary.as_os_str().as_bytes())?,
+            args: &[c"monitor".to_owned()],
+            // A panic's backtrace is all that a monitor takes from an environment (D12).
+            env: &[c"RUST_BACKTRACE=0".to_owned()],
+            fds: &[null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()],
+            working_directory: root.as_fd(),
+        })?;
+        Ok(Self { process, socket: async_fd(ours)?, last: 0 })
     }
 
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.process.pid.as_raw_nonzero().get().cast_unsigned()
+    fn ask(&mut self, prepared: &Prepared, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+        let fds = [prepared.volumes.as_fd(), prepared.brain.as_fd(), prepared.listener.as_fd(), cgroup];
+        self.last += 1;
+        wire::send(self.socket.get_ref().as_fd(), &self.last.to_ne_bytes(), &fds)
     }
 
-    /// A new monitor, in the cgroup whose directory is given.
-    pub(super) async fn fork(&self, prepared: &Prepared, cgroup: impl AsFd) -> io::Result<Spawned> {
-        let fds = [prepared.volumes.as_fd(), prepared.brain.as_fd(), prepared.listener.as_fd(), cgroup.as_fd()];
-        let mut line = self.line.lock().await;
-        line.last += 1;
-        let number = line.last.to_ne_bytes();
-        wire::send(line.socket.get_ref().as_fd(), &number, &fds)?;
+    async fn answer(&mut self) -> io::Result<Spawned> {
         loop {
             let mut answer = [0; ANSWER_BYTES];
             let mut receive = |socket: &OwnedFd| wire::receive(socket.as_fd(), &mut answer);
-            let (length, fds) = line.socket.async_io(Interest::READABLE, &mut receive).await?;
+            let (length, fds) = self.socket.async_io(Interest::READABLE, &mut receive).await?;
             let Some((answered, result)) = answer.split_first_chunk().filter(|_| length == ANSWER_BYTES) else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             let made = made(result, fds);
-            if *answered == number {
+            if *answered == self.last.to_ne_bytes() {
                 return made;
             }
             // Whoever asked for it did not wait.
@@ -93,7 +122,7 @@ fn made(result: &[u8], fds: Vec<OwnedFd>) -> io::Result<Spawned> {
     }
 }
 
-impl Drop for Template {
+impl Drop for Running {
     /// It holds nothing that would have to be put away.
     fn drop(&mut self) {
         let pidfd = self.process.pidfd.as_fd();
@@ -103,7 +132,7 @@ impl Drop for Template {
 }
 
 /// In the template: makes monitors until the brain is gone. Comes back in each of them with what it was given.
-pub(super) fn serve(brain: OwnedFd) -> io::Result<Option<Sockets>> {
+pub(super) fn serve(brain: OwnedFd) -> io::Result<Option<Prepared>> {
     rustix::thread::set_name(OWN_NAME)?;
     ask_processor();
     loop {
@@ -120,8 +149,7 @@ pub(super) fn serve(brain: OwnedFd) -> io::Result<Option<Sockets>> {
         match clone_sibling_into(cgroup.as_fd()) {
             Ok(Cloned::Child) => {
                 rustix::thread::set_name(MONITOR_NAME)?;
-                rustix::process::fchdir(&volumes)?;
-                return Ok(Some(Sockets { brain: own_brain, listener }));
+                return Ok(Some(Prepared { volumes, brain: own_brain, listener }));
             }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 wire::send(brain.as_fd(), &answer(pid.as_raw_nonzero().get()), &[pidfd.as_fd()])?;

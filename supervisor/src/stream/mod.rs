@@ -29,8 +29,16 @@ pub mod websocket;
 pub struct PodPort {
     /// A number, or the name of one of the pod's; none for its first.
     pub port: Option<String>,
-    /// Over TLS, to whoever answers.
-    pub tls: bool,
+    pub scheme: ProxyScheme,
+}
+
+/// What a proxied request speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProxyScheme {
+    #[default]
+    Http,
+    /// TLS, with whoever answers.
+    Https,
 }
 
 use std::time::Duration;

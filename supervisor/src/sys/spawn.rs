@@ -8,7 +8,7 @@ use std::ptr;
 use rustix::io;
 use rustix::process::Pid;
 
-use super::clone::vfork_into;
+use super::clone::vfork;
 use super::fd::last_errno;
 
 /// Stack of the child until its exec; it calls a dozen system calls and nothing deep.
@@ -28,8 +28,6 @@ pub struct Program<'a> {
     /// They become descriptors 0, 1, 2, 3 and so on; everything else is closed. At most [`MAX_FDS`].
     pub fds: &'a [BorrowedFd<'a>],
     pub working_directory: BorrowedFd<'a>,
-    /// Directory of the cgroup that the process is born into; the caller's own without.
-    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 #[derive(Debug)]
@@ -50,7 +48,7 @@ struct Order {
     errno: i32,
 }
 
-/// `clone3(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP)` and exec. The child shares our memory and we sleep until it has executed, so
+/// `clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD)` and exec. The child shares our memory and we sleep until it has executed, so
 /// nothing is copied; signals are blocked meanwhile, so no handler of ours runs in it. The new program starts with all
 /// signals blocked.
 pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
@@ -59,8 +57,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let blocked = nix::sys::signal::SigSet::all();
     let before = blocked.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK).map_err(from_nix)?;
     let argument = (&raw mut order).cast();
-    // SAFETY: `child` ends in exec or exit, touches only `order`, which we don't while it runs, and the stack is its alone.
-    let cloned = unsafe { vfork_into(program.cgroup, &mut stack, child, argument) };
+    // SAFETY: `child` touches only `order`, which we don't while it runs, and the stack is its alone.
+    let cloned = unsafe { vfork(&mut stack, child, argument) };
     before.thread_set_mask().map_err(from_nix)?;
     let (pid, pidfd) = cloned?;
     // SAFETY: order.errno is a plain integer of ours; volatile because the child wrote it behind the compiler's back.
@@ -102,7 +100,8 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-extern "C" fn child(order: *mut c_void) -> ! {
+/// What it returns is the exit code.
+extern "C" fn child(order: *mut c_void) -> libc::c_int {
     // SAFETY: `spawn` passes a valid Order, and sleeps until we are gone.
     let order = unsafe { &mut *order.cast::<Order>() };
     let failure = prepare(order).err().unwrap_or_else(|| {
@@ -111,7 +110,7 @@ extern "C" fn child(order: *mut c_void) -> ! {
         last_errno()
     });
     order.errno = failure.raw_os_error();
-    super::exit_now(127)
+    127
 }
 
 /// Puts the descriptors at their numbers. Raw calls on integers only: the memory is the parent's.
@@ -153,7 +152,6 @@ mod tests {
             env: &[c"A=b".to_owned()],
             fds: &[null.as_fd(), writer.as_fd(), null.as_fd(), root.as_fd()],
             working_directory: root.as_fd(),
-            cgroup: None,
         })?;
         drop(writer);
         let mut text = String::new();

@@ -1,6 +1,6 @@
 //! Starting the layer unpacker in namespaces of its own, and locking it in.
 
-#![allow(unsafe_code, reason = "clone3, execveat and seccomp have no safe wrapper")]
+#![allow(unsafe_code, reason = "fork, execveat and seccomp have no safe wrapper")]
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -10,7 +10,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use linux_raw_sys::general as raw;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
+
+use super::clone::{Cloned, fork};
 
 /// Descriptors that the unpacker gets as its 0, 1, 2 and so on.
 pub const INHERITED: usize = 5;
@@ -90,33 +92,11 @@ pub fn spawn(exe: BorrowedFd<'_>, args: &[CString], fds: [BorrowedFd<'_>; INHERI
     }
 }
 
-fn clone_unpacker(prepared: &Prepared<'_>) -> io::Result<(i32, OwnedFd)> {
-    let mut pidfd: RawFd = -1;
-    let args = raw::clone_args {
-        flags: u64::from(NAMESPACES | raw::CLONE_PIDFD),
-        pidfd: (&raw mut pidfd).addr() as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: 0,
-    };
-    // SAFETY: without CLONE_VM the child has a copy of this memory and of this stack; `args` is a whole clone_args and
-    // `pidfd` outlives the call. The child calls nothing but `obey`, which makes only system calls and never returns.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<raw::clone_args>()) };
-    match pid {
-        -1 => Err(io::Error::last_os_error()),
-        0 => obey(prepared),
-        pid => {
-            // SAFETY: the kernel stored a new descriptor, which nobody else owns.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            let pid = i32::try_from(pid).map_err(io::Error::other)?;
-            Ok((pid, pidfd))
-        }
+fn clone_unpacker(prepared: &Prepared<'_>) -> io::Result<(Pid, OwnedFd)> {
+    // SAFETY: the child calls nothing but `obey`, which makes only system calls and never returns.
+    match unsafe { fork(NAMESPACES.into(), libc::SIGCHLD, None) }? {
+        Cloned::Child => obey(prepared),
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
     }
 }
 
@@ -169,10 +149,10 @@ fn raise(fd: RawFd) -> RawFd {
 }
 
 /// Maps every id that this process knows to itself.
-fn write_id_maps(pid: i32) -> io::Result<()> {
+fn write_id_maps(pid: Pid) -> io::Result<()> {
     for map in ["uid_map", "gid_map"] {
         let own = fs::read_to_string(format!("/proc/self/{map}"))?;
-        fs::write(format!("/proc/{pid}/{map}"), identity(&own))?;
+        fs::write(format!("/proc/{}/{map}", pid.as_raw_nonzero()), identity(&own))?;
     }
     Ok(())
 }

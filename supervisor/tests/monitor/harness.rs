@@ -22,7 +22,6 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 const BUSYBOX: &str = "/bin/busybox";
-pub(crate) const MONITOR: &str = env!("CARGO_BIN_EXE_monitor");
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -92,10 +91,7 @@ impl Pod {
     }
 
     pub(crate) async fn without_sandbox() -> Self {
-        Self::made_by(Template::start(MONITOR.into()).unwrap()).await
-    }
-
-    pub(crate) async fn made_by(template: Template) -> Self {
+        let template = Template::start(env!("CARGO_BIN_EXE_monitor").into()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fill_image(dir.path());

@@ -169,7 +169,6 @@ fn start(root: &Path, request: &Request) -> io::Result<(Puller, OwnedFd)> {
         env: &environment(),
         fds: &[request.as_fd(), report.as_fd(), stderr.as_fd()],
         working_directory: directory.as_fd(),
-        cgroup: None,
     })?;
     Ok((Puller { process, ended: false }, reports))
 }

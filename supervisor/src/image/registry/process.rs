@@ -54,7 +54,6 @@ impl Fetcher {
             env: &trust_variables(),
             fds: &fds,
             working_directory: root.as_fd(),
-            cgroup: None,
         })?;
         let lanes = pairs.into_iter().map(|(ours, _)| UnixStream::from(ours)).collect();
         Ok(Self { process, lanes: Mutex::new(lanes) })

@@ -16,9 +16,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::Sessions;
 use super::http::{Answer, Refusal};
-use crate::stream::PodPort;
 use crate::stream::body::Body;
 use crate::stream::received::Received;
+use crate::stream::{PodPort, ProxyScheme};
 
 /// Of one connection alone (RFC 9110, section 7.6.1).
 static HOP_BY_HOP: [HeaderName; 9] = [
@@ -44,10 +44,9 @@ impl Sessions {
             message: format!("error trying to reach service: dial tcp {address}: {error}"),
         };
         let socket = self.dial(uid, address).await.map_err(|error| unreachable(&error))?;
-        let mut sender = if port.tls {
-            speak(secured(address, socket).await.map_err(|error| unreachable(&error))?).await
-        } else {
-            speak(socket).await
+        let mut sender = match port.scheme {
+            ProxyScheme::Http => speak(socket).await,
+            ProxyScheme::Https => speak(secured(address, socket).await.map_err(|error| unreachable(&error))?).await,
         }
         .map_err(|error| unreachable(&error))?;
         let upgrades = request.headers().contains_key(UPGRADE);
