@@ -405,7 +405,7 @@ fn pods_come_back_after_a_power_cut() -> Result<()> {
 }
 
 /// Prints what a process inherits.
-const FACTS: &str = "cat /proc/self/limits; grep -E '^(NoNewPrivs|Seccomp|Cap|Umask|Cpus_allowed_list|Groups|Sig)' /proc/self/status; \
+const FACTS: &str = "cat /proc/self/limits; grep -E '^(NoNewPrivs|Seccomp|Cap|Umask|Cpus_allowed_list|Groups|Sig(Blk|Ign|Cgt))' /proc/self/status; \
     umask; cat /proc/self/oom_score_adj /proc/self/coredump_filter /proc/self/timerslack_ns; env | sort; \
     cut -d' ' -f5- /proc/self/mountinfo | grep -v overlay | sed 's/subvol.*//'; echo end";
 

@@ -56,6 +56,10 @@ pub struct Limits {
     pub whole: Duration,
 }
 
+/// What an emulated kernel is told. Translated code is kept by its address: a program that is at another one each time is
+/// translated each time, which is most of what a short one costs. And without a TSC that it trusts, every look at the clock is
+/// a question to an emulated device.
+const FOR_EMULATION: &str = "norandmaps tsc=reliable";
 /// The guest's first line on the results port.
 const UP: &str = "MONOPOD-UP";
 /// The guest's last line there.
@@ -150,9 +154,9 @@ impl Machine {
         // QEMU never outlives the task, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-        let accel = match self.accel {
-            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Accel::Auto | Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        let (accel, for_accel) = match self.accel {
+            Accel::Kvm => (["-accel", "kvm", "-cpu", "host"], ""),
+            Accel::Auto | Accel::Tcg => (["-accel", "tcg,thread=multi", "-cpu", "max"], FOR_EMULATION),
         };
         command
             .args(accel)
@@ -162,7 +166,7 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initrd)
-            .args(["-append", &format!("panic=-1 console=ttyS0 quiet loglevel=4 {}", self.command_line)])
+            .args(["-append", &format!("panic=-1 console=ttyS0 quiet loglevel=4 {for_accel} {}", self.command_line)])
             .args(["-device", "virtio-serial-pci"])
             .args(["-chardev", &self.console_device(), "-serial", "chardev:console"])
             .args(["-chardev", &format!("socket,id=results,path={}", socket.display())])
