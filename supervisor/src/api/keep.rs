@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::fields;
+use super::registry::{Class, RESOURCES};
 use super::server::State;
 use crate::store::{Change, Durability, Key, StoreError};
 
@@ -33,6 +34,7 @@ const CLASSES: [(&str, i64); 2] = [("system-cluster-critical", 2_000_000_000), (
 /// # Errors
 /// They can't be stored.
 pub(crate) async fn bootstrap(state: &Rc<State>) -> Result<(), StoreError> {
+    drop_unkept(state).await?;
     for name in NAMESPACES {
         let value = json!({
             "apiVersion": "v1", "kind": "Namespace",
@@ -52,6 +54,17 @@ pub(crate) async fn bootstrap(state: &Rc<State>) -> Result<(), StoreError> {
         ensure(state, &Key::new("priorityclasses.scheduling.k8s.io", "", name), value).await?;
     }
     kubernetes(state).await
+}
+
+/// Removes objects of kinds that are listed as empty: earlier versions stored some.
+async fn drop_unkept(state: &State) -> Result<(), StoreError> {
+    for resource in RESOURCES.iter().filter(|resource| resource.class == Class::Workload) {
+        for object in state.store.list(&resource.storage(), None).0 {
+            tracing::warn!("{}: removed, nothing acts on it", object.key);
+            state.store.commit(Change::Delete { key: object.key, expected: None }, Durability::Disk).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The service by which pods find this server, with its endpoints.

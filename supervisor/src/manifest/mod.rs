@@ -15,4 +15,5 @@ pub mod yaml;
 
 pub use fault::{Fault, Refused};
 pub use object::Object;
+pub(crate) use object::WORKLOADS;
 pub use reader::{Manifest, decode, read, text_of};

@@ -62,7 +62,7 @@ const KIND_NAMES: &[&str] = &[
     "LimitRange",
 ];
 /// Kinds that make Pods from a template.
-const WORKLOADS: &[&str] =
+pub(crate) const WORKLOADS: &[&str] =
     &["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
 
 /// Why a document is no [`Object`].

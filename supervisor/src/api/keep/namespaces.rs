@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::super::fields;
-use super::super::registry::{Class, RESOURCES};
+use super::super::registry::{Class, RESOURCES, Resource};
 use super::super::server::State;
 use super::{RESUME, ensure};
 use crate::store::{Change, Durability, Key, Object, StoreError, WatchEventKind};
@@ -89,7 +89,8 @@ pub(crate) async fn furnish(state: &State, name: &str) -> Result<(), StoreError>
 /// Deletes what is in a namespace, and the namespace once nothing is left.
 async fn end(state: &State, name: &str) -> Result<(), StoreError> {
     let mut left = 0;
-    for resource in RESOURCES.iter().filter(|resource| resource.class == Class::Stored && resource.is_namespaced) {
+    let may_be_stored = |resource: &&Resource| matches!(resource.class, Class::Stored | Class::Workload);
+    for resource in RESOURCES.iter().filter(may_be_stored).filter(|resource| resource.is_namespaced) {
         for object in state.store.list(&resource.storage(), Some(name)).0 {
             if !delete(state, &object).await? {
                 left += 1;

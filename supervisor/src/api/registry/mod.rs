@@ -15,7 +15,8 @@ pub enum Class {
     Stored,
     /// The `events.k8s.io` view of stored core events.
     EventView,
-    /// Something that Kubernetes makes pods from. Listed as empty, refused when created.
+    /// Something that Kubernetes makes pods from, or that nothing on one machine acts on. Listed as empty, refused when
+    /// written.
     Workload,
     /// A question that is answered and not stored.
     Review,

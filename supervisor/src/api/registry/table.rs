@@ -80,6 +80,13 @@ const POD_SUBRESOURCES: &[Subresource] = &[
 pub static RESOURCES: &[Resource] = &[
     Resource { verbs: CREATE, class: Class::Review, singular: "binding", ..core("Binding", "bindings") },
     Resource {
+        singular: "componentstatus",
+        is_namespaced: false,
+        verbs: READ,
+        categories: NONE,
+        ..workload("", "ComponentStatus", "componentstatuses", &["cs"])
+    },
+    Resource {
         singular: "configmap",
         short: &["cm"],
         codec: of::<api::core::v1::ConfigMap>,
@@ -145,6 +152,7 @@ pub static RESOURCES: &[Resource] = &[
     },
     Resource {
         singular: "replicationcontroller",
+        codec: of::<api::core::v1::ReplicationController>,
         ..workload("", "ReplicationController", "replicationcontrollers", &["rc"])
     },
     Resource {
@@ -173,12 +181,29 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         singular: "controllerrevision",
         categories: NONE,
+        codec: of::<api::apps::v1::ControllerRevision>,
         ..workload("apps", "ControllerRevision", "controllerrevisions", NONE)
     },
-    Resource { singular: "daemonset", ..workload("apps", "DaemonSet", "daemonsets", &["ds"]) },
-    Resource { singular: "deployment", ..workload("apps", "Deployment", "deployments", &["deploy"]) },
-    Resource { singular: "replicaset", ..workload("apps", "ReplicaSet", "replicasets", &["rs"]) },
-    Resource { singular: "statefulset", ..workload("apps", "StatefulSet", "statefulsets", &["sts"]) },
+    Resource {
+        singular: "daemonset",
+        codec: of::<api::apps::v1::DaemonSet>,
+        ..workload("apps", "DaemonSet", "daemonsets", &["ds"])
+    },
+    Resource {
+        singular: "deployment",
+        codec: of::<api::apps::v1::Deployment>,
+        ..workload("apps", "Deployment", "deployments", &["deploy"])
+    },
+    Resource {
+        singular: "replicaset",
+        codec: of::<api::apps::v1::ReplicaSet>,
+        ..workload("apps", "ReplicaSet", "replicasets", &["rs"])
+    },
+    Resource {
+        singular: "statefulset",
+        codec: of::<api::apps::v1::StatefulSet>,
+        ..workload("apps", "StatefulSet", "statefulsets", &["sts"])
+    },
     Resource {
         singular: "selfsubjectreview",
         ..review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews")
@@ -210,14 +235,20 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         singular: "horizontalpodautoscaler",
         version: "v2",
+        codec: of::<api::autoscaling::v2::HorizontalPodAutoscaler>,
         ..workload("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"])
     },
     Resource {
         singular: "horizontalpodautoscaler",
+        codec: of::<api::autoscaling::v1::HorizontalPodAutoscaler>,
         ..workload("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"])
     },
-    Resource { singular: "cronjob", ..workload("batch", "CronJob", "cronjobs", &["cj"]) },
-    Resource { singular: "job", ..workload("batch", "Job", "jobs", NONE) },
+    Resource {
+        singular: "cronjob",
+        codec: of::<api::batch::v1::CronJob>,
+        ..workload("batch", "CronJob", "cronjobs", &["cj"])
+    },
+    Resource { singular: "job", codec: of::<api::batch::v1::Job>, ..workload("batch", "Job", "jobs", NONE) },
     Resource {
         singular: "lease",
         codec: of::<api::coordination::v1::Lease>,
@@ -243,6 +274,25 @@ pub static RESOURCES: &[Resource] = &[
     },
     Resource { class: Class::Metrics, verbs: READ, ..stored("metrics.k8s.io", "v1beta1", "PodMetrics", "pods") },
     Resource {
+        singular: "ingressclass",
+        is_namespaced: false,
+        categories: NONE,
+        codec: of::<api::networking::v1::IngressClass>,
+        ..workload("networking.k8s.io", "IngressClass", "ingressclasses", NONE)
+    },
+    Resource {
+        singular: "ingress",
+        categories: NONE,
+        codec: of::<api::networking::v1::Ingress>,
+        ..workload("networking.k8s.io", "Ingress", "ingresses", &["ing"])
+    },
+    Resource {
+        singular: "networkpolicy",
+        categories: NONE,
+        codec: of::<api::networking::v1::NetworkPolicy>,
+        ..workload("networking.k8s.io", "NetworkPolicy", "networkpolicies", &["netpol"])
+    },
+    Resource {
         singular: "runtimeclass",
         is_namespaced: false,
         codec: of::<api::node::v1::RuntimeClass>,
@@ -251,6 +301,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         singular: "poddisruptionbudget",
         categories: NONE,
+        codec: of::<api::policy::v1::PodDisruptionBudget>,
         ..workload("policy", "PodDisruptionBudget", "poddisruptionbudgets", &["pdb"])
     },
     Resource {

@@ -13,6 +13,7 @@ use super::super::status::Status;
 use super::super::{event_view, fields, json, keep, shape, strategy};
 use super::change::{Origin, Part};
 use super::read::show;
+use crate::manifest;
 use crate::store::{self, Durability, Key, StoreError};
 use crate::stream::received::Received;
 
@@ -39,24 +40,37 @@ pub(crate) fn decoded(call: &Call, document: json::Document) -> Result<Value, St
 
 pub(crate) async fn create(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let document = document(call, request).await?;
-    if call.target.resource.class == Class::Workload {
-        return Err(refused(call, &document.value));
-    }
     let value = decoded(call, document)?;
     let stored = store_new(call, value, Origin::Update).await?;
     Ok(call.reply(StatusCode::CREATED, Content::Value(show(call, &stored))))
 }
 
-fn refused(call: &Call, value: &Value) -> Status {
+/// What nothing here acts on is not stored, in whichever way it is written.
+pub(super) fn must_be_kept(call: &Call, value: &Value) -> Result<(), Status> {
     let resource = call.target.resource;
-    let why =
-        format!("Monopod runs Pods, not {}s: create the Pod of its spec.template instead (kind: Pod)", resource.kind);
-    Status::forbidden(resource, fields::text(value, &["metadata", "name"]), why)
+    if resource.class != Class::Workload {
+        return Ok(());
+    }
+    Err(Status::forbidden(resource, fields::text(value, &["metadata", "name"]), unkept(resource.kind)))
+}
+
+/// Only some of these kinds say what pods they would make.
+fn unkept(kind: &str) -> String {
+    if manifest::WORKLOADS.contains(&kind) {
+        return format!("Monopod runs Pods, not {kind}s: create the Pod of its spec.template instead (kind: Pod)");
+    }
+    let plural = match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None if kind.ends_with('s') => format!("{kind}es"),
+        None => format!("{kind}s"),
+    };
+    format!("Monopod runs Pods, not {plural}: nothing here would act on it")
 }
 
 /// Stores an object that passed its type: fills in what the server decides, admits, validates, writes.
 pub(crate) async fn store_new(call: &Call, mut value: Value, origin: Origin) -> Result<Value, Status> {
     let resource = call.target.resource;
+    must_be_kept(call, &value)?;
     identify(call, &mut value)?;
     if resource.class == Class::EventView {
         value = event_view::inward(&value);
@@ -169,4 +183,22 @@ fn with_name(mut value: Value, is_generated: bool) -> Value {
         fields::metadata(&mut value).insert("name".to_owned(), name.into());
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_a_template_where_there_is_one() {
+        let expected = "Monopod runs Pods, not Jobs: create the Pod of its spec.template instead (kind: Pod)";
+        assert_eq!(unkept("Job"), expected);
+        for (kind, plural) in [
+            ("PodDisruptionBudget", "PodDisruptionBudgets"),
+            ("Ingress", "Ingresses"),
+            ("NetworkPolicy", "NetworkPolicies"),
+        ] {
+            assert_eq!(unkept(kind), format!("Monopod runs Pods, not {plural}: nothing here would act on it"));
+        }
+    }
 }
