@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
@@ -16,6 +17,17 @@ use super::yaml::MAX_FAULTS;
 
 /// Smallest likeness (0 to 1) at which a known field is offered for an unknown one.
 const MIN_LIKENESS: f64 = 0.7;
+
+/// What Go writes as `null`: a time that was never set.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+/// Fields that our types require, by type; Go's have a zero value for them.
+const NEEDED: [(&str, &str); 2] = [("Condition", "lastTransitionTime"), ("EventSeries", "lastObservedTime")];
+static NULL: Value = Value::Null;
+static FALSE: Value = Value::Bool(false);
+static EMPTY_TEXT: Value = Value::String(String::new());
+static EMPTY_LIST: Value = Value::Array(Vec::new());
+static EMPTY_OBJECT: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+static ZERO: LazyLock<Value> = LazyLock::new(|| 0.into());
 
 /// What a type does not accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +74,28 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<T, Vec<
     }
     mismatches.append(sink.unknown.get_mut());
     Err(mismatches)
+}
+
+/// Reads what was checked before; unknown fields are left out.
+///
+/// # Errors
+/// A field is of another type.
+pub(crate) fn read<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<T, impl std::error::Error + use<T>> {
+    T::deserialize(Node { value, at: At::Top, fields: &Sink::default() })
+}
+
+/// Writes times that were never set as `null`, where a type can't leave them out.
+pub(crate) fn mark_unset_times(object: &mut Value) {
+    let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten();
+    conditions.filter_map(|condition| condition.get_mut("lastTransitionTime")).for_each(unset);
+    object.pointer_mut("/series/lastObservedTime").into_iter().for_each(unset);
+}
+
+fn unset(time: &mut Value) {
+    // Microseconds may stand between the seconds and the zone.
+    if time.as_str().is_some_and(|text| text.starts_with(ZERO_TIME.trim_end_matches('Z'))) {
+        *time = Value::Null;
+    }
 }
 
 #[derive(Default)]
@@ -176,8 +210,15 @@ struct Node<'de, 'p> {
     fields: &'p Sink,
 }
 
+/// A type that is an object: its fields, and the one that must not be missing.
+#[derive(Clone, Copy)]
+struct Shape {
+    fields: &'static [&'static str],
+    needed: Option<&'static str>,
+}
+
 impl<'de, 'p> Node<'de, 'p> {
-    fn visit<V: Visitor<'de>>(&self, known: Option<&'static [&'static str]>, visitor: V) -> Result<V::Value, Mismatch> {
+    fn visit<V: Visitor<'de>>(&self, known: Option<Shape>, visitor: V) -> Result<V::Value, Mismatch> {
         let result = match self.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
@@ -185,10 +226,21 @@ impl<'de, 'p> Node<'de, 'p> {
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::Array(items) => visitor.visit_seq(Items { items: items.iter().enumerate(), up: self }),
             Value::Object(entries) => {
-                visitor.visit_map(Entries { entries: entries.iter(), current: None, known, up: self })
+                let missing = known.and_then(|shape| shape.needed).filter(|field| !entries.contains_key(*field));
+                let known = known.map(|shape| shape.fields);
+                visitor.visit_map(Entries { entries: entries.iter(), current: None, known, missing, up: self })
             }
         };
+        self.placed(result)
+    }
+
+    fn placed<T>(&self, result: Result<T, Mismatch>) -> Result<T, Mismatch> {
         result.map_err(|mismatch| Mismatch { at: mismatch.at.or_else(|| Some(self.at.path())), ..mismatch })
+    }
+
+    /// A null in a list or a map is the zero value, as Go's decoder has it; types leave absent fields to themselves.
+    fn or(self, zero: &'static Value) -> Self {
+        if self.value.is_null() { Node { value: zero, ..self } } else { self }
     }
 
     fn is_skipped(&self, at: At<'_>) -> bool {
@@ -217,17 +269,54 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
         if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
+        let zero = match name {
+            "Quantity" => "0",
+            "Time" | "MicroTime" => ZERO_TIME,
+            _ => return visitor.visit_newtype_struct(self),
+        };
+        if self.value.is_null() {
+            return self.placed(visitor.visit_newtype_struct(StrDeserializer::new(zero)));
+        }
         visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        self.visit(Some(fields), visitor)
+        let needed = NEEDED.iter().find(|(of, _)| *of == name).map(|(_, field)| *field);
+        self.or(&EMPTY_OBJECT).visit(Some(Shape { fields, needed }), visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&FALSE).visit(None, visitor)
+    }
+
+    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&ZERO).visit(None, visitor)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&ZERO).visit(None, visitor)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&EMPTY_TEXT).visit(None, visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&EMPTY_TEXT).visit(None, visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&EMPTY_LIST).visit(None, visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        self.or(&EMPTY_OBJECT).visit(None, visitor)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
@@ -235,8 +324,7 @@ impl<'de> Deserializer<'de> for Node<'de, '_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map enum identifier
+        i8 i16 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct enum identifier
     }
 }
 
@@ -264,6 +352,8 @@ struct Entries<'de, 'u, 'p> {
     current: Option<(&'de str, &'de Value)>,
     /// The fields of the type; `None` where any key may stand.
     known: Option<&'static [&'static str]>,
+    /// A field that must come and doesn't: it comes as null.
+    missing: Option<&'static str>,
     up: &'u Node<'de, 'p>,
 }
 
@@ -286,7 +376,9 @@ impl<'de> MapAccess<'de> for Entries<'de, '_, '_> {
                 }
             }
         }
-        Ok(None)
+        let Some(field) = self.missing.take() else { return Ok(None) };
+        self.current = Some((field, &NULL));
+        seed.deserialize(StrDeserializer::new(field)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mismatch> {
@@ -320,7 +412,7 @@ pub(crate) fn text<'a>(entries: &'a Map<String, Value>, key: &str) -> Option<&'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::api::core::v1::{Pod, Secret, Service};
     use serde_json::json;
 
     fn shown(value: &Value) -> Vec<String> {
@@ -373,5 +465,37 @@ mod tests {
     fn null_is_absence() {
         let value = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": null, "hostNetwork": null}});
         assert_eq!(shown(&value), [""; 0]);
+    }
+
+    #[test]
+    fn null_in_a_list_or_a_map_is_the_zero_value() {
+        let value = json!({"metadata": {"labels": {"a": null}}, "spec": {"nodeSelector": {"b": null}, "containers": [
+            null,
+            {"name": "c", "args": [null], "env": [null], "resources": {"limits": {"cpu": null}}},
+        ]}});
+        let pod: Pod = decode(&value).unwrap();
+        let expected = json!({"metadata": {"labels": {"a": ""}}, "spec": {"nodeSelector": {"b": ""}, "containers": [
+            {"name": ""},
+            {"name": "c", "args": [""], "env": [{"name": ""}], "resources": {"limits": {"cpu": "0"}}},
+        ]}});
+        let written = serde_json::to_value(&pod).unwrap();
+        assert_eq!((&written["metadata"], &written["spec"]), (&expected["metadata"], &expected["spec"]));
+        let secret: Secret = decode(&json!({"data": {"a": null}, "stringData": {"b": null}})).unwrap();
+        assert!(secret.data.unwrap()["a"].0.is_empty() && secret.string_data.unwrap()["b"].is_empty());
+    }
+
+    #[test]
+    fn a_time_that_was_never_set_is_null() {
+        for time in [json!({}), json!({"lastTransitionTime": null}), json!({"lastTransitionTime": ZERO_TIME})] {
+            let mut condition = json!({"type": "T", "status": "True", "reason": "R", "message": ""});
+            condition.as_object_mut().unwrap().extend(time.as_object().unwrap().clone());
+            let service: Service = decode(&json!({"status": {"conditions": [condition, null]}})).unwrap();
+            let mut written = serde_json::to_value(&service).unwrap();
+            mark_unset_times(&mut written);
+            for condition in written["status"]["conditions"].as_array().unwrap() {
+                assert_eq!(condition.get("lastTransitionTime"), Some(&Value::Null));
+            }
+            assert_eq!(read::<Service>(&written).unwrap(), service);
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::manifest::typed;
+
 /// Which object: `pods` in `default` called `web`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -63,7 +65,8 @@ impl Object {
     /// # Errors
     /// What is stored is not of this type.
     pub fn read<T: serde::de::DeserializeOwned>(&self) -> serde_json::Result<T> {
-        serde_json::from_str(&self.text)
+        // Only our own reader knows times that were never set; it takes longer.
+        serde_json::from_str(&self.text).or_else(|error| typed::read(&self.value()).map_err(|_| error))
     }
 }
 

@@ -285,3 +285,42 @@ fn server_side_apply_makes_changes_and_finds_conflicts() {
     let nobody = api.send("PATCH", &path, &[("Content-Type", "application/apply-patch+yaml")], "{}");
     assert_eq!(nobody.code, 422);
 }
+
+/// Neither `create` nor server-side apply stores what nothing acts on; mistakes in fields are told first.
+#[test]
+fn what_nothing_acts_on_is_refused_in_every_way() {
+    let api = Api::start();
+    for (place, kind, refusal) in [
+        ("/apis/apps/v1/namespaces/default/deployments", "Deployment", "Monopod runs Pods, not Deployments: create the"),
+        ("/apis/batch/v1/namespaces/default/jobs", "Job", "Monopod runs Pods, not Jobs: create the Pod"),
+        ("/apis/policy/v1/namespaces/default/poddisruptionbudgets", "PodDisruptionBudget", "Monopod runs Pods, not Pod"),
+        ("/apis/networking.k8s.io/v1/namespaces/default/ingresses", "Ingress", "Monopod runs Pods, not Ingresses: noth"),
+    ] {
+        let version = place.strip_prefix("/apis/").unwrap().split("/namespaces").next().unwrap();
+        let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}});
+        let wrong = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x", "nope": 1}}).to_string();
+        let apply = |body: &str, query: &str| {
+            let path = format!("{place}/x?fieldManager=m{query}");
+            api.send("PATCH", &path, &[("Content-Type", "application/apply-patch+yaml")], body)
+        };
+        for answer in [api.post(place, &object), apply(&object.to_string(), "")] {
+            assert_eq!((answer.code, answer.message().contains(refusal)), (403, true), "{answer:?}");
+        }
+        assert_eq!(apply(&wrong, "&fieldValidation=Strict").code, 400);
+        assert_eq!(api.put(&format!("{place}/x"), &object).code, 404);
+        assert_eq!(api.get(place).body["items"], json!([]));
+    }
+}
+
+#[test]
+fn a_condition_without_a_time_is_stored_with_null() {
+    let api = Api::start();
+    let services = "/api/v1/namespaces/default/services";
+    api.post(services, &json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}}));
+    let condition = json!({"type": "T", "status": "True", "reason": "R", "message": "", "lastTransitionTime": null});
+    let patch = json!({"status": {"conditions": [condition]}});
+    let answer = api.merge(&format!("{services}/s/status"), &patch);
+    assert_eq!(answer.body["status"]["conditions"][0], condition, "{answer:?}");
+    let answer = api.merge(&format!("{services}/s"), &json!({"metadata": {"labels": {"a": null, "b": ""}}}));
+    assert_eq!((answer.code, &answer.body["status"]["conditions"][0]), (200, &condition), "{answer:?}");
+}

@@ -17,7 +17,9 @@ pub(super) fn of<T: Kind + DeserializeOwned + Serialize>(value: &Value) -> Resul
     let object: T = typed::decode(value)?;
     let failed =
         |error: serde_json::Error| vec![Problem::Mismatch { path: FieldPath::default(), message: error.to_string() }];
-    serde_json::to_value(&object).map_err(failed)
+    let mut value = serde_json::to_value(&object).map_err(failed)?;
+    typed::mark_unset_times(&mut value);
+    Ok(value)
 }
 
 /// Takes what comes, for kinds that are answered and not stored.

@@ -23,16 +23,18 @@ use super::status::Status;
 use super::verbs::Part;
 use crate::admission::defaults;
 use crate::admission::validate::{self, ErrorKind, FieldError, Invalid};
-use crate::manifest::Object;
+use crate::manifest::{self, Object};
 
 /// An object that was decoded, as its type.
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Status> {
-    serde_json::from_value(value).map_err(Status::internal)
+    manifest::typed::read(&value).map_err(Status::internal)
 }
 
 /// An object as JSON.
 fn json(object: &impl Serialize) -> Result<Value, Status> {
-    serde_json::to_value(object).map_err(Status::internal)
+    let mut value = serde_json::to_value(object).map_err(Status::internal)?;
+    manifest::typed::mark_unset_times(&mut value);
+    Ok(value)
 }
 
 /// What a client meant that left fields out. The status of a new object is not the client's.
@@ -142,7 +144,7 @@ fn known(resource: &Resource, value: &Value) -> Result<Option<Object>, Status> {
         return Ok(None);
     }
     fn boxed<T: DeserializeOwned>(value: &Value) -> Result<Box<T>, Status> {
-        T::deserialize(value).map(Box::new).map_err(Status::internal)
+        manifest::typed::read(value).map(Box::new).map_err(Status::internal)
     }
     Ok(Some(match (resource.group, resource.plural) {
         ("", "configmaps") => Object::ConfigMap(boxed::<ConfigMap>(value)?),

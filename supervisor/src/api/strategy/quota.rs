@@ -14,6 +14,7 @@ use super::super::status::Status;
 use super::forbidden;
 use crate::admission::limits;
 use crate::admission::quota::{self, Counted};
+use crate::manifest::typed;
 use crate::store::Store;
 
 fn ranges(call: &Call) -> Vec<LimitRangeItem> {
@@ -71,7 +72,7 @@ enum Thing {
 impl Thing {
     fn of(storage: &str, value: &Value) -> Self {
         fn boxed<T: DeserializeOwned>(value: &Value) -> Option<Box<T>> {
-            T::deserialize(value).ok().map(Box::new)
+            typed::read(value).ok().map(Box::new)
         }
         let thing = match storage {
             "pods" => boxed(value).map(Self::Pod),
