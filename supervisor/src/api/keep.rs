@@ -16,6 +16,7 @@ use super::fields;
 use super::registry::{Class, RESOURCES};
 use super::server::State;
 use crate::store::{Change, Durability, Key, StoreError};
+use crate::volume::claims;
 
 pub(crate) use events::events;
 pub(crate) use namespaces::{accounts, furnish, namespaces};
@@ -27,7 +28,8 @@ const RESUME: Duration = Duration::from_millis(100);
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// Priority classes that are always there; described as Kubernetes does.
-const CLASSES: [(&str, i64); 2] = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+pub(crate) const CLASSES: [(&str, i64); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 /// Stores what is missing of the objects that every cluster has.
 ///
@@ -53,7 +55,24 @@ pub(crate) async fn bootstrap(state: &Rc<State>) -> Result<(), StoreError> {
         });
         ensure(state, &Key::new("priorityclasses.scheduling.k8s.io", "", name), value).await?;
     }
+    default_class(state).await?;
     kubernetes(state).await
+}
+
+/// The class of claims that name none, for everybody to see; another one that is marked stays the only one.
+async fn default_class(state: &Rc<State>) -> Result<(), StoreError> {
+    let classes = "storageclasses.storage.k8s.io";
+    if state
+        .store
+        .list(classes, None)
+        .0
+        .iter()
+        .any(|object| object.read().is_ok_and(|class| claims::is_default(&class)))
+    {
+        return Ok(());
+    }
+    let value = serde_json::to_value(claims::default_class()).unwrap_or_default();
+    ensure(state, &Key::new(classes, "", claims::CLASS), value).await
 }
 
 /// Removes objects of kinds that are listed as empty: earlier versions stored some.

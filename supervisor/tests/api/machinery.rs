@@ -291,10 +291,22 @@ fn server_side_apply_makes_changes_and_finds_conflicts() {
 fn what_nothing_acts_on_is_refused_in_every_way() {
     let api = Api::start();
     for (place, kind, refusal) in [
-        ("/apis/apps/v1/namespaces/default/deployments", "Deployment", "Monopod runs Pods, not Deployments: create the"),
+        (
+            "/apis/apps/v1/namespaces/default/deployments",
+            "Deployment",
+            "Monopod runs Pods, not Deployments: create the",
+        ),
         ("/apis/batch/v1/namespaces/default/jobs", "Job", "Monopod runs Pods, not Jobs: create the Pod"),
-        ("/apis/policy/v1/namespaces/default/poddisruptionbudgets", "PodDisruptionBudget", "Monopod runs Pods, not Pod"),
-        ("/apis/networking.k8s.io/v1/namespaces/default/ingresses", "Ingress", "Monopod runs Pods, not Ingresses: noth"),
+        (
+            "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+            "PodDisruptionBudget",
+            "Monopod runs Pods, not Pod",
+        ),
+        (
+            "/apis/networking.k8s.io/v1/namespaces/default/ingresses",
+            "Ingress",
+            "Monopod runs Pods, not Ingresses: noth",
+        ),
     ] {
         let version = place.strip_prefix("/apis/").unwrap().split("/namespaces").next().unwrap();
         let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}});
@@ -323,4 +335,15 @@ fn a_condition_without_a_time_is_stored_with_null() {
     assert_eq!(answer.body["status"]["conditions"][0], condition, "{answer:?}");
     let answer = api.merge(&format!("{services}/s"), &json!({"metadata": {"labels": {"a": null, "b": ""}}}));
     assert_eq!((answer.code, &answer.body["status"]["conditions"][0]), (200, &condition), "{answer:?}");
+}
+
+#[test]
+fn the_default_storage_class_is_there_and_storage_is_kept_while_it_is_used() {
+    let api = Api::start();
+    let class = api.get("/apis/storage.k8s.io/v1/storageclasses/local").body;
+    assert_eq!(class["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"], "true");
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let claim = api.post(claims, &json!({"metadata": {"name": "c"}, "spec": spec})).body;
+    assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
 }

@@ -24,6 +24,7 @@ use super::verbs::Part;
 use crate::admission::defaults;
 use crate::admission::validate::{self, ErrorKind, FieldError, Invalid};
 use crate::manifest::{self, Object};
+use crate::volume::claims;
 
 /// An object that was decoded, as its type.
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Status> {
@@ -70,7 +71,8 @@ pub(crate) fn create(call: &Call, value: Value) -> Result<Value, Status> {
         }
         ("", "services") => service::create(call, value)?,
         ("", "namespaces") => namespace::create(value)?,
-        ("", "persistentvolumeclaims" | "persistentvolumes") => pending(value),
+        ("", "persistentvolumeclaims") => pending(value, claims::CLAIM_PROTECTION),
+        ("", "persistentvolumes") => pending(value, claims::VOLUME_PROTECTION),
         _ => value,
     };
     let value = valid(call, None, value)?;
@@ -208,9 +210,18 @@ fn immutable(resource: &Resource, old: &Value, new: &Value) -> Result<(), Status
     Ok(())
 }
 
-/// Storage that nobody has looked at yet.
-fn pending(mut value: Value) -> Value {
+/// Storage that nobody has looked at yet, with what keeps it while it is used.
+fn pending(mut value: Value, finalizer: &str) -> Value {
     fields::entries(&mut value).insert("status".to_owned(), serde_json::json!({"phase": "Pending"}));
+    let finalizers = fields::metadata(&mut value).entry("finalizers").or_insert(Value::Null);
+    if finalizers.is_null() {
+        *finalizers = Value::Array(Vec::new());
+    }
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|name| name == finalizer)
+    {
+        finalizers.push(finalizer.into());
+    }
     value
 }
 

@@ -1,6 +1,8 @@
 //! Which claim gets which volume.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cgroupd::quantity::Quantity;
 use k8s_openapi::api::core::v1::{
@@ -57,9 +59,11 @@ fn unbound(
     taken: &BTreeSet<String>,
 ) -> Choice {
     let builtin = default_class();
-    let classes = if world.classes.is_empty() { std::slice::from_ref(&builtin) } else { world.classes.as_slice() };
+    let is_stored = world.classes.iter().any(|class| class.metadata.name == builtin.metadata.name);
+    let classes = || world.classes.iter().chain((!is_stored).then_some(&builtin));
     let Some(class_name) = spec.storage_class_name.clone() else {
-        return match classes.iter().find(|class| is_default(class)) {
+        let marked = world.classes.iter().filter(|class| is_default(class));
+        return match marked.max_by(|a, b| newer(a, b)).or((!is_stored).then_some(&builtin)) {
             Some(class) => {
                 let mut claim = claim.clone();
                 claim.spec.get_or_insert_default().storage_class_name = class.metadata.name.clone();
@@ -73,7 +77,7 @@ fn unbound(
         let whole = claim_ref(volume).is_some_and(|own| is_whole(own, claim));
         return if whole { bind_claim(claim, volume) } else { bind_volume(claim, volume) };
     }
-    let class = classes.iter().find(|class| name(&class.metadata) == class_name);
+    let class = classes().find(|class| name(&class.metadata) == class_name);
     let waits = class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
     if waits && consumers(world, claim).next().is_none() {
         let message = "waiting for first consumer to be created before binding".to_owned();
@@ -111,7 +115,13 @@ fn nothing_available() -> Choice {
     Choice::Wait { warning: false, reason: "FailedBinding", message }
 }
 
-fn is_default(class: &StorageClass) -> bool {
+/// Of several default classes the newest counts, and of those the first by name.
+fn newer(a: &StorageClass, b: &StorageClass) -> Ordering {
+    let made = |class: &StorageClass| class.metadata.creation_timestamp.clone();
+    made(a).cmp(&made(b)).then_with(|| b.metadata.name.cmp(&a.metadata.name))
+}
+
+pub(crate) fn is_default(class: &StorageClass) -> bool {
     class.metadata.annotations.as_ref().and_then(|all| all.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
 }
 
@@ -216,11 +226,8 @@ fn is_whole(reference: &ObjectReference, claim: &PersistentVolumeClaim) -> bool 
 fn bind_volume(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Choice {
     let mut bound = volume.clone();
     bound.spec.get_or_insert_default().claim_ref = Some(make::reference(claim));
-    bound.status = Some(make::phase("Bound"));
-    let finalizers = bound.metadata.finalizers.get_or_insert_default();
-    if !finalizers.iter().any(|name| name == VOLUME_PROTECTION) {
-        finalizers.push(VOLUME_PROTECTION.to_owned());
-    }
+    set_phase(&mut bound, "Bound", None);
+    protect(&mut bound);
     Choice::Volume(name(&volume.metadata), Step::UpdateVolume(Box::new(bound)))
 }
 
@@ -254,9 +261,29 @@ pub(super) fn volume_step(world: &World, volume: &PersistentVolume) -> Option<St
 
 fn free(volume: &PersistentVolume) -> Option<Step> {
     if volume.metadata.deletion_timestamp.is_some() {
-        return Some(Step::RemoveVolume { name: name(&volume.metadata), directory: None });
+        return remove(volume, None);
     }
-    with_phase(volume, "Available", None)
+    let mut available = volume.clone();
+    set_phase(&mut available, "Available", None);
+    protect(&mut available);
+    (available != *volume).then(|| Step::UpdateVolume(Box::new(available)))
+}
+
+/// DE6: whoever else has put a finalizer on it comes first.
+fn remove(volume: &PersistentVolume, directory: Option<&Path>) -> Option<Step> {
+    let is_others = |finalizer: &String| finalizer != VOLUME_PROTECTION;
+    if volume.metadata.finalizers.iter().flatten().any(is_others) {
+        return None;
+    }
+    Some(Step::RemoveVolume { name: name(&volume.metadata), directory: directory.map(Path::to_owned) })
+}
+
+/// A volume is kept for as long as a claim has it.
+fn protect(volume: &mut PersistentVolume) {
+    let finalizers = volume.metadata.finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|name| name == VOLUME_PROTECTION) {
+        finalizers.push(VOLUME_PROTECTION.to_owned());
+    }
 }
 
 /// The claim is gone: what the volume's policy says. Data of an administrator's is never deleted.
@@ -264,12 +291,8 @@ fn released(volume: &PersistentVolume) -> Option<Step> {
     let spec = volume.spec.as_ref();
     let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
     match (policy, own_directory(volume)) {
-        (Some("Delete"), Some(directory)) => {
-            Some(Step::RemoveVolume { name: name(&volume.metadata), directory: Some(directory.to_owned()) })
-        }
-        _ if volume.metadata.deletion_timestamp.is_some() => {
-            Some(Step::RemoveVolume { name: name(&volume.metadata), directory: None })
-        }
+        (Some("Delete"), Some(directory)) => remove(volume, Some(directory)),
+        _ if volume.metadata.deletion_timestamp.is_some() => remove(volume, None),
         (Some("Delete"), None) => {
             let text = format!(
                 "error getting deleter volume plugin for volume {:?}: no deletable volume plugin matched",
@@ -288,8 +311,13 @@ fn with_phase(volume: &PersistentVolume, phase: &str, message: Option<&str>) -> 
         return None;
     }
     let mut changed = volume.clone();
-    let mut status = make::phase(phase);
-    status.message = message.map(str::to_owned);
-    changed.status = Some(status);
+    set_phase(&mut changed, phase, message);
     Some(Step::UpdateVolume(Box::new(changed)))
+}
+
+/// The rest of the status is others'.
+fn set_phase(volume: &mut PersistentVolume, phase: &str, message: Option<&str>) {
+    let status = volume.status.get_or_insert_default();
+    status.phase = Some(phase.to_owned());
+    status.message = message.map(str::to_owned);
 }

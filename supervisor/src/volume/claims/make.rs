@@ -100,12 +100,11 @@ pub(super) fn bound(claim: &PersistentVolumeClaim, volume: &PersistentVolume) ->
         finalizers.push(CLAIM_PROTECTION.to_owned());
     }
     let from = volume.spec.clone().unwrap_or_default();
-    bound.status = Some(PersistentVolumeClaimStatus {
-        phase: Some("Bound".to_owned()),
-        access_modes: from.access_modes,
-        capacity: from.capacity,
-        ..PersistentVolumeClaimStatus::default()
-    });
+    // What others say in the status stays.
+    let status = bound.status.get_or_insert_default();
+    status.phase = Some("Bound".to_owned());
+    status.access_modes = from.access_modes;
+    status.capacity = from.capacity;
     bound
 }
 

@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::convert::env::Sources;
 use binder::Choice;
+pub(crate) use binder::is_default;
 
 /// The class of claims that name none, when no object says otherwise.
 pub const CLASS: &str = "local";
@@ -31,9 +32,9 @@ const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Keeps a claim that a pod uses.
-const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
-/// Keeps a volume that is bound.
-const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+pub(crate) const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Keeps a volume that a claim has.
+pub(crate) const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 /// [`settle`] comes to rest long before: each object takes a few steps.
 const ROUNDS_MAX: usize = 10_000;
 
@@ -42,6 +43,7 @@ const ROUNDS_MAX: usize = 10_000;
 pub struct World {
     pub claims: Vec<PersistentVolumeClaim>,
     pub volumes: Vec<PersistentVolume>,
+    /// Of [`default_class`]'s name there need not be one.
     pub classes: Vec<StorageClass>,
     pub pods: Vec<Pod>,
     pub node: NodeLabels,

@@ -132,12 +132,66 @@ fn a_claim_that_waits_says_why() {
         (json!({"storageClassName": "none"}), "FailedBinding"),
         (json!({"storageClassName": "ghost"}), "ProvisioningFailed"),
         (json!({"storageClassName": ""}), "FailedBinding"),
-        (json!({}), "FailedBinding"),
+        // The class that every node has is there beside them.
+        (json!({}), "WaitForFirstConsumer"),
     ] {
         let mut world = world(vec![claim("c", spec.clone())], Vec::new());
         world.classes = classes.clone();
         assert_eq!(settled(world, "c").2, Some(expected), "{spec}");
     }
+}
+
+/// The newest class that is marked counts; the node's own only while no object of its name says otherwise.
+#[test]
+fn a_claim_without_a_class_gets_the_default_one() {
+    let class = |name: &str, marked: &str, day: u8| -> StorageClass {
+        let made = format!("2026-01-{day:02}T00:00:00Z");
+        let metadata = json!({"name": name, "annotations": {DEFAULT_CLASS: marked}, "creationTimestamp": made});
+        serde_json::from_value(json!({"metadata": metadata, "provisioner": "csi.example"})).unwrap()
+    };
+    for (classes, expected) in [
+        (vec![class("a", "false", 1)], Some("local")),
+        (vec![class("a", "true", 1)], Some("a")),
+        (vec![class("a", "true", 1), class("b", "true", 2), class("c", "true", 2)], Some("b")),
+        (vec![class("local", "false", 1)], None),
+    ] {
+        let mut world = world(vec![claim("c", json!({}))], Vec::new());
+        world.classes = classes;
+        settle(&mut world);
+        assert_eq!(world.claims[0].spec.as_ref().unwrap().storage_class_name.as_deref(), expected);
+    }
+}
+
+/// What others wrote into a status stays when something is bound, and a free volume is protected.
+#[test]
+fn binding_changes_its_own_fields_alone() {
+    let mut claim = claim("c", json!({"storageClassName": "manual", "accessModes": ["ReadWriteOnce"]}));
+    let conditions = json!({"phase": "Pending", "conditions": [{"type": "Resizing", "status": "True"}]});
+    claim.status = Some(serde_json::from_value(conditions).unwrap());
+    let mut free = volume("v", json!({}));
+    free.status = Some(serde_json::from_value(json!({"phase": "Pending", "reason": "of others"})).unwrap());
+    let mut before = world(Vec::new(), vec![free]);
+    settle(&mut before);
+    let protected = before.volumes[0].metadata.finalizers.as_deref();
+    assert_eq!(protected, Some(&[VOLUME_PROTECTION.to_owned()][..]));
+    before.claims.push(claim);
+    let (phase, volume, _, after) = settled(before, "c");
+    assert_eq!((phase.as_str(), volume.as_str()), ("Bound", "v"));
+    assert_eq!(after.claims[0].status.as_ref().unwrap().conditions.as_ref().map(Vec::len), Some(1));
+    let status = after.volumes[0].status.as_ref().unwrap();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Bound"), Some("of others")));
+}
+
+/// DE6
+#[test]
+fn a_volume_with_somebody_elses_finalizer_stays() {
+    let mut going = volume("v", json!({}));
+    going.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    going.metadata.finalizers = Some(vec![VOLUME_PROTECTION.to_owned(), "example.com/mine".to_owned()]);
+    assert_eq!(reconcile(&world(Vec::new(), vec![going.clone()])).0, Vec::new());
+    going.metadata.finalizers = Some(vec![VOLUME_PROTECTION.to_owned()]);
+    let (steps, _) = reconcile(&world(Vec::new(), vec![going]));
+    assert!(matches!(steps.as_slice(), [Step::RemoveVolume { .. }]));
 }
 
 /// Reclaim policies; what an administrator made is never deleted.
