@@ -338,6 +338,30 @@ fn a_condition_without_a_time_is_stored_with_null() {
 }
 
 #[test]
+fn priority_classes_of_the_system_stay_and_one_is_the_default() {
+    let api = Api::start();
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let class = |name: &str| json!({"metadata": {"name": name}, "value": 5, "globalDefault": true});
+    assert_eq!(api.post(classes, &class("a")).code, 201);
+    let one = |name: &str| format!("{classes}/{name}");
+    let marked = "is forbidden: PriorityClass a is already marked as default. Only one default can exist";
+    for (answer, code, text) in [
+        (api.post(classes, &class("b")), 403, marked),
+        (api.merge(&one("a"), &json!({"value": 6})), 422, "value: Forbidden: may not be changed in an update."),
+        (
+            api.merge(&one("a"), &json!({"preemptionPolicy": "Never"})),
+            422,
+            "preemptionPolicy: Invalid value: \"Never\": field is immutable",
+        ),
+        (api.delete(&one("system-node-critical")), 403, "this is a system priority class and cannot be deleted"),
+        (api.merge(&one("a"), &json!({"description": "d"})), 200, ""),
+        (api.merge(&one("system-node-critical"), &json!({"metadata": {"labels": {"a": "b"}}})), 200, ""),
+    ] {
+        assert!(answer.code == code && (text.is_empty() || answer.message().contains(text)), "{answer:?}");
+    }
+}
+
+#[test]
 fn the_default_storage_class_is_there_and_storage_is_kept_while_it_is_used() {
     let api = Api::start();
     let class = api.get("/apis/storage.k8s.io/v1/storageclasses/local").body;

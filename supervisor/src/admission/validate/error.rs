@@ -256,6 +256,9 @@ impl Errors {
 /// QT6, VA6
 pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
+/// UP1
+pub(super) const IMMUTABLE: &str = "field is immutable";
+
 #[cfg(test)]
 mod tests {
     use super::*;

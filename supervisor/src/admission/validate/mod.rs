@@ -64,6 +64,17 @@ pub fn validate(object: &Object) -> Result<(), Invalid> {
     errors.done()
 }
 
+/// Checks a change of an object that is no Pod: some fields stay as they were.
+pub fn validate_change(old: &Object, new: &Object) -> Result<(), Invalid> {
+    let mut errors = Errors::default();
+    match (old, new) {
+        // What the system has stored itself is not refused to it.
+        (Object::PriorityClass(old), Object::PriorityClass(new)) => objects::priority_change(old, new, &mut errors),
+        (_, new) => return validate(new),
+    }
+    errors.done()
+}
+
 /// Checks the metadata of a kind that has no other rules here.
 pub fn validate_metadata(metadata: &ObjectMeta, is_namespaced: bool) -> Result<(), Invalid> {
     let mut errors = Errors::default();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 
-use super::error::{Errors, Path};
+use super::error::{Errors, IMMUTABLE, Path};
 use super::probes::invalid_port;
 use super::{metadata, names, resources};
 
@@ -130,6 +130,16 @@ pub(super) fn priority_class(object: &PriorityClass, errors: &mut Errors) {
     }
     let policy = object.preemption_policy.as_ref();
     errors.one_of(&Path::new("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+}
+
+pub(super) fn priority_change(old: &PriorityClass, new: &PriorityClass, errors: &mut Errors) {
+    metadata::metadata(&new.metadata, false, names::subdomain, errors);
+    if old.value.unwrap_or_default() != new.value.unwrap_or_default() {
+        errors.forbidden(&Path::new("value"), "may not be changed in an update.");
+    }
+    if old.preemption_policy != new.preemption_policy {
+        errors.invalid(&Path::new("preemptionPolicy"), new.preemption_policy.as_deref(), IMMUTABLE);
+    }
 }
 
 pub(super) fn service(object: &Service, errors: &mut Errors) {

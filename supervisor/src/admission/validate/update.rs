@@ -3,12 +3,11 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 use serde_json::Value;
 
-use super::error::{Errors, Invalid, Path};
+use super::error::{Errors, IMMUTABLE, Invalid, Path};
 use super::{container, metadata, names, pod};
 
 /// UP3, word for word.
 const ONLY: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-const IMMUTABLE: &str = "field is immutable";
 
 /// Checks an update of `old` to `new` through the main resource; both defaulted.
 pub fn validate_update(old: &Pod, new: &Pod) -> Result<(), Invalid> {

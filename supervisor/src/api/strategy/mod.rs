@@ -3,6 +3,7 @@
 
 mod namespace;
 mod pod;
+mod priority;
 mod quota;
 mod service;
 
@@ -73,6 +74,10 @@ pub(crate) fn create(call: &Call, value: Value) -> Result<Value, Status> {
         ("", "namespaces") => namespace::create(value)?,
         ("", "persistentvolumeclaims") => pending(value, claims::CLAIM_PROTECTION),
         ("", "persistentvolumes") => pending(value, claims::VOLUME_PROTECTION),
+        ("scheduling.k8s.io", "priorityclasses") => {
+            priority::only_default(call, &value)?;
+            value
+        }
         _ => value,
     };
     let value = valid(call, None, value)?;
@@ -101,6 +106,11 @@ pub(crate) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result
             immutable(resource, old, &new)?;
             valid(call, Some(old), new)
         }
+        ("scheduling.k8s.io", "priorityclasses", _) => {
+            let new = valid(call, Some(old), new)?;
+            priority::only_default(call, &new)?;
+            Ok(new)
+        }
         _ => valid(call, Some(old), new),
     }
 }
@@ -117,7 +127,8 @@ pub(crate) fn settled(call: &Call) {
 /// # Errors
 /// It must stay.
 pub(crate) fn may_delete(call: &Call, name: &str) -> Result<(), Status> {
-    namespace::may_delete(call.target.resource, name)
+    namespace::may_delete(call.target.resource, name)?;
+    priority::may_delete(call.target.resource, name)
 }
 
 /// Defaults and validation of the kinds that the node knows; metadata for the rest.
@@ -132,11 +143,14 @@ fn valid(call: &Call, old: Option<&Value>, value: Value) -> Result<Value, Status
         return Ok(value);
     };
     defaults::object(&mut object);
-    // What the system has stored itself is not refused to it.
-    let is_reserved = resource.plural == "priorityclasses" && old.is_some();
-    if !is_reserved {
-        validate::validate(&object).map_err(|invalid| refused(&invalid))?;
+    match old.map(|old| known(resource, old)).transpose()?.flatten() {
+        Some(mut before) => {
+            defaults::object(&mut before);
+            validate::validate_change(&before, &object)
+        }
+        None => validate::validate(&object),
     }
+    .map_err(|invalid| refused(&invalid))?;
     back(&object)
 }
 
