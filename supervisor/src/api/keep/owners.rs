@@ -21,7 +21,7 @@ use super::super::status::Status;
 use super::super::verbs::{self, DeleteOptions, Policy};
 use super::RESUME;
 use crate::store::{Change, Durability, Key, Object, StoreError, WatchEventKind};
-use fate::{Fate, Owner, Reference, fate};
+use fate::{Below, Fate, Owner, Reference, fate};
 
 /// Changes that come together are looked at together.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -162,14 +162,29 @@ fn is_leaving(value: &Value, finalizer: &str) -> bool {
 async fn look(state: &Rc<State>, dependent: &Dependent, all: &[Dependent]) -> Result<(), String> {
     let key = &dependent.object.key;
     let owners: Vec<Owner> = dependent.owners.iter().map(|reference| owner(state, key, reference)).collect();
-    let has_dependents = all.iter().any(|other| other.has_owner(&dependent.uid));
-    match fate(&owners, has_dependents) {
+    match fate(&owners, below(dependent, all)) {
         Fate::Stays => Ok(()),
         Fate::Loses => {
             let is_lost = |reference: &Reference| matches!(owner(state, key, reference), Owner::Gone | Owner::Leaving);
             change(state, key, |value| Reference::drop_those(value, is_lost)).await
         }
         Fate::Goes(policy) => delete(state, dependent, policy).await,
+        Fate::GoesUnblocking => {
+            change(state, key, Reference::unblock).await?;
+            delete(state, dependent, Policy::Foreground).await
+        }
+    }
+}
+
+fn below(dependent: &Dependent, all: &[Dependent]) -> Below {
+    let own: Vec<&Dependent> = all.iter().filter(|other| other.has_owner(&dependent.uid)).collect();
+    let is_waiting = |other: &&Dependent| is_leaving(&other.object.value(), Policy::FOREGROUND);
+    if own.iter().any(is_waiting) {
+        Below::Leaving
+    } else if own.is_empty() {
+        Below::Nobody
+    } else {
+        Below::Some
     }
 }
 

@@ -42,6 +42,14 @@ impl Reference {
             metadata.remove("ownerReferences");
         }
     }
+
+    /// Lets the owners of an object go without it.
+    pub(super) fn unblock(object: &mut Value) {
+        let list = fields::metadata(object).get_mut("ownerReferences").and_then(Value::as_array_mut);
+        for entry in list.into_iter().flatten().filter(|entry| Self::of(entry).blocks) {
+            fields::entries(entry).insert("blockOwnerDeletion".to_owned(), false.into());
+        }
+    }
 }
 
 /// What is known of an owner.
@@ -56,6 +64,15 @@ pub(super) enum Owner {
     Unknown,
 }
 
+/// The dependents of a dependent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Below {
+    Nobody,
+    Some,
+    /// One of them waits for its own dependents: this may be a circle.
+    Leaving,
+}
+
 /// What becomes of a dependent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -63,17 +80,23 @@ pub(super) enum Fate {
     /// It keeps an owner, and loses the references to those that go.
     Loses,
     Goes(Policy),
+    /// It goes in the foreground, and no longer holds its owners up: in a circle, each would wait for the next for ever.
+    GoesUnblocking,
 }
 
 /// One owner is enough to stay.
-pub(super) fn fate(owners: &[Owner], has_dependents: bool) -> Fate {
+pub(super) fn fate(owners: &[Owner], below: Below) -> Fate {
     let has = |wanted: &[Owner]| owners.iter().any(|owner| wanted.contains(owner));
     let is_kept = owners.is_empty() || has(&[Owner::Present, Owner::Unknown]);
     match (is_kept, has(&[Owner::Gone, Owner::Leaving])) {
         (true, false) => Fate::Stays,
         (true, true) => Fate::Loses,
         // Its own dependents go before it, as it goes before its owner.
-        (false, _) if has(&[Owner::Leaving]) && has_dependents => Fate::Goes(Policy::Foreground),
+        (false, _) if has(&[Owner::Leaving]) => match below {
+            Below::Nobody => Fate::Goes(Policy::Background),
+            Below::Some => Fate::Goes(Policy::Foreground),
+            Below::Leaving => Fate::GoesUnblocking,
+        },
         (false, _) => Fate::Goes(Policy::Background),
     }
 }
@@ -86,17 +109,18 @@ mod tests {
     #[test]
     fn one_owner_is_enough_to_stay() {
         use Owner::{Gone, Leaving, Present, Unknown};
-        for (owners, has_dependents, expected) in [
-            (&[][..], false, Fate::Stays),
-            (&[Present], true, Fate::Stays),
-            (&[Unknown], false, Fate::Stays),
-            (&[Present, Gone], false, Fate::Loses),
-            (&[Unknown, Leaving], false, Fate::Loses),
-            (&[Gone], true, Fate::Goes(Policy::Background)),
-            (&[Gone, Leaving], false, Fate::Goes(Policy::Background)),
-            (&[Leaving], true, Fate::Goes(Policy::Foreground)),
+        for (owners, below, expected) in [
+            (&[][..], Below::Nobody, Fate::Stays),
+            (&[Present], Below::Leaving, Fate::Stays),
+            (&[Unknown], Below::Nobody, Fate::Stays),
+            (&[Present, Gone], Below::Nobody, Fate::Loses),
+            (&[Unknown, Leaving], Below::Nobody, Fate::Loses),
+            (&[Gone], Below::Leaving, Fate::Goes(Policy::Background)),
+            (&[Gone, Leaving], Below::Nobody, Fate::Goes(Policy::Background)),
+            (&[Leaving], Below::Some, Fate::Goes(Policy::Foreground)),
+            (&[Leaving], Below::Leaving, Fate::GoesUnblocking),
         ] {
-            assert_eq!(fate(owners, has_dependents), expected, "{owners:?}");
+            assert_eq!(fate(owners, below), expected, "{owners:?}");
         }
     }
 
@@ -106,6 +130,8 @@ mod tests {
             |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "blockOwnerDeletion": true});
         let mut object = json!({"metadata": {"ownerReferences": [entry("a"), entry("b")]}});
         assert!(Reference::all(&object).iter().all(|reference| reference.blocks && reference.kind == "Pod"));
+        Reference::unblock(&mut object);
+        assert!(Reference::all(&object).iter().all(|reference| !reference.blocks));
         Reference::drop_those(&mut object, |reference| reference.uid == "a");
         assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "b");
         Reference::drop_those(&mut object, |_| true);
