@@ -82,7 +82,7 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
     if let Some(answer) = open_to_all(state, &route, &query, matches!(user, Ok(Some(_)))) {
         return Ok(answer);
     }
-    let user = impersonate(user?.ok_or_else(Status::unauthorized)?, request.headers())?;
+    let user = auth::impersonate(user?.ok_or_else(Status::unauthorized)?, request.headers())?;
     let Route::Object(target) = route else {
         let verb = request.method().as_str().to_ascii_lowercase();
         let ask = Ask::Path { verb: &verb, path: uri.path() };
@@ -187,21 +187,6 @@ fn open_to_all(state: &State, route: &Route, query: &Query, is_known: bool) -> O
         | Route::Object(_)
         | Route::Unknown => None,
     }
-}
-
-/// `kubectl --as`: for those who may do everything anyway.
-fn impersonate(user: User, headers: &HeaderMap) -> Result<User, Status> {
-    let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).ok();
-    let Some(name) = headers.get("impersonate-user").and_then(text) else { return Ok(user) };
-    if !user.is_in(auth::MASTERS) {
-        let why = format!(
-            "User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
-            user.name
-        );
-        return Err(Status::new(Reason::Forbidden, format!("users {name:?} is forbidden: {why}")));
-    }
-    let groups = headers.get_all("impersonate-group").iter().filter_map(text);
-    Ok(User::new(name, groups))
 }
 
 /// Documents about the server itself.

@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 use super::super::status::Status;
 use super::super::streams::Tokens;
 use super::authz::Groups;
-use super::{ACCOUNT_PREFIX, MASTERS, READERS, User};
+use super::{ACCOUNT_PREFIX, MASTERS, READERS, User, account_groups};
 
 /// Bytes of a bearer token.
 const TOKEN_MAX: usize = 8 * 1024;
@@ -56,8 +56,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
 /// The user that a service account's token stands for.
 pub fn of_token(owner: &super::super::streams::TokenOwner) -> User {
     let name = format!("{ACCOUNT_PREFIX}{}:{}", owner.namespace, owner.account);
-    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", owner.namespace)];
-    let mut user = User::new(name, groups);
+    let mut user = User::new(name, account_groups(&owner.namespace));
     user.uid.clone_from(&owner.account_uid);
     if let Some((name, uid)) = &owner.pod {
         let extra = |key: &str, value: &str| (format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);

@@ -2,7 +2,7 @@
 //!
 //! * `system:masters` (the certificate of the kubeconfig, root and the administrators' group on the socket): everything;
 //! * the readers' group: get, list and watch of everything but secrets, and logs of pods;
-//! * a service account: get, list and watch of what is in its own namespace, secrets left out;
+//! * a service account, and whoever is in its group: get, list and watch of what is in its own namespace, secrets left out;
 //! * everybody with a credential: discovery, the version, and questions about themselves;
 //! * without a credential: version and health.
 
@@ -57,8 +57,7 @@ pub fn allows(user: &User, ask: &Ask<'_>) -> bool {
             // exec, attach, portforward and proxy are got as well.
             let is_look =
                 LOOKING.contains(&verb) && resource != "secrets" && matches!(subresource, "" | "log" | "status");
-            let is_own = user.account_namespace().is_some_and(|own| own == namespace);
-            is_look && (user.is_in(READERS) || is_own)
+            is_look && (user.is_in(READERS) || user.is_account_of(namespace))
         }
     }
 }
@@ -104,6 +103,11 @@ mod tests {
         let reader = User::new("ann", [READERS.to_owned()]);
         let robot = User::new("system:serviceaccount:web:robot", []);
         let nobody = User::new("eve", []);
+        // By the group alone, as in a question about somebody.
+        let member = User::new("e2e", ["system:serviceaccounts:web".to_owned()]);
+        for (line, expected) in [("get pods web h", true), ("list pods other", false), ("list pods ", false)] {
+            assert_eq!(allows(&member, &ask(line)), expected, "{line}");
+        }
         for (line, expected) in [
             ("get pods web h", [true, true, true, false]),
             ("list pods ", [true, true, false, false]),

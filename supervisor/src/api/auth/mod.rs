@@ -2,9 +2,11 @@
 
 mod authn;
 mod authz;
+mod impersonate;
 
 pub use authn::{Peer, authenticate, local_peer, of_token};
 pub use authz::{Ask, Groups, allows, denied};
+pub use impersonate::impersonate;
 
 use std::collections::BTreeMap;
 
@@ -14,8 +16,15 @@ pub const MASTERS: &str = "system:masters";
 pub const READERS: &str = "monopod:readers";
 /// Everybody with a credential.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everybody without one.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// What user names of service accounts start with.
 pub const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+
+/// The groups of the service accounts of a namespace.
+pub fn account_groups(namespace: &str) -> Vec<String> {
+    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+}
 
 /// Somebody with a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,6 +46,12 @@ impl User {
 
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|own| own == group)
+    }
+
+    /// Whether this is a service account of a namespace, or counts as one by its groups.
+    pub fn is_account_of(&self, namespace: &str) -> bool {
+        let is_member = || self.is_in(&format!("system:serviceaccounts:{namespace}"));
+        !namespace.is_empty() && (self.account_namespace() == Some(namespace) || is_member())
     }
 
     /// The namespace of a service account.
