@@ -94,7 +94,8 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
         }
         return document(state, &route, &query, request.headers());
     };
-    let accept = Accept::of(request.headers())?;
+    let accept =
+        if has_columns(&target) { Accept::of(request.headers()) } else { Accept::of_tableless(request.headers()) }?;
     let agent = agent_of(request.headers());
     let call = Call {
         state: Rc::clone(state),
@@ -107,6 +108,12 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
         warnings: RefCell::default(),
     };
     object(call, request).await
+}
+
+/// Whether answers can be tables: those to questions can't.
+fn has_columns(target: &Target) -> bool {
+    let is_question = matches!(target.subresource.as_deref(), Some("binding" | "eviction" | "token"));
+    target.resource.class != super::registry::Class::Review && !is_question
 }
 
 /// Bytes of the name that a client's changes go by.

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::body::Body;
 use super::openapi;
-use super::respond::{self, Accept, Content, Form};
+use super::respond::{self, Accept, Content};
 use super::status::{Reason, Status};
 
 const JSON: &str = "application/json";
@@ -12,7 +12,7 @@ const JSON: &str = "application/json";
 const FOREVER: &str = "public, max-age=31536000, immutable";
 
 fn plain(is_gzip: bool) -> Accept {
-    Accept { form: Form::Plain, is_yaml: false, is_gzip, is_pretty: false, discovery: None }
+    Accept { is_gzip, ..Accept::plain() }
 }
 
 fn is_gzip(headers: &HeaderMap) -> bool {

@@ -32,6 +32,8 @@ pub(crate) struct Accept {
     pub is_gzip: bool,
     /// For people: indented.
     pub is_pretty: bool,
+    /// In which version of `meta.k8s.io` tables and metadata are written.
+    pub meta: &'static str,
     /// `apidiscovery.k8s.io` version of aggregated discovery.
     pub discovery: Option<&'static str>,
 }
@@ -39,21 +41,35 @@ pub(crate) struct Accept {
 impl Accept {
     /// JSON as it is.
     pub(crate) const fn plain() -> Self {
-        Self { form: Form::Plain, is_yaml: false, is_gzip: false, is_pretty: false, discovery: None }
+        let meta = "meta.k8s.io/v1";
+        Self { form: Form::Plain, is_yaml: false, is_gzip: false, is_pretty: false, meta, discovery: None }
     }
 
     /// # Errors
     /// Nothing that the client accepts can be written.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Status> {
-        let mut accept = Self {
-            form: Form::Plain,
-            is_yaml: false,
-            is_gzip: has_gzip(headers),
-            is_pretty: is_for_people(headers),
-            discovery: None,
-        };
+        Self::first(headers, |_| true)
+    }
+
+    /// [`Self::of`] for what has no columns.
+    ///
+    /// # Errors
+    /// Nothing that the client accepts can be written.
+    pub(crate) fn of_tableless(headers: &HeaderMap) -> Result<Self, Status> {
+        Self::first(headers, |accept| accept.form != Form::Table)
+    }
+
+    fn first(headers: &HeaderMap, fits: impl Fn(&Self) -> bool) -> Result<Self, Status> {
+        let fresh = Self { is_gzip: has_gzip(headers), is_pretty: is_for_people(headers), ..Self::plain() };
         let text = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if text.trim().is_empty() || text.split(',').any(|media| accept.take(media)) {
+        if text.trim().is_empty() {
+            return Ok(fresh);
+        }
+        let mut taken = text.split(',').filter_map(|media| {
+            let mut accept = fresh;
+            (accept.take(media) && fits(&accept)).then_some(accept)
+        });
+        if let Some(accept) = taken.next() {
             return Ok(accept);
         }
         Err(Status::new(Reason::NotAcceptable, NOT_ACCEPTABLE))
@@ -76,10 +92,13 @@ impl Accept {
                 Some(_) | None => {}
             }
         }
+        self.meta = if version == "v1beta1" { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" };
         match (group, version, kind) {
             (_, _, "") => true,
-            ("meta.k8s.io", "v1", "Table") => self.shown(Form::Table),
-            ("meta.k8s.io", "v1", "PartialObjectMetadata" | "PartialObjectMetadataList") => self.shown(Form::Partial),
+            ("meta.k8s.io", "v1" | "v1beta1", "Table") => self.shown(Form::Table),
+            ("meta.k8s.io", "v1" | "v1beta1", "PartialObjectMetadata" | "PartialObjectMetadataList") => {
+                self.shown(Form::Partial)
+            }
             ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => self.discovered("v2"),
             ("apidiscovery.k8s.io", "v2beta1", "APIGroupDiscoveryList") => self.discovered("v2beta1"),
             _ => false,
@@ -226,6 +245,16 @@ mod tests {
         assert_eq!(accept(discovery).unwrap().discovery, Some("v2"));
         assert!(accept("application/yaml").unwrap().is_yaml);
         assert!(accept("*/*").is_ok());
+        let old = accept("application/json;as=Table;v=v1beta1;g=meta.k8s.io").unwrap();
+        assert_eq!((old.form, old.meta), (Form::Table, "meta.k8s.io/v1beta1"));
+    }
+
+    #[test]
+    fn what_has_no_columns_makes_no_table() {
+        let of = |text: &str| Accept::of_tableless(&HeaderMap::from_iter([(header::ACCEPT, text.parse().unwrap())]));
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(of(table).unwrap_err().reason, Reason::NotAcceptable);
+        assert_eq!(of(&format!("{table},application/json")).unwrap().form, Form::Plain);
     }
 
     #[test]

@@ -7,15 +7,19 @@ use serde_json::{Value, json};
 use super::auth::{self, Ask, User};
 use super::body::Body;
 use super::call::Call;
+use super::registry::{Class, RESOURCES, Resource};
 use super::respond::Content;
 use super::status::Status;
-use super::{fields, receive, subresource};
+use super::{fields, receive, subresource, verbs};
+use crate::admission::validate::{ErrorKind, FieldError, Invalid};
 use crate::stream::received::Received;
 
 pub(crate) async fn answer(call: &Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let media = receive::media(request.headers()).to_owned();
     let body = receive::read(request.into_body()).await?;
     let mut value = receive::document(&media, &body, call.target.resource.kind)?.value;
+    settle_namespace(call, &mut value)?;
+    check(call.target.resource, &value)?;
     let status = match call.target.resource.kind {
         "Binding" => return subresource::bind(call, fields::text(&value, &["metadata", "name"]), &value).await,
         "SelfSubjectReview" => json!({"userInfo": user_info(&call.user)}),
@@ -30,7 +34,70 @@ pub(crate) async fn answer(call: &Call, request: Request<Received>) -> Result<Re
     entries.insert("apiVersion".to_owned(), call.target.resource.api_version().into());
     entries.entry("metadata").or_insert_with(|| json!({}));
     entries.insert("status".to_owned(), status);
-    Ok(call.reply(StatusCode::CREATED, Content::Value(value)))
+    Ok(call.reply(StatusCode::CREATED, Content::Value(verbs::show(call, &value))))
+}
+
+/// A local question is asked in its namespace.
+fn settle_namespace(call: &Call, value: &mut Value) -> Result<(), Status> {
+    let Some(namespace) = call.target.namespace.as_deref().filter(|_| call.target.resource.is_namespaced) else {
+        return Ok(());
+    };
+    let own = fields::text(value, &["metadata", "namespace"]);
+    if !own.is_empty() && own != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    fields::metadata(value).insert("namespace".to_owned(), namespace.into());
+    Ok(())
+}
+
+/// What a question about rights must and may not say.
+fn check(resource: &Resource, value: &Value) -> Result<(), Status> {
+    let (has_subject, is_local) = match resource.kind {
+        "SelfSubjectAccessReview" => (false, false),
+        "SubjectAccessReview" => (true, false),
+        "LocalSubjectAccessReview" => (true, true),
+        _ => return Ok(()),
+    };
+    let faults = faults(value, has_subject, is_local);
+    if faults.is_empty() { Ok(()) } else { Err(Status::invalid(resource, "", &Invalid(faults))) }
+}
+
+fn faults(value: &Value, has_subject: bool, is_local: bool) -> Vec<FieldError> {
+    let at = |key: &str| fields::at(value, &["spec", key]);
+    let fault = |path: &str, value: Value, why: &str| FieldError {
+        path: path.to_owned(),
+        kind: ErrorKind::Invalid { value },
+        detail: why.to_owned(),
+    };
+    let mut faults = Vec::new();
+    match (at("resourceAttributes"), at("nonResourceAttributes")) {
+        (Some(_), Some(path)) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            faults.push(fault("spec.nonResourceAttributes", path.clone(), why));
+        }
+        (None, None) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            faults.push(fault("spec.resourceAttributes", Value::Null, why));
+        }
+        (Some(_), None) | (None, Some(_)) => {}
+    }
+    let has_nobody = fields::text(value, &["spec", "user"]).is_empty() && texts(value, &["spec", "groups"]).is_empty();
+    if has_subject && has_nobody {
+        faults.push(fault("spec.user", "".into(), "at least one of user or group must be specified"));
+    }
+    if !is_local {
+        return faults;
+    }
+    let asked = fields::text(value, &["spec", "resourceAttributes", "namespace"]);
+    if at("resourceAttributes").is_some() && asked != fields::text(value, &["metadata", "namespace"]) {
+        faults.push(fault("spec.resourceAttributes.namespace", asked.into(), "must match metadata.namespace"));
+    }
+    if let Some(path) = at("nonResourceAttributes") {
+        faults.push(fault("spec.nonResourceAttributes", path.clone(), "disallowed on this kind of request"));
+    }
+    faults
 }
 
 fn user_info(user: &User) -> Value {
@@ -49,8 +116,10 @@ fn texts(value: &Value, path: &[&str]) -> Vec<String> {
     list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
+/// Whom a question is about, with the groups that it names and no others.
 fn subject(value: &Value) -> User {
-    User::new(fields::text(value, &["spec", "user"]), texts(value, &["spec", "groups"]))
+    let name = fields::text(value, &["spec", "user"]).to_owned();
+    User { name, groups: texts(value, &["spec", "groups"]), ..User::default() }
 }
 
 /// `SubjectAccessReview` and its kin.
@@ -92,22 +161,92 @@ fn token(call: &Call, value: &Value) -> Value {
 
 /// The policy as rules, for `kubectl auth can-i --list`.
 fn rules(call: &Call, value: &Value) -> Value {
-    const LOOK: [&str; 3] = ["get", "list", "watch"];
     let user = &call.user;
     let paths = json!([{"verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"]}]);
-    let own = json!({"verbs": ["create"], "apiGroups": ["authorization.k8s.io", "authentication.k8s.io"],
-        "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"]});
-    let is_own_namespace = user.account_namespace() == Some(fields::text(value, &["spec", "namespace"]));
+    let may_look = user.is_in(auth::READERS) || user.is_account_of(fields::text(value, &["spec", "namespace"]));
     let (resources, paths) = if user.is_in(auth::MASTERS) {
         let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
-        (vec![everything, own], json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]))
-    } else if user.is_in(auth::READERS) || is_own_namespace {
-        let readable: Vec<&str> =
-            super::registry::RESOURCES.iter().map(|r| r.plural).filter(|plural| *plural != "secrets").collect();
-        let look = json!({"verbs": LOOK, "apiGroups": ["*"], "resources": readable});
-        (vec![look, own], paths)
+        ([vec![everything], own_rules()].concat(), json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]))
+    } else if may_look {
+        ([looking_rules(), own_rules()].concat(), paths)
     } else {
-        (vec![own], paths)
+        (own_rules(), paths)
     };
     json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+}
+
+/// Questions about oneself.
+fn own_rules() -> Vec<Value> {
+    let rule =
+        |group: &str, resources: &[&str]| json!({"verbs": ["create"], "apiGroups": [group], "resources": resources});
+    vec![
+        rule("authorization.k8s.io", &["selfsubjectaccessreviews", "selfsubjectrulesreviews"]),
+        rule("authentication.k8s.io", &["selfsubjectreviews"]),
+    ]
+}
+
+/// One for each group: a rule is about each of its resources in each of its groups.
+fn looking_rules() -> Vec<Value> {
+    const LOOK: [&str; 3] = ["get", "list", "watch"];
+    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
+    for resource in RESOURCES.iter().filter(|resource| resource.class != Class::Review && resource.plural != "secrets")
+    {
+        let parts = resource.subresources.iter().filter(|part| matches!(part.name, "log" | "status"));
+        let names = parts.map(|part| format!("{}/{}", resource.plural, part.name));
+        let names = std::iter::once(resource.plural.to_owned()).chain(names);
+        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+            // Each version of a group has the same.
+            Some((_, known)) => known.extend(names.filter(|name| !known.contains(name)).collect::<Vec<_>>()),
+            None => groups.push((resource.group, names.collect())),
+        }
+    }
+    let rule = |(group, resources)| json!({"verbs": LOOK, "apiGroups": [group], "resources": resources});
+    groups.into_iter().map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_say_about_whom_and_what() {
+        let paths = |value: &Value, has_subject, is_local| {
+            faults(value, has_subject, is_local).into_iter().map(|fault| fault.path).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(&json!({}), false, false), ["spec.resourceAttributes"]);
+        assert_eq!(paths(&json!({"spec": {}}), true, false), ["spec.resourceAttributes", "spec.user"]);
+        let path = json!({"spec": {"user": "x", "nonResourceAttributes": {"path": "/"}}});
+        assert!(paths(&path, true, false).is_empty());
+        assert_eq!(paths(&path, true, true), ["spec.nonResourceAttributes"]);
+        let both = json!({"spec": {"resourceAttributes": {}, "nonResourceAttributes": {}}});
+        assert_eq!(paths(&both, false, false), ["spec.nonResourceAttributes"]);
+        let local = |namespace: &str| {
+            json!({"metadata": {"namespace": "web"},
+                "spec": {"groups": ["g"], "resourceAttributes": {"namespace": namespace}}})
+        };
+        assert!(paths(&local("web"), true, true).is_empty());
+        assert_eq!(paths(&local("other"), true, true), ["spec.resourceAttributes.namespace"]);
+    }
+
+    #[test]
+    fn somebody_may_what_his_groups_may() {
+        let asked = |namespace: &str| {
+            json!({"spec": {"user": "e2e", "groups": ["system:serviceaccounts:web"],
+                "resourceAttributes": {"verb": "list", "resource": "configmaps", "namespace": namespace}}})
+        };
+        let answer = |namespace| access(&subject(&asked(namespace)), &asked(namespace));
+        assert_eq!((answer("web"), answer("other")), (json!({"allowed": true}), json!({"allowed": false})));
+    }
+
+    #[test]
+    fn no_rule_names_a_resource_that_its_group_has_not() {
+        for rule in own_rules().iter().chain(&looking_rules()) {
+            let groups = texts(rule, &["apiGroups"]);
+            assert_eq!(groups.len(), 1);
+            for name in texts(rule, &["resources"]) {
+                let plural = name.split('/').next().unwrap_or_default();
+                assert!(RESOURCES.iter().any(|r| r.group == groups[0] && r.plural == plural), "{name} in {groups:?}");
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::fields;
 use super::patch::{self, Manager, PatchError};
 use super::receive::{self, FieldValidation};
-use super::respond::Content;
+use super::respond::{Accept, Content};
 use super::status::{Reason, Status};
 use super::table::{self, Include};
 use super::verbs::{self, Origin, Part};
@@ -19,18 +19,32 @@ fn include(call: &Call) -> Include {
 
 /// The Table of a list.
 pub(crate) fn table(call: &Call, objects: &[Value], page: &Value) -> Value {
-    table::table(&call.target.resource.qualified(), objects, page.clone(), call.now, include(call))
+    let value = table::table(&call.target.resource.qualified(), objects, page.clone(), call.now, include(call));
+    versioned(call, value)
 }
 
 /// The Table of one object.
 pub(crate) fn table_of_one(call: &Call, object: &Value) -> Value {
     let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-    table::table(&call.target.resource.qualified(), [object], metadata, call.now, include(call))
+    versioned(call, table::table(&call.target.resource.qualified(), [object], metadata, call.now, include(call)))
 }
 
 /// The Table of one change in a watch.
 pub(crate) fn row(call: &Call, object: &Value, is_first: bool) -> Value {
-    table::watched(&call.target.resource.qualified(), object, call.now, include(call), is_first)
+    versioned(call, table::watched(&call.target.resource.qualified(), object, call.now, include(call), is_first))
+}
+
+/// A Table in the version that the client asked for, with what is in its rows.
+fn versioned(call: &Call, mut table: Value) -> Value {
+    let is_old = call.accept.meta != Accept::plain().meta;
+    let rows = table.get_mut("rows").and_then(Value::as_array_mut).filter(|_| is_old);
+    for row in rows.into_iter().flatten() {
+        if fields::text(row, &["object", "kind"]) == "PartialObjectMetadata" {
+            row["object"]["apiVersion"] = call.accept.meta.into();
+        }
+    }
+    table["apiVersion"] = call.accept.meta.into();
+    table
 }
 
 /// A patch that can't be applied.
@@ -152,7 +166,7 @@ fn decoded(call: &Call, value: Value) -> Result<Value, Status> {
 }
 
 /// Metadata alone.
-pub(crate) fn partial(object: &Value) -> Value {
+pub(crate) fn partial(call: &Call, object: &Value) -> Value {
     let metadata = fields::at(object, &["metadata"]).cloned().unwrap_or_else(|| json!({}));
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+    json!({"kind": "PartialObjectMetadata", "apiVersion": call.accept.meta, "metadata": metadata})
 }

@@ -143,9 +143,9 @@ pub(super) fn shown(call: &Call, objects: &[Object], page: &Value) -> Content {
             Content::Value(shape::table(call, &values, page))
         }
         Form::Partial => {
-            let items: Vec<Value> = objects.iter().map(|object| shape::partial(&object.value())).collect();
+            let items: Vec<Value> = objects.iter().map(|object| shape::partial(call, &object.value())).collect();
             Content::Value(json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": page, "items": items,
+                "kind": "PartialObjectMetadataList", "apiVersion": call.accept.meta, "metadata": page, "items": items,
             }))
         }
     }

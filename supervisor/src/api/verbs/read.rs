@@ -51,7 +51,7 @@ pub(crate) fn show(call: &Call, value: &Value) -> Value {
     match call.accept.form {
         Form::Plain => viewed(call, value),
         Form::Table => shape::table_of_one(call, value),
-        Form::Partial => shape::partial(value),
+        Form::Partial => shape::partial(call, value),
     }
 }
 

@@ -236,7 +236,7 @@ impl Feeder {
     async fn send(&mut self, kind: &str, object: &Object) -> Result<(), Gone> {
         let shown = match self.call.accept.form {
             Form::Plain => return self.send_text(kind, show_text(&self.call, object)).await,
-            Form::Partial => shape::partial(&object.value()).to_string(),
+            Form::Partial => shape::partial(&self.call, &object.value()).to_string(),
             Form::Table => self.row(&viewed(&self.call, &object.value())).to_string(),
         };
         self.writer.write(format!("{{\"type\":\"{kind}\",\"object\":{shown}}}\n")).await
@@ -270,7 +270,7 @@ impl Feeder {
         }
         let object = match self.call.accept.form {
             Form::Plain => object,
-            Form::Partial => shape::partial(&object),
+            Form::Partial => shape::partial(&self.call, &object),
             Form::Table => self.row(&object),
         };
         self.writer.write(format!("{}\n", json!({"type": "BOOKMARK", "object": object}))).await
