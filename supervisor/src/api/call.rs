@@ -264,7 +264,9 @@ pub(crate) enum Verb {
 impl Verb {
     fn of(method: &Method, target: &Target, query: &Query) -> Result<Self, Status> {
         let is_one = target.name.is_some();
+        let is_passed_on = target.subresource.as_deref() == Some("proxy");
         Ok(match *method {
+            Method::HEAD | Method::OPTIONS if is_passed_on => Self::Get,
             Method::GET if is_one && !target.is_watch => Self::Get,
             Method::GET if target.is_watch || query.flag("watch") => Self::Watch,
             Method::GET => Self::List,
@@ -349,6 +351,21 @@ async fn dispatch(call: &Call, verb: Verb, request: Request<Received>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_takes_the_methods_of_whoever_is_behind_it() {
+        let verb = |method: Method, path: &str| {
+            let path::Route::Object(target) = path::route(path).unwrap() else { return None };
+            Verb::of(&method, &target, &Query::default()).ok()
+        };
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+            assert_eq!(verb(method, "/api/v1/namespaces/d/pods/p/proxy/x"), Some(Verb::Get));
+        }
+        for method in [Method::HEAD, Method::OPTIONS] {
+            assert_eq!(verb(method.clone(), "/api/v1/namespaces/d/pods"), None);
+            assert_eq!(verb(method, "/api/v1/namespaces/d/pods/p/log"), None);
+        }
+    }
 
     /// D32
     #[test]

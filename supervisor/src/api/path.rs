@@ -68,10 +68,9 @@ impl Target {
 /// # Errors
 /// It has a broken escape.
 pub(crate) fn route(path: &str) -> Result<Route, Status> {
-    let parts =
-        path.split('/').filter(|part| !part.is_empty()).map(decoded).collect::<Result<Vec<String>, Status>>()?;
-    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
-    Ok(match words.as_slice() {
+    let parts = words(path).map(decoded).collect::<Result<Vec<String>, Status>>()?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    Ok(match parts.as_slice() {
         [] => Route::Root,
         ["version"] => Route::Version,
         ["metrics"] => Route::Metrics,
@@ -125,13 +124,21 @@ fn target(group: &str, version: &str, rest: &[&str], path: &str) -> Route {
         name: name.map(str::to_owned),
         subresource: subresource.map(str::to_owned),
         // As it was sent: its escapes are another server's.
-        rest: if is_proxy { after_proxy(path) } else { String::new() },
+        rest: if is_proxy { after(path, words(path).count() - tail.len()).to_owned() } else { String::new() },
         is_watch,
     })
 }
 
-fn after_proxy(path: &str) -> String {
-    path.split_once("/proxy").map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+/// The parts of a path between its slashes.
+fn words(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty())
+}
+
+/// What follows the first so many parts of a path, with its slash.
+fn after(path: &str, count: usize) -> &str {
+    let is_end = |at: usize| path[at..].starts_with('/') && at > 0 && !path[..at].ends_with('/');
+    let end = (0..path.len()).filter(|at| path.is_char_boundary(*at) && is_end(*at)).nth(count.saturating_sub(1));
+    end.map_or("", |end| &path[end..])
 }
 
 fn decoded(part: &str) -> Result<String, Status> {
@@ -191,6 +198,9 @@ mod tests {
             ("/api/v1/namespaces/web/pods/h", "pods web h -"),
             ("/api/v1/namespaces/web/pods/h/log", "pods web h log"),
             ("/api/v1/namespaces/web/pods/h:80/proxy/a%2Fb/c", "pods web h:80 proxy/a%2Fb/c"),
+            ("/api/v1/namespaces/web/pods/proxy-1/proxy", "pods web proxy-1 proxy"),
+            ("/api//v1/namespaces/web/pods/proxy-1/proxy/", "pods web proxy-1 proxy/"),
+            ("/api/v1/namespaces/web/services/h/proxy//a/", "services web h proxy//a/"),
             ("/api/v1/namespaces", "namespaces - - -"),
             ("/api/v1/namespaces/web", "namespaces - web -"),
             ("/api/v1/namespaces/web/finalize", "namespaces - web finalize"),

@@ -1,8 +1,10 @@
 //! Where `pods/NAME/proxy` and `services/NAME/proxy` lead: which pod, which of its ports.
 
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::body::Body;
 use super::call::Call;
 use super::status::{Reason, Status};
 use super::subresource;
@@ -23,6 +25,21 @@ pub(super) fn target(call: &Call, name: &str) -> Result<(Object, PodPort), Statu
         (subresource::pod(call, name)?, port.map(str::to_owned))
     };
     Ok((pod, PodPort { port, scheme }))
+}
+
+/// Without a slash after `proxy`, what a page refers to would be looked for beside the pod: the client is sent there. None
+/// for the rest, and for those who want another protocol.
+pub(super) fn moved<T>(rest: &str, request: &Request<T>) -> Option<Response<Body>> {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !rest.is_empty() || !is_read || request.headers().contains_key(header::UPGRADE) {
+        return None;
+    }
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let place = HeaderValue::from_str(&format!("{}/{query}", request.uri().path())).ok()?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, place);
+    Some(response)
 }
 
 /// `web`, `web:80`, `http:web:80`, `http:web:`.
@@ -96,6 +113,17 @@ mod tests {
         ] {
             assert_eq!(split(name), expected);
         }
+    }
+
+    #[test]
+    fn a_proxy_without_a_slash_is_elsewhere() {
+        let place = |method: &str, uri: &str, rest: &str| {
+            let request = Request::builder().method(method).uri(uri).body(()).unwrap();
+            moved(rest, &request).map(|response| response.headers()["location"].to_str().unwrap().to_owned())
+        };
+        assert_eq!(place("GET", "/pods/a/proxy?x=1", "").as_deref(), Some("/pods/a/proxy/?x=1"));
+        assert_eq!(place("HEAD", "/pods/a/proxy", "").as_deref(), Some("/pods/a/proxy/"));
+        assert_eq!((place("POST", "/pods/a/proxy", ""), place("GET", "/pods/a/proxy/", "/")), (None, None));
     }
 
     #[test]

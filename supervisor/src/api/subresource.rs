@@ -199,6 +199,9 @@ async fn streamed(call: &Call, name: &str, kind: &str, request: Request<Received
     let streams = streams.ok_or_else(missing)?;
     if kind == "proxy" {
         let (pod, port) = proxy::target(call, name)?;
+        if let Some(response) = proxy::moved(&call.target.rest, &request) {
+            return Ok(response);
+        }
         return streams.proxy(pod, port, call.target.rest.clone(), request).await;
     }
     let pod = pod(call, name)?;
