@@ -1,6 +1,7 @@
 //! What an API server keeps up by itself: the objects that every cluster has, the account and the CA of each namespace, the
-//! end of namespaces, and the end of events.
+//! end of namespaces and of events, owners, quotas, and the endpoints of services.
 
+mod endpoints;
 mod events;
 mod namespaces;
 mod owners;
@@ -18,6 +19,7 @@ use super::server::State;
 use crate::store::{Change, Durability, Key, StoreError};
 use crate::volume::claims;
 
+pub(crate) use endpoints::endpoints;
 pub(crate) use events::events;
 pub(crate) use namespaces::{accounts, furnish, namespaces};
 pub(crate) use owners::owners;

@@ -189,6 +189,7 @@ impl Server {
             tokio::task::spawn_local(keep::events(Rc::clone(&state))),
             tokio::task::spawn_local(keep::owners(Rc::clone(&state))),
             tokio::task::spawn_local(keep::quotas(Rc::clone(&state))),
+            tokio::task::spawn_local(keep::endpoints(Rc::clone(&state))),
             tokio::task::spawn_local(renew(Rc::clone(&state))),
         ];
         tokio::select! {
