@@ -47,6 +47,10 @@ pub trait Objects {
     fn persistent_volume(&self, _name: &str) -> Option<Rc<PersistentVolume>> {
         None
     }
+    /// The handler that a runtime class names; none when there is no such class.
+    fn runtime_handler(&self, _class: &str) -> Option<String> {
+        None
+    }
     /// A new token of the pod's service account (rule VO29), or why there is none.
     fn token(&self, _request: &PodToken<'_>) -> Result<Token, String> {
         Err("this node issues no tokens".to_owned())

@@ -7,6 +7,27 @@ use netsetup::{HostPort, Protocol};
 
 use crate::monitor::protocol::{HostNamespaces, PidNamespace};
 
+/// The runtime's handlers: what a runtime class may name. There is one way to run a pod, by the name that everybody's
+/// default has.
+const HANDLERS: [&str; 1] = ["runc"];
+
+/// Whether this node can make a sandbox that isolates the pod as its spec asks; less than that is none. `handler_of` gives
+/// the handler of a runtime class.
+///
+/// # Errors
+/// It can't, in words.
+pub fn possible(spec: &PodSpec, handler_of: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+    if spec.host_users == Some(false) {
+        return Err("this node has no user namespaces for pods (hostUsers: false)".to_owned());
+    }
+    let Some(class) = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty()) else { return Ok(()) };
+    let handler = handler_of(class).ok_or_else(|| format!("RuntimeClass {class:?} not found"))?;
+    if handler.is_empty() || HANDLERS.contains(&handler.as_str()) {
+        return Ok(());
+    }
+    Err(format!("no runtime for {handler:?} is configured (RuntimeClass {class:?})"))
+}
+
 /// The namespaces that the pod shares with the host.
 pub fn host_namespaces(spec: &PodSpec) -> HostNamespaces {
     HostNamespaces {
@@ -91,6 +112,27 @@ mod tests {
 
     fn spec(text: &str) -> PodSpec {
         serde_json::from_str(text).unwrap()
+    }
+
+    /// Section 8.4: what can't be isolated as asked does not run.
+    #[test]
+    fn a_sandbox_isolates_as_asked_or_is_not_made() {
+        let handler_of = |class: &str| match class {
+            "plain" => Some("runc".to_owned()),
+            "vm" => Some("kata".to_owned()),
+            _ => None,
+        };
+        let refused = |rest: &str| possible(&spec(&format!(r#"{{"containers":[]{rest}}}"#)), handler_of).err();
+        for fine in ["", r#","hostUsers":true"#, r#","runtimeClassName":"plain""#] {
+            assert_eq!(refused(fine), None, "{fine}");
+        }
+        for (rest, said) in [
+            (r#","hostUsers":false"#, "this node has no user namespaces for pods (hostUsers: false)"),
+            (r#","runtimeClassName":"vm""#, r#"no runtime for "kata" is configured (RuntimeClass "vm")"#),
+            (r#","runtimeClassName":"none""#, r#"RuntimeClass "none" not found"#),
+        ] {
+            assert_eq!(refused(rest).as_deref(), Some(said), "{rest}");
+        }
     }
 
     /// Section 8.4, EP5

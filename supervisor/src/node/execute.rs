@@ -139,6 +139,7 @@ fn report(context: &Context, result: Result<(), EngineError>) {
 
 async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady, Box<dyn std::error::Error>> {
     let spec = context.api_spec().ok_or("pod has no spec")?;
+    sandbox::possible(spec, |class| context.settings.objects.runtime_handler(class))?;
     let id = context.new_sandbox(attempt);
     let host = sandbox::host_namespaces(spec);
     let pod_resources = resources::pod(spec)?;

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::de::DeserializeOwned;
 
 use crate::convert::facts::{Objects, PodToken};
@@ -59,6 +60,11 @@ impl Objects for StoreObjects {
 
     fn persistent_volume(&self, name: &str) -> Option<Rc<PersistentVolume>> {
         self.read("persistentvolumes", "", name)
+    }
+
+    fn runtime_handler(&self, class: &str) -> Option<String> {
+        let class = self.read::<RuntimeClass>("runtimeclasses.node.k8s.io", "", class)?;
+        Some(class.handler.clone())
     }
 
     fn token(&self, request: &PodToken<'_>) -> Result<Token, String> {
