@@ -239,6 +239,7 @@ impl Container {
             finished_at: Wall::now().rfc3339(),
             oom_killed: record::oom_kills(self.cgroup.as_fd()) > self.oom_kills_before,
             start_error,
+            unterminated: false,
         };
         Ending { record, recorded: false, told: false, give_up_at: now.after_ms(KILL_WAIT_MS), drained_by: None }
     }
@@ -252,6 +253,19 @@ impl Container {
         reap(self.pidfd.as_fd());
         ending.recorded = true;
         Ok(())
+    }
+
+    /// The log is as complete as it will be, and it was not when the record was written.
+    pub(super) fn complete_record(&mut self) -> std::io::Result<()> {
+        let Phase::Ended(ending) = &mut self.phase else {
+            return Ok(());
+        };
+        if !self.pump.as_ref().is_some_and(Pump::ends_within_a_line) {
+            return Ok(());
+        }
+        ending.record.unterminated = true;
+        // One that could not be written yet will say so by itself.
+        if ending.recorded { record::write(self.record_dir.as_fd(), &self.record_name, &ending.record) } else { Ok(()) }
     }
 
     /// What the snapshot says. A container that is being prepared is not there yet.

@@ -87,6 +87,12 @@ impl State {
         }
         if !ending.told {
             ending.told = true;
+            if let Err(error) = container.complete_record() {
+                note(&format!("end of the log in the record of {}: {error}", container.id));
+            }
+            let Phase::Ended(ending) = &container.phase else {
+                return;
+            };
             let record: ExitRecord = ending.record.clone();
             if let Some(pump) = &mut container.pump {
                 pump.detach_all();

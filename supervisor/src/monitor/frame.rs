@@ -134,6 +134,11 @@ impl Framer {
         }
     }
 
+    /// Whether a line was begun whose end has not come.
+    pub fn is_in_a_line(&self) -> bool {
+        !self.carried.is_empty()
+    }
+
     /// The stream has ended: what is carried becomes an `F` record.
     pub fn finish(&mut self, prefix: &Prefix, out: &mut Out<'_>) -> Framed {
         if self.carried.is_empty() {

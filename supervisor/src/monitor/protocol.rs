@@ -284,6 +284,9 @@ pub struct ExitRecord {
     pub oom_killed: bool,
     /// Why the start failed, when it did (exit 128, reason `StartError`).
     pub start_error: Option<LaunchError>,
+    /// The container wrote no newline after what its log ends with; the log has one (LF2). Older monitors don't say.
+    #[serde(default)]
+    pub unterminated: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -129,6 +129,8 @@ pub struct Pump {
     log: LogFile,
     held: Option<Held>,
     attachers: Vec<Attacher>,
+    /// The newest record is a line that its stream's end has ended.
+    unterminated: bool,
 }
 
 /// State of the pump after a turn.
@@ -155,7 +157,8 @@ impl Pump {
             framer: Framer::default(),
             enlarged: false,
         };
-        Self { sources: streams.into_iter().map(source).collect(), log, held: None, attachers: Vec::new() }
+        let sources = streams.into_iter().map(source).collect();
+        Self { sources, log, held: None, attachers: Vec::new(), unterminated: false }
     }
 
     /// From now on `attacher` gets a copy. False when there are too many.
@@ -189,6 +192,11 @@ impl Pump {
     /// Whether every stream has ended and is written.
     pub fn is_finished(&self) -> bool {
         self.held.is_none() && self.sources.iter().all(|source| source.ended)
+    }
+
+    /// Whether the log is complete and the container wrote no newline after the last of it.
+    pub fn ends_within_a_line(&self) -> bool {
+        self.unterminated && self.is_finished()
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -257,6 +265,7 @@ impl Pump {
             return Ok(());
         };
         let prefix = Prefix::new(&Wall::now().rfc3339(), source.name);
+        let ends_a_line = input.is_empty() && source.framer.is_in_a_line();
         let mut rest = input;
         loop {
             let mut out = Out::new(output, self.log.size(), self.log.max_bytes());
@@ -271,6 +280,9 @@ impl Pump {
                 Framed::FileFull { consumed } => (consumed, true, true),
             };
             rest = rest.get(consumed..).unwrap_or_default();
+            if !out.bytes().is_empty() {
+                self.unterminated = ends_a_line;
+            }
             let failure = match self.log.write(out.bytes()) {
                 Err((written, errno)) => Some((written, errno.to_string())),
                 Ok(()) if rotate => self.log.rotate().err().map(|error| (out.bytes().len(), error.to_string())),
@@ -356,6 +368,22 @@ mod tests {
         let text = std::fs::read_to_string(directory.path().join("0.log")).unwrap();
         let contents: Vec<&str> = text.lines().map(|line| &line[31..]).collect();
         assert_eq!(contents, ["stdout F hello", "stdout F rest"]);
+    }
+
+    /// VO60: the log alone does not tell.
+    #[test]
+    fn the_pump_knows_whether_the_last_line_had_an_end() {
+        for (written, expected) in [("a\nb", true), ("a", true), ("a\n", false), ("", false)] {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut pump, mut writer) = pump(directory.path());
+            let mut scratch = Scratch::new().unwrap();
+            writer.write_all(written.as_bytes()).unwrap();
+            assert_eq!(pump.turn(0, &mut scratch), Turn::Drained);
+            assert!(!pump.ends_within_a_line(), "{written:?}");
+            drop(writer);
+            assert_eq!(pump.turn(0, &mut scratch), Turn::Ended);
+            assert_eq!(pump.ends_within_a_line(), expected, "{written:?}");
+        }
     }
 
     /// How fast bytes of short lines leave a pipe; run by hand in an optimised build.

@@ -81,6 +81,7 @@ mod tests {
             finished_at: "t".to_owned(),
             oom_killed: true,
             start_error: None,
+            unterminated: true,
         };
         write(fd.as_fd(), "c.json", &record).unwrap();
         write(fd.as_fd(), "c.json", &record).unwrap();
@@ -89,5 +90,12 @@ mod tests {
         assert_eq!(names, ["c.json"]);
         let text = std::fs::read(directory.path().join("c.json")).unwrap();
         assert_eq!(serde_json::from_slice::<ExitRecord>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn a_record_of_an_older_monitor_is_read() {
+        let text = r#"{"version":1,"container":"c","exit":{"Code":1},"started_at":null,"finished_at":"t",
+            "oom_killed":false,"start_error":null}"#;
+        assert!(!serde_json::from_str::<ExitRecord>(text).unwrap().unterminated);
     }
 }

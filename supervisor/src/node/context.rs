@@ -345,7 +345,7 @@ impl Context {
             start_error: record.start_error.as_ref().map(ToString::to_string),
             started: record.started_at.as_deref().map(clock::wall),
             finished: clock::wall(&record.finished_at),
-            message: self.termination_message(instance, &known, code),
+            message: self.termination_message(instance, &known, record),
         };
         Some(Event::ContainerExited { instance, exit })
     }
@@ -366,11 +366,13 @@ impl Context {
         all.into_iter().map(end).collect()
     }
 
-    fn termination_message(&self, instance: Instance, known: &Known, code: i32) -> Option<String> {
+    fn termination_message(&self, instance: Instance, known: &Known, record: &ExitRecord) -> Option<String> {
         let policy = self.spec.get(instance.container)?.termination_message_policy;
         let name = termination_log(known.id.as_str());
         let file = self.engine.read_pod_file(&known.sandbox, &name, TERMINATION_MESSAGE_BYTES).unwrap_or_default();
-        termination_message(policy, code, &file, || self.log_tail(instance))
+        termination_message(policy, record.exit.code(), &file, || {
+            as_written(self.log_tail(instance), record.unterminated)
+        })
     }
 
     /// The content of the last lines of an instance's log.
@@ -407,5 +409,28 @@ impl Context {
     }
 }
 
+/// Rule VO60: what the container wrote, without the newline that the log ends every line with.
+fn as_written(mut log: Vec<u8>, unterminated: bool) -> Vec<u8> {
+    if unterminated && log.last() == Some(&b'\n') {
+        log.pop();
+    }
+    log
+}
+
 /// The domain of services.
 pub(super) const CLUSTER_DOMAIN: &str = "cluster.local";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// VO60, LF2: every line of a log has an end, whatever the container wrote.
+    #[test]
+    fn a_newline_that_the_container_did_not_write_is_left_out() {
+        for (log, unterminated, expected) in
+            [("a\nDONE\n", true, "a\nDONE"), ("DONE\n", false, "DONE\n"), ("", true, "")]
+        {
+            assert_eq!(as_written(log.into(), unterminated), expected.as_bytes(), "{log:?}");
+        }
+    }
+}
