@@ -386,6 +386,7 @@ impl Node {
         let actions: Vec<Action> = std::iter::from_fn(|| entry.machine.poll_action()).collect();
         let status = entry.machine.status();
         let changed = entry.shown.as_ref() != Some(&status);
+        let published = changed && !entry.machine.is_replacing();
         if let Some(snapshots) = &self.settings.snapshots
             && (changed || actions.iter().any(is_remembered))
         {
@@ -406,7 +407,7 @@ impl Node {
         while let Some(event) = entry.machine.poll_event_record() {
             notices.push(Notice::Event { uid: uid.to_owned(), event });
         }
-        if changed {
+        if published {
             entry.shown = Some(status.clone());
             notices.push(Notice::Status { uid: uid.to_owned(), status: Box::new(status) });
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Action, ActionId, Instance, Todo};
-use super::container::{Container, Run};
+use super::container::{Container, Fate, Run};
 use super::event::{Event, KubeEvent, SandboxReady, Severity};
 use super::grace::{Cause, Hook, Stage};
 use super::restart::ImageBackOff;
@@ -235,6 +235,14 @@ impl Machine {
     /// What to show.
     pub fn status(&self) -> Status {
         super::phase::status(self)
+    }
+
+    /// A container that a probe killed is on its way back, without having to wait. The kubelet kills and starts it in one
+    /// step, and nobody sees it ended in between: what the status says now is not to be published.
+    pub fn is_replacing(&self) -> bool {
+        let killed = |c: &Container| !c.immediate && c.newest_dead().is_some_and(|dead| dead.fate == Fate::Restart);
+        let replaced = |c: &Container| killed(c) && c.waiting.is_none() && !c.is_running();
+        self.may_start() && self.state.containers.iter().any(replaced)
     }
 
     /// The pod was deleted and nothing of it is left: the machine can be dropped.

@@ -61,6 +61,22 @@ fn liveness_kills_at_the_threshold() {
     assert_eq!(container(&world, "x").restart_count, 1);
 }
 
+/// PR8: a watch never sees the end of what starts again at once; it does see that a crash loop waits.
+#[test]
+fn what_a_probe_killed_is_shown_when_it_runs_again_or_waits() {
+    let mut world = World::new(with(ProbeKind::Liveness, probe(1, 1)));
+    script(&mut world, ProbeKind::Liveness, &[fail()]);
+    let (mut shown, end): (Vec<String>, _) = (Vec::new(), world.now.mono.after(seconds(5)));
+    while world.now.mono < end && world.step() {
+        let now = state(&world, "x").split(':').next().unwrap_or_default().to_owned();
+        if !world.machine.is_replacing() && shown.last() != Some(&now) {
+            shown.push(now);
+        }
+    }
+    assert_eq!(shown, ["Waiting ContainerCreating", "Running", "Waiting CrashLoopBackOff"]);
+    assert_eq!(container(&world, "x").restart_count, 1);
+}
+
 /// PR8: after the kill the probe is silent until the next instance. PR13: its own grace, for this kill only.
 #[test]
 fn a_probe_kill_has_its_own_grace() {
