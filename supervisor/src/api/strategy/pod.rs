@@ -23,6 +23,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
     let mut pod: Pod = typed(value)?;
+    raise_grace(&mut pod);
     let name = pod.metadata.name.clone().unwrap_or_default();
     defaults::pod(&mut pod);
     admit(call, &name, &mut pod)?;
@@ -136,7 +137,8 @@ fn secure(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
 }
 
 pub(super) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result<Value, Status> {
-    let (before, mut pod): (Pod, Pod) = (typed(old.clone())?, typed(new)?);
+    let (mut before, mut pod): (Pod, Pod) = (typed(old.clone())?, typed(new)?);
+    [&mut before, &mut pod].into_iter().for_each(raise_grace);
     let name = before.metadata.name.clone().unwrap_or_default();
     let invalid = |error: &validate::Invalid| Status::invalid(call.target.resource, &name, error);
     match part {
@@ -148,6 +150,9 @@ pub(super) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result
         Part::Main => {
             defaults::pod(&mut pod);
             keep_secondary(&before, &mut pod);
+            if let Some(spec) = &mut pod.spec {
+                defaults::add_tolerations(spec);
+            }
             validate::validate_update(&before, &pod).map_err(|error| invalid(&error))?;
         }
         Part::EphemeralContainers => {
@@ -168,6 +173,15 @@ pub(super) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result
     json(&pod)
 }
 
+/// UP2: less than no grace is a second, wherever a pod is written; templates of pods stay as they are.
+fn raise_grace(pod: &mut Pod) {
+    if let Some(spec) = &mut pod.spec
+        && spec.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0)
+    {
+        spec.termination_grace_period_seconds = Some(1);
+    }
+}
+
 /// Fields that clients leave out of what they send back.
 fn keep_secondary(before: &Pod, pod: &mut Pod) {
     let (Some(old), Some(new)) = (&before.spec, &mut pod.spec) else { return };
@@ -179,10 +193,6 @@ fn keep_secondary(before: &Pod, pod: &mut Pod) {
     }
     if new.priority.is_none() {
         new.priority = old.priority;
-    }
-    // VA9: it may be raised from below zero to 1, and so it is.
-    if old.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0) {
-        new.termination_grace_period_seconds = Some(1);
     }
 }
 

@@ -228,7 +228,7 @@ fn prepare(call: &Call, part: Part, origin: Origin, old: &Value, mut new: Value)
     check_finalizers(call, old, &new)?;
     keep_other_parts(call, part, old, &mut new);
     let mut new = strategy::update(call, part, old, new)?;
-    count_generation(call, old, &mut new);
+    count_generation(call, part, old, &mut new);
     match origin {
         Origin::Update => shape::own(call, part, Some(old), new),
         Origin::Apply => Ok(new),
@@ -269,9 +269,10 @@ fn check_finalizers(call: &Call, old: &Value, new: &Value) -> Result<(), Status>
     Err(strategy::forbidden_field(call.target.resource, old, "metadata.finalizers", &detail))
 }
 
-/// GE2
-fn count_generation(call: &Call, old: &Value, new: &mut Value) {
-    if call.target.resource.has_generation() && old.get("spec") != new.get("spec") {
+/// GE2: a binding says where, it changes nothing of what is wanted.
+fn count_generation(call: &Call, part: Part, old: &Value, new: &mut Value) {
+    let counts = part != Part::Binding && call.target.resource.has_generation();
+    if counts && old.get("spec") != new.get("spec") {
         let generation = fields::at(old, &["metadata", "generation"]).and_then(Value::as_i64).unwrap_or_default();
         fields::metadata(new).insert("generation".to_owned(), (generation + 1).into());
     }
