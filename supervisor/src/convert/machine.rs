@@ -82,10 +82,7 @@ fn message_policy(text: Option<&str>) -> TerminationMessagePolicy {
 fn container(own: &Container, role: Role) -> ContainerSpec {
     let mut spec = ContainerSpec::new(&own.name, role, own.image.as_deref().unwrap_or_default());
     spec.pull_policy = pull_policy(own.image_pull_policy.as_deref());
-    spec.restart_policy = match role {
-        Role::Sidecar => None,
-        Role::Init | Role::App | Role::Ephemeral => restart_policy(own.restart_policy.as_deref()),
-    };
+    spec.restart_policy = restart_policy(own.restart_policy.as_deref());
     spec.rules = own.restart_policy_rules.iter().flatten().filter_map(rule).collect();
     spec.resources_key = serde_json::to_string(&own.resources).unwrap_or_default();
     spec.startup = own.startup_probe.as_ref().and_then(|p| probe(p, own));
@@ -241,6 +238,16 @@ mod tests {
         .unwrap();
         let roles: Vec<_> = spec(&pod).containers.iter().map(|c| (c.name.clone(), c.role)).collect();
         assert_eq!(roles, [("i".into(), Role::Init), ("s".into(), Role::Sidecar), ("a".into(), Role::App)]);
+    }
+
+    /// RR2: rules count beside a policy, and a sidecar has one.
+    #[test]
+    fn a_sidecar_keeps_its_policy_and_its_rules() {
+        let text = r#"{"name":"s","restartPolicy":"Always","restartPolicyRules":
+            [{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]}"#;
+        let got = container_of(text, Role::Sidecar);
+        assert_eq!(got.restart_policy, Some(RestartPolicy::Always));
+        assert_eq!(got.rules.first().map(|rule| rule.action), Some(RuleAction::RestartAllContainers));
     }
 
     /// PR15

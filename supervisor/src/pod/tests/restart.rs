@@ -203,6 +203,20 @@ fn one_rule_restarts_all_containers() {
     assert_eq!(story(&world, |text| text.starts_with("sandbox")).len(), 1);
 }
 
+/// RR4: a sidecar's rule, too.
+#[test]
+fn a_rule_of_a_sidecar_restarts_all_containers() {
+    let mut spec = pod(RestartPolicy::Never, &[("s", Role::Sidecar), ("x", Role::App)]);
+    spec.containers[0].restart_policy = Some(RestartPolicy::Always);
+    spec.containers[0].rules = vec![rule(RuleAction::RestartAllContainers, RuleOperator::In, &[42])];
+    let mut world = World::new(spec);
+    behave(&mut world, "s", &[Behaviour::ends(seconds(1), 42), Behaviour::FOREVER]);
+    world.run_for(seconds(30));
+    for name in ["s", "x"] {
+        assert_eq!((container(&world, name).restart_count, &*state(&world, name)), (1, "Running"), "{name}");
+    }
+}
+
 /// RR3, RC4: rules are not asked when a probe killed the container.
 #[test]
 fn a_never_container_killed_by_its_probe_stays_dead() {
