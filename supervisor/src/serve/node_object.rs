@@ -35,10 +35,11 @@ pub async fn publish(store: &Store, host: &Host, images: &image::Store) -> Resul
     let stored = store.get(&key);
     let old = stored.as_ref().map(|object| object.value());
     let value = object(host, images, old.as_ref());
+    let uid = value["metadata"]["uid"].clone();
     put(store, key, old.is_some(), value).await?;
     let key = Key::new(LEASES, LEASE_NAMESPACE, &host.name);
     let old = store.get(&key).map(|object| object.value());
-    let value = lease(host, old.as_ref());
+    let value = lease(host, &uid, old.as_ref());
     put(store, key, old.is_some(), value).await
 }
 
@@ -168,15 +169,17 @@ fn names(image: &image::Image) -> Vec<String> {
     image.repo_digests.iter().cloned().chain(image.references.iter().map(ToString::to_string)).collect()
 }
 
-fn lease(host: &Host, old: Option<&Value>) -> Value {
+/// It goes with the Node of this uid.
+fn lease(host: &Host, uid: &Value, old: Option<&Value>) -> Value {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
-    let metadata = old.map_or_else(
+    let mut metadata = old.map_or_else(
         || {
             json!({"name": host.name, "namespace": LEASE_NAMESPACE, "uid": uuid::Uuid::new_v4().to_string(),
                 "creationTimestamp": clock::now()})
         },
         |old| old["metadata"].clone(),
     );
+    metadata["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Node", "name": host.name, "uid": uid}]);
     json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata,
         "spec": {"holderIdentity": host.name, "leaseDurationSeconds": 40, "renewTime": now},
@@ -237,6 +240,14 @@ mod tests {
         let mut read = Host { disk: DiskPressure::Pressure, ..example() };
         adopt_spec(&mut read, &serde_json::from_value(rendered(None)).unwrap());
         assert_eq!(read.taints[0].key, "node.kubernetes.io/disk-pressure");
+    }
+
+    #[test]
+    fn the_lease_belongs_to_the_node() {
+        let lease = lease(&example(), &json!("u1"), None);
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1"});
+        assert_eq!(lease["metadata"]["ownerReferences"], json!([owner]));
+        assert_eq!(lease["spec"]["holderIdentity"], "n1");
     }
 
     #[test]
