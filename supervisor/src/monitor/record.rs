@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_record_of_an_older_monitor_is_read() {
-        let text = r#"{"version":1,"container":"c","exit":{"Code":1},"started_at":null,"finished_at":"t",
+        let text = r#"{"version":1,"container":"c","exit":{"code":1},"started_at":null,"finished_at":"t",
             "oom_killed":false,"start_error":null}"#;
         assert!(!serde_json::from_str::<ExitRecord>(text).unwrap().unterminated);
     }
