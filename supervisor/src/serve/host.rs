@@ -28,6 +28,8 @@ pub struct Host {
     pub capacity: ResourceList,
     /// What is left of the capacity for pods.
     pub allocatable: ResourceList,
+    /// Extended resources that somebody wrote into the node's status.
+    pub extended: ResourceList,
     pub max_pods: u32,
     pub allowed_unsafe_sysctls: Vec<Allowed>,
     /// Whether the kernel enforces AppArmor profiles.
@@ -61,6 +63,7 @@ impl Host {
             cordoned: false,
             allocatable: without_reserved(&capacity, &config.system_reserved),
             capacity,
+            extended: ResourceList::default(),
             max_pods: config.max_pods,
             allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             apparmor: facts.apparmor,
@@ -76,6 +79,16 @@ impl Host {
         let pod = self.log_dir.join(format!("{}_{}_{}", spec.namespace, spec.name, spec.uid));
         for container in &mut spec.containers {
             container.first_attempt = next_attempt(&pod.join(&container.name));
+        }
+    }
+
+    /// How much of a resource all pods together may ask for (RL6).
+    pub fn gives(&self, resource: &Resource) -> Quantity {
+        match resource {
+            Resource::Cpu | Resource::Memory | Resource::EphemeralStorage | Resource::HugePages(_) => {
+                self.allocatable.amount(resource)
+            }
+            Resource::Extended(_) => self.extended.amount(resource),
         }
     }
 

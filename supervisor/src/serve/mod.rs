@@ -306,7 +306,8 @@ impl Daemon {
                 for object in self.store.list(resource, None).0 {
                     self.node.object_changed(&object.key);
                 }
-                return self.bind_claims().await;
+                self.bind_claims().await;
+                return self.pods.retry(&mut self.node);
             }
         };
         match &*event.object.key.resource {
@@ -316,6 +317,10 @@ impl Daemon {
         }
         if controller::concerns(&event) {
             self.bind_claims().await;
+        }
+        // A pod that waits for a claim.
+        if [controller::CLAIMS, controller::CLASSES].contains(&&*event.object.key.resource) {
+            self.pods.retry(&mut self.node);
         }
     }
 

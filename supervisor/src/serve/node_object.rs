@@ -3,6 +3,7 @@
 //! They are written when something of them changes, and never for their own sake: nobody on a single node decides by the
 //! age of a heartbeat whether it is there (docs/decisions).
 
+use cgroupd::Resource;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use serde_json::{Value, json};
 
@@ -56,6 +57,23 @@ pub fn adopt_spec(host: &mut Host, node: &Node) {
     // The object may not have been written: the disk is full.
     host.disk.taint(&mut host.taints);
     host.labels.extend(node.metadata.labels.clone().unwrap_or_default());
+    let status = node.status.clone().unwrap_or_default();
+    // As with a kubelet, what is only in the capacity can be had, too.
+    let written = status.capacity.into_iter().chain(status.allocatable).flatten();
+    host.extended = cgroupd::ResourceList::default();
+    for (name, amount) in written {
+        if let (Some(resource), Ok(amount)) = (extended(&name), amount.0.parse()) {
+            host.extended.set(resource, amount);
+        }
+    }
+}
+
+/// The resource of this name, when it is none of the node's own.
+fn extended(name: &str) -> Option<Resource> {
+    match name.parse::<Resource>().ok()? {
+        Resource::Cpu | Resource::Memory | Resource::EphemeralStorage | Resource::HugePages(_) => None,
+        resource @ Resource::Extended(_) => Some(resource),
+    }
 }
 
 fn object(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
@@ -87,9 +105,13 @@ fn object(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
 }
 
 fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
-    let list = |resources: &cgroupd::ResourceList| {
-        let mut all: serde_json::Map<String, Value> =
-            resources.iter().map(|(resource, amount)| (resource.to_string(), json!(amount.to_string()))).collect();
+    let list = |field: &str, resources: &cgroupd::ResourceList| {
+        let written = old.and_then(|old| old[field].as_object()).into_iter().flatten();
+        let mut all: serde_json::Map<String, Value> = written
+            .filter(|(name, _)| extended(name).is_some())
+            .map(|(name, amount)| (name.clone(), amount.clone()))
+            .collect();
+        all.extend(resources.iter().map(|(resource, amount)| (resource.to_string(), json!(amount.to_string()))));
         all.insert("pods".to_owned(), json!(host.max_pods.to_string()));
         Value::Object(all)
     };
@@ -99,8 +121,8 @@ fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
     let conditions =
         conditions(host.disk).map(|(kind, truth, reason, message)| condition(kind, truth, reason, message, old));
     json!({
-        "capacity": list(&host.capacity),
-        "allocatable": list(&host.allocatable),
+        "capacity": list("capacity", &host.capacity),
+        "allocatable": list("allocatable", &host.allocatable),
         "conditions": conditions,
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
@@ -221,6 +243,25 @@ mod tests {
         assert_eq!(new["metadata"]["uid"], old["metadata"]["uid"]);
         assert_eq!(new["spec"]["unschedulable"], true);
         assert_eq!(new["status"]["conditions"][3]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    }
+
+    /// RL6: the node gives what somebody says it has, until nobody says so any more.
+    #[test]
+    fn extended_resources_of_the_status_stay_and_count() {
+        let thing: Resource = "dummy.com/dummy".parse().unwrap();
+        let mut old = rendered(None);
+        old["status"]["capacity"]["dummy.com/dummy"] = json!("3");
+        let shown = rendered(Some(&old));
+        assert_eq!(shown["status"]["capacity"]["dummy.com/dummy"], "3");
+        let gives = |node: &Value| {
+            let mut host = example();
+            adopt_spec(&mut host, &serde_json::from_value(node.clone()).unwrap());
+            (host.gives(&thing).units(), host.gives(&Resource::Cpu).millis())
+        };
+        assert_eq!(gives(&shown), (3, 2000));
+        old["status"]["allocatable"]["dummy.com/dummy"] = json!("2");
+        assert_eq!(gives(&rendered(Some(&old))), (2, 2000));
+        assert_eq!(gives(&rendered(None)), (0, 2000));
     }
 
     /// EV5: a node whose disk is full takes nothing, and what users wrote stays.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::admit::{self, Refusal};
 use super::events::{Recorder, Said};
 use super::host::Host;
-use super::schedule::{self, Usage};
+use super::schedule::{self, Misfit, Usage};
 use super::source::Claimed;
 use crate::convert::machine;
 use crate::convert::status::{self, Surroundings};
@@ -23,6 +23,7 @@ use crate::node::Node;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::store::{Change, Durability, Key, Object, Store, StoreError, Version, WatchEvent, WatchEventKind};
+use crate::volume::claims::controller;
 
 /// The resource.
 pub const PODS: &str = "pods";
@@ -359,7 +360,8 @@ impl Pods {
         }
         let used = self.used(node, None);
         let neighbours = || self.neighbours();
-        match schedule::fit(pod, &self.host, &used, &neighbours) {
+        let claims = self.claims_fit(pod);
+        match claims.and_then(|()| schedule::fit(pod, &self.host, &used, &neighbours)) {
             Ok(()) => self.bind(object, pod),
             Err(misfit) => {
                 self.pending.insert(object.key.clone());
@@ -370,6 +372,16 @@ impl Pods {
                 }
             }
         }
+    }
+
+    fn claims_fit(&self, pod: &Pod) -> Result<(), Misfit> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let claim = |name: &str| self.store.get(&Key::new(controller::CLAIMS, namespace, name))?.read().ok();
+        let classes = || {
+            let (objects, _) = self.store.list(controller::CLASSES, None);
+            objects.iter().filter_map(|object| object.read().ok()).collect()
+        };
+        schedule::claims_fit(pod, &claim, &classes)
     }
 
     /// The other pods as they are stored; only affinity asks for them.

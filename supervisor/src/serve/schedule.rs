@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgroupd::Resource;
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, Taint, Toleration,
+    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec, Taint, Toleration,
 };
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use netsetup::HostPort;
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use super::host::Host;
 use crate::convert::resources;
 use crate::convert::sandbox::host_port;
+use crate::volume::claims;
 
 /// What a pod takes of a node. Kept for every pod, so it is small.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +59,7 @@ impl Usage {
             asked: *asked,
             used: used.iter().filter_map(|other| other.amounts.get(resource)).sum(),
             capacity: resource.parse().map_or(0, |resource: Resource| {
-                let amount = host.allocatable.amount(&resource);
+                let amount = host.gives(&resource);
                 if resource == Resource::Cpu { amount.millis() } else { amount.units() }
             }),
         };
@@ -79,16 +81,24 @@ pub struct Misfit {
     reasons: Vec<String>,
     /// Whether removing other pods could help.
     preemptible: bool,
+    /// Whether it is about nodes, and not about the pod on any of them.
+    counted: bool,
 }
 
 impl Misfit {
     fn hopeless(reason: impl Into<String>) -> Self {
-        Self { reasons: vec![reason.into()], preemptible: false }
+        Self { reasons: vec![reason.into()], preemptible: false, counted: true }
+    }
+
+    /// It fits nowhere before any node is looked at.
+    fn of_pod(reason: String) -> Self {
+        Self { reasons: vec![reason], preemptible: false, counted: false }
     }
 
     /// The text of the condition and of the event.
     pub fn message(&self) -> String {
-        let reasons: Vec<String> = self.reasons.iter().map(|reason| format!("1 {reason}")).collect();
+        let count = if self.counted { "1 " } else { "" };
+        let reasons: Vec<String> = self.reasons.iter().map(|reason| format!("{count}{reason}")).collect();
         let preemption = if self.preemptible {
             "No preemption victims found for incoming pod"
         } else {
@@ -97,6 +107,35 @@ impl Misfit {
         let reasons = reasons.join(", ");
         format!("0/1 nodes are available: {reasons}. preemption: 0/1 nodes are available: 1 {preemption}.")
     }
+}
+
+/// Whether the pod's claims let it be bound, in the words of the plugin for volumes. One that waits for its first consumer
+/// is bound when the pod is there.
+pub fn claims_fit(
+    pod: &Pod,
+    claim: &dyn Fn(&str) -> Option<PersistentVolumeClaim>,
+    classes: &dyn Fn() -> Vec<StorageClass>,
+) -> Result<(), Misfit> {
+    let mut unbound = false;
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        let Some(name) = claims::claim_of(pod, volume) else { continue };
+        let Some(found) = claim(&name) else {
+            return Err(Misfit::of_pod(match volume.ephemeral {
+                Some(_) => {
+                    format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}")
+                }
+                None => format!("persistentvolumeclaim {name:?} not found"),
+            }));
+        };
+        if found.metadata.deletion_timestamp.is_some() {
+            return Err(Misfit::of_pod(format!("persistentvolumeclaim {name:?} is being deleted")));
+        }
+        unbound |= !claims::is_bound(&found) && !claims::waits_for_consumer(&found, &classes());
+    }
+    if unbound {
+        return Err(Misfit::of_pod("pod has unbound immediate PersistentVolumeClaims".to_owned()));
+    }
+    Ok(())
 }
 
 /// `neighbours` are the pods on the node; only pod affinity asks for them.
@@ -120,7 +159,7 @@ pub fn fit(pod: &Pod, host: &Host, used: &[&Usage], neighbours: &dyn Fn() -> Vec
     let own = Usage::of(pod);
     if own.ports.iter().any(|port| used.iter().any(|other| other.ports.iter().any(|taken| taken.conflicts(port)))) {
         let reason = "node(s) didn't have free ports for the requested pod ports".to_owned();
-        return Err(Misfit { reasons: vec![reason], preemptible: true });
+        return Err(Misfit { reasons: vec![reason], preemptible: true, counted: true });
     }
     resources_fit(&own, host, used)?;
     spread_fits(spec, host)?;
@@ -139,7 +178,7 @@ fn resources_fit(own: &Usage, host: &Host, used: &[&Usage]) -> Result<(), Misfit
         reasons.insert(0, "Too many pods".to_owned());
         preemptible = true;
     }
-    if reasons.is_empty() { Ok(()) } else { Err(Misfit { reasons, preemptible }) }
+    if reasons.is_empty() { Ok(()) } else { Err(Misfit { reasons, preemptible, counted: true }) }
 }
 
 /// With one node every spread is even; only a missing label is in the way.
@@ -228,11 +267,11 @@ fn neighbours_fit(pod: &Pod, spec: &PodSpec, host: &Host, neighbours: &dyn Fn() 
     }
     if repels(pod, host, |term| others.iter().any(|other| selects(term, pod, other))) {
         let reason = "node(s) didn't match pod anti-affinity rules".to_owned();
-        return Err(Misfit { reasons: vec![reason], preemptible: true });
+        return Err(Misfit { reasons: vec![reason], preemptible: true, counted: true });
     }
     if others.iter().any(|other| repels(other, host, |term| selects(term, other, pod))) {
         let reason = "node(s) didn't satisfy existing pods anti-affinity rules".to_owned();
-        return Err(Misfit { reasons: vec![reason], preemptible: true });
+        return Err(Misfit { reasons: vec![reason], preemptible: true, counted: true });
     }
     Ok(())
 }
@@ -391,6 +430,37 @@ mod tests {
             message(&cordoned, json!({"containers": []}), &[], &[]),
             text("1 node(s) were unschedulable", HOPELESS)
         );
+    }
+
+    /// Section 7.4
+    #[test]
+    fn claims_are_there_and_stay_before_a_pod_is_bound() {
+        let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "x"}});
+        let pod = pod(json!({"containers": [], "volumes": [volume]}));
+        let class = |mode: &str| {
+            let class = json!({"metadata": {"name": "c"}, "provisioner": "p", "volumeBindingMode": mode});
+            serde_json::from_value::<StorageClass>(class).unwrap()
+        };
+        let said = |claim: Option<Value>, mode: &str| {
+            let find = |name: &str| {
+                assert_eq!(name, "x");
+                claim.clone().map(|claim| serde_json::from_value(claim).unwrap())
+            };
+            claims_fit(&pod, &find, &|| vec![class(mode)]).err().map(|misfit| misfit.message())
+        };
+        let claim = json!({"metadata": {"name": "x"}, "spec": {"storageClassName": "c"}});
+        let mut leaving = claim.clone();
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let mut bound = claim.clone();
+        bound["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
+        bound["spec"]["volumeName"] = json!("v1");
+        let message = |reason: &str| text(reason, HOPELESS);
+        assert_eq!(said(None, "Immediate"), message("persistentvolumeclaim \"x\" not found"));
+        assert_eq!(said(Some(leaving), "Immediate"), message("persistentvolumeclaim \"x\" is being deleted"));
+        let unbound = message("pod has unbound immediate PersistentVolumeClaims");
+        assert_eq!(said(Some(claim.clone()), "Immediate"), unbound);
+        assert_eq!(said(Some(claim), "WaitForFirstConsumer"), None);
+        assert_eq!(said(Some(bound), "Immediate"), None);
     }
 
     #[test]

@@ -58,15 +58,11 @@ fn unbound(
     spec: &PersistentVolumeClaimSpec,
     taken: &BTreeSet<String>,
 ) -> Choice {
-    let builtin = default_class();
-    let is_stored = world.classes.iter().any(|class| class.metadata.name == builtin.metadata.name);
-    let classes = || world.classes.iter().chain((!is_stored).then_some(&builtin));
     let Some(class_name) = spec.storage_class_name.clone() else {
-        let marked = world.classes.iter().filter(|class| is_default(class));
-        return match marked.max_by(|a, b| newer(a, b)).or((!is_stored).then_some(&builtin)) {
+        return match class_of(&world.classes, None) {
             Some(class) => {
                 let mut claim = claim.clone();
-                claim.spec.get_or_insert_default().storage_class_name = class.metadata.name.clone();
+                claim.spec.get_or_insert_default().storage_class_name = class.metadata.name;
                 Choice::Claim(Step::UpdateClaim(Box::new(claim)))
             }
             None => nothing_available(),
@@ -77,16 +73,15 @@ fn unbound(
         let whole = claim_ref(volume).is_some_and(|own| is_whole(own, claim));
         return if whole { bind_claim(claim, volume) } else { bind_volume(claim, volume) };
     }
-    let class = classes().find(|class| name(&class.metadata) == class_name);
-    let waits = class.is_some_and(|class| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
-    if waits && consumers(world, claim).next().is_none() {
+    let class = class_of(&world.classes, Some(&class_name));
+    if class.as_ref().is_some_and(binds_late) && consumers(world, claim).next().is_none() {
         let message = "waiting for first consumer to be created before binding".to_owned();
         return Choice::Wait { warning: false, reason: "WaitForFirstConsumer", message };
     }
     if let Some(volume) = best(world, spec, &class_name, taken) {
         return bind_volume(claim, volume);
     }
-    match class {
+    match &class {
         Some(class) if class.provisioner == PROVISIONER => {
             let volume = make::provisioned(world, claim, class);
             Choice::Volume(name(&volume.metadata), Step::CreateVolume(Box::new(volume)))
@@ -113,6 +108,23 @@ fn unbound(
 fn nothing_available() -> Choice {
     let message = "no persistent volumes available for this claim and no storage class is set".to_owned();
     Choice::Wait { warning: false, reason: "FailedBinding", message }
+}
+
+pub(super) fn binds_late(class: &StorageClass) -> bool {
+    class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+}
+
+/// The class of that name; for a claim that names none, the newest that is marked as the default. The built-in one is there
+/// even while its object is not.
+pub(super) fn class_of(stored: &[StorageClass], wanted: Option<&str>) -> Option<StorageClass> {
+    let builtin = default_class();
+    let is_stored = stored.iter().any(|class| class.metadata.name == builtin.metadata.name);
+    let own = (!is_stored).then_some(&builtin);
+    let found = match wanted {
+        Some(wanted) => stored.iter().chain(own).find(|class| name(&class.metadata) == wanted),
+        None => stored.iter().filter(|class| is_default(class)).max_by(|a, b| newer(a, b)).or(own),
+    };
+    found.cloned()
 }
 
 /// Of several default classes the newest counts, and of those the first by name.

@@ -13,9 +13,11 @@ use serde_json::Value;
 use super::{NodeLabels, Step, Waiting, World, name, reconcile, text};
 use crate::store::{Change, Durability, Key, Store, StoreError, WatchEvent};
 
-const CLAIMS: &str = "persistentvolumeclaims";
+/// The resource.
+pub const CLAIMS: &str = "persistentvolumeclaims";
 const VOLUMES: &str = "persistentvolumes";
-const CLASSES: &str = "storageclasses.storage.k8s.io";
+/// The resource.
+pub const CLASSES: &str = "storageclasses.storage.k8s.io";
 const PODS: &str = "pods";
 /// Rounds in one call; what is left then is done in the next.
 const ROUNDS_MAX: usize = 64;
@@ -183,7 +185,7 @@ mod tests {
         let told = controller.run().await.unwrap();
         assert_eq!(told.iter().map(|one| one.reason).collect::<Vec<_>>(), ["WaitForFirstConsumer"]);
         assert!(controller.run().await.unwrap().is_empty(), "told once");
-        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u2"}, "spec": {"containers": [],
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u2"}, "spec": {"nodeName": "n", "containers": [],
             "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
         commit(Change::Create { key: Key::new(PODS, "ns", "p"), value: pod }).await;
         controller.run().await.unwrap();

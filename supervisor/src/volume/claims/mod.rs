@@ -171,6 +171,21 @@ pub fn ephemeral_name(pod: &str, volume: &str) -> String {
     format!("{pod}-{volume}")
 }
 
+/// Whether the claim has its volume.
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    let named =
+        claim.spec.as_ref().is_some_and(|spec| spec.volume_name.as_deref().is_some_and(|name| !name.is_empty()));
+    named && claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(BIND_COMPLETED))
+}
+
+/// Whether the claim's class binds it only when a pod wants it. `classes` are the objects that are stored.
+pub fn waits_for_consumer(claim: &PersistentVolumeClaim, classes: &[StorageClass]) -> bool {
+    let spec = claim.spec.as_ref();
+    let named = spec.and_then(|spec| spec.volume_name.as_deref()).is_some_and(|name| !name.is_empty());
+    let class = spec.and_then(|spec| spec.storage_class_name.as_deref());
+    !named && binder::class_of(classes, class).is_some_and(|class| binder::binds_late(&class))
+}
+
 /// A claim of that name which belongs to somebody else must not be used (VO37).
 ///
 /// # Errors
@@ -225,7 +240,9 @@ fn is_owned_by(meta: &ObjectMeta, pod: &ObjectMeta) -> bool {
 
 /// A claim that is to go goes when no pod uses it.
 fn release_claim(world: &World, claim: &PersistentVolumeClaim) -> Option<Step> {
-    if consumers(world, claim).next().is_some() {
+    // One that has no node yet gets none while the claim is leaving.
+    let has_node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some();
+    if consumers(world, claim).any(has_node) {
         return None;
     }
     let (namespace, name) = (text(&claim.metadata.namespace), name(&claim.metadata));
