@@ -10,6 +10,7 @@ mod objects;
 mod pod;
 mod probes;
 mod ranges;
+mod resize;
 mod resources;
 mod security;
 mod update;
@@ -22,6 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use error::{Cause, ErrorKind, FieldError, Invalid};
 pub use metadata::ANNOTATIONS_MAX;
 pub use objects::DATA_MAX;
+pub use resize::{static_pods_stay, validate_resize};
 pub use update::{validate_ephemeral_containers, validate_update};
 pub use warnings::warnings;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, PodStatus, ServiceAccount};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::Value;
@@ -12,8 +12,8 @@ use super::super::call::Call;
 use super::super::fields;
 use super::super::status::Status;
 use super::super::verbs::Part;
-use super::{forbidden, json, one_error, quota, typed};
-use crate::admission::validate::{self, ErrorKind};
+use super::{forbidden, json, quota, typed};
+use crate::admission::validate;
 use crate::admission::{defaults, pss};
 use crate::convert;
 use crate::store::Key;
@@ -205,33 +205,42 @@ fn only_ephemeral(before: &Pod, pod: &mut Pod) {
     }
 }
 
-/// Of a resize, only the amounts count.
+/// Of a resize, only the amounts count. Containers that stand elsewhere or have other names stay for validation to refuse.
 fn only_resources(before: &Pod, pod: &mut Pod) {
+    let Some(mut spec) = before.spec.clone() else { return };
     let wanted = pod.spec.take().unwrap_or_default();
-    pod.spec.clone_from(&before.spec);
+    spec.resources = wanted.resources;
+    take_amounts(&mut spec.containers, wanted.containers);
+    match (&mut spec.init_containers, wanted.init_containers) {
+        (Some(kept), Some(sent)) => take_amounts(kept, sent),
+        (kept, sent) => *kept = sent,
+    }
+    pod.spec = Some(spec);
     pod.status.clone_from(&before.status);
-    let Some(spec) = &mut pod.spec else { return };
-    let kept = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
-    let sent: Vec<_> = wanted.init_containers.into_iter().flatten().chain(wanted.containers).collect();
-    for container in kept {
-        if let Some(new) = sent.iter().find(|new| new.name == container.name) {
-            container.resources.clone_from(&new.resources);
-            container.resize_policy.clone_from(&new.resize_policy);
-        }
+}
+
+fn take_amounts(kept: &mut Vec<Container>, sent: Vec<Container>) {
+    let same = kept.len() == sent.len() && kept.iter().zip(&sent).all(|(old, new)| old.name == new.name);
+    if !same {
+        *kept = sent;
+        return;
+    }
+    for (old, new) in kept.iter_mut().zip(sent) {
+        old.resources = new.resources;
+        old.resize_policy = new.resize_policy;
     }
 }
 
-/// RZ: the class of a pod never changes.
+/// RZ1-RZ3; the class of a pod never changes (QS5).
 fn resize(call: &Call, name: &str, before: &Pod, pod: &Pod) -> Result<(), Status> {
-    let resource = call.target.resource;
-    let bare = Pod { spec: pod.spec.clone().map(|spec| PodSpec { ephemeral_containers: None, ..spec }), ..pod.clone() };
-    validate::validate_pod(&bare).map_err(|error| Status::invalid(resource, name, &error))?;
-    let class = |pod: &Pod| pod.spec.as_ref().and_then(qos);
-    if class(before) != class(pod) {
-        let value = class(pod).unwrap_or_default().into();
-        let detail = "Pod QOS Class may not change as a result of resizing";
-        return Err(one_error(resource, name, "spec", ErrorKind::Invalid { value }, detail));
+    let invalid = |error: &validate::Invalid| Status::invalid(call.target.resource, name, error);
+    let is_mirror = before.metadata.annotations.as_ref().is_some_and(|notes| notes.contains_key(MIRROR));
+    if is_mirror || convert::machine::is_static(before) {
+        return Err(invalid(&validate::static_pods_stay()));
     }
+    let class = |pod: &Pod| pod.spec.as_ref().and_then(qos);
+    let other = class(pod).filter(|new| class(before).as_ref() != Some(new));
+    validate::validate_resize(before, pod, other).map_err(|error| invalid(&error))?;
     quota::check_pod(call, name, pod)?;
     quota::check(call, &json(pod)?, Some(&json(before)?))
 }
