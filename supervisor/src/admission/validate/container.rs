@@ -102,7 +102,7 @@ fn hooks(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors
     }
 }
 
-/// VA7, IN10
+/// VA7, IN10, RZ3
 fn init(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors) {
     if container.restart_policy.as_deref() == Some("Always") {
         probes(container, path, errors);
@@ -116,6 +116,13 @@ fn init(container: &Container, spec: &PodSpec, path: &Path, errors: &mut Errors)
     ] {
         if is_set {
             errors.forbidden(&path.field(field), "may not be set for init containers without restartPolicy=Always");
+        }
+    }
+    // RZ3
+    for (index, policy) in container.resize_policy.iter().flatten().enumerate() {
+        if policy.restart_policy == "RestartContainer" {
+            let detail = "must be 'NotRequired' for init containers without restartPolicy=Always";
+            errors.invalid(&path.field("resizePolicy").index(index), policy.restart_policy.as_str(), detail);
         }
     }
 }

@@ -138,6 +138,13 @@ fn pods_are_refused_word_for_word() {
             ),
             "spec.containers[0].resizePolicy[0]: Invalid value: \"RestartContainer\": must be 'NotRequired' when pod `restartPolicy` is 'Never'",
         ),
+        // RZ3
+        (
+            pod(&format!(
+                "initContainers: [{{name: i, image: b, resizePolicy: [{{resourceName: cpu, restartPolicy: RestartContainer}}]}}]\n  {one}"
+            )),
+            "spec.initContainers[0].resizePolicy[0]: Invalid value: \"RestartContainer\": must be 'NotRequired' for init containers without restartPolicy=Always",
+        ),
         // EN4, EN10
         (
             with("env: [{name: 'a=b', value: x}]"),
