@@ -130,6 +130,18 @@ impl fmt::Display for Value {
 }
 
 impl Value {
+    /// A file's content as the same kind of value; none when it is something else.
+    #[must_use]
+    pub fn read(self, text: &str) -> Option<Self> {
+        let word = text.split_whitespace().next()?;
+        let limit = || if word == "max" { Some(Limit::Max) } else { word.parse().ok().map(Limit::Value) };
+        match self {
+            Self::Number(_) => word.parse().ok().map(Self::Number),
+            Self::Limit(_) => limit().map(Self::Limit),
+            Self::Bandwidth(_) => limit().map(Self::Bandwidth),
+        }
+    }
+
     /// Whether going from `self` to `to` gives less (RZ5: decreases come first).
     #[must_use]
     pub fn decreases_to(self, to: Self) -> bool {

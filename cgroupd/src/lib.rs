@@ -22,4 +22,4 @@ pub use plan::{CgroupPath, ContainerCgroup, PodCgroup, PodUid};
 pub use qos::QosClass;
 pub use quantity::Quantity;
 pub use resources::{ContainerKind, ContainerResources, PodResources, Requirements, Resource, ResourceList};
-pub use tree::{Created, Tree, Unenforced};
+pub use tree::{Created, Resized, Tree, Unenforced};

@@ -14,9 +14,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 mod dir;
+mod resize;
 mod run;
 
 use self::dir::{DEPTH_MAX, DIRECTORY, FILE_BYTES_MAX, mkdir, read_file, signal_tree, subdirectories, wait_for};
+pub use self::resize::Resized;
 use self::run::Run;
 use crate::files::{self, Controller, Controllers, Setting};
 use crate::parse::ParseError;
@@ -61,6 +63,8 @@ pub enum TreeError {
     StillPopulated { path: String },
     #[error("{path}: not frozen after {} ms", FROZEN_WITHIN.as_millis())]
     NotFrozen { path: String },
+    #[error("attempting to set {what} memory limit ({limit}) below current usage ({usage})")]
+    BelowUsage { what: String, limit: u64, usage: u64 },
     #[error("{path}: cgroups nested deeper than {DEPTH_MAX}")]
     TooDeep { path: String },
 }

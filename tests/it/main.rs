@@ -28,6 +28,7 @@ mod registry_image;
 mod registry_node;
 mod registry_offline;
 mod registry_pods;
+mod resize;
 mod run;
 mod serve;
 mod tidy;
@@ -87,7 +88,7 @@ impl Test {
     fn is_in(&self, rings: &[&str]) -> bool {
         let part = match self.name().split("::").next() {
             Some("tidy") => "checkout",
-            Some("run" | "volumes" | "manifests" | "life_manifests" | "serve") => "privileged",
+            Some("run" | "volumes" | "manifests" | "life_manifests" | "serve" | "resize") => "privileged",
             _ => "host",
         };
         match self.ring {
@@ -156,6 +157,7 @@ fn all() -> Vec<Test> {
         life_vm::tests(),
         manifests::tests(),
         serve::tests(),
+        resize::tests(),
         torture::tests(),
         clients::tests(),
         faults::tests(),

@@ -320,3 +320,33 @@ fn levels_can_be_made_before_their_pods() {
     }
     assert_eq!(fixture.tree.list().expect("list"), []);
 }
+
+/// RZ5, RZ6: up and down in place; what this host lacks is passed over, and nothing falls below what is used.
+#[test]
+fn limits_change_while_the_container_runs() {
+    let dir = std::env::temp_dir().join(format!("cgroupd-resize-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("directory");
+    let tree = Tree::open_lookalike(&dir, Controller::ALL.into_iter().collect()).expect("tree");
+    let pod = PodCgroup { uid: PodUid::new("u").expect("uid"), qos: QosClass::Burstable };
+    let leaf = pod.leaf("c").expect("id");
+    let memory = |bytes: u64| {
+        vec![Setting { file: File::MemoryMax, value: Value::Limit(Limit::Value(bytes)), origin: Origin::Manifest }]
+    };
+    tree.create_pod(&pod, &memory(100)).expect("pod");
+    drop(tree.create_container(&leaf, &memory(100)).expect("container"));
+    let one = |bytes| vec![Resized { leaf: leaf.clone(), name: "c".to_owned(), settings: memory(bytes) }];
+    let shown = || {
+        let read = |path: &CgroupPath| tree.read(path, "memory.max").expect("memory.max");
+        (read(&pod.path()), read(&leaf.path()))
+    };
+    assert_eq!(tree.resize(&pod, &memory(300), &one(200), true).expect("up"), []);
+    assert_eq!(shown(), ("300".to_owned(), "200".to_owned()));
+    tree.resize(&pod, &memory(50), &[], false).expect("the pod does not fall yet");
+    assert_eq!(shown(), ("300".to_owned(), "200".to_owned()));
+    std::fs::write(dir.join(pod.path().to_string()).join("memory.current"), "80\n").expect("usage");
+    let refused = tree.resize(&pod, &memory(50), &one(50), true).expect_err("it uses more");
+    assert_eq!(refused.to_string(), "attempting to set pod memory limit (50) below current usage (80)");
+    tree.resize(&pod, &memory(90), &one(90), true).expect("down");
+    assert_eq!(shown(), ("90".to_owned(), "90".to_owned()));
+    std::fs::remove_dir_all(&dir).expect("cleanup");
+}

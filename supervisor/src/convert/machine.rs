@@ -1,15 +1,18 @@
 //! From a Pod with defaults to what its machine needs to know.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, EphemeralContainer, HTTPGetAction, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe, TCPSocketAction,
+    Container, EphemeralContainer, HTTPGetAction, LifecycleHandler, Pod, PodSpec as ApiSpec, Probe,
+    ResourceRequirements, TCPSocketAction,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::expand::expand;
 use crate::pod::spec::{
-    ContainerSpec, HookHandler, HttpGet, PodSpec, Port, ProbeHandler, ProbeSpec, PullPolicy, RestartPolicy,
+    ContainerSpec, HookHandler, HttpGet, PodSpec, Port, ProbeHandler, ProbeSpec, PullPolicy, Resources, RestartPolicy,
     RestartRule, Role, RuleAction, RuleOperator, Signal, TerminationMessagePolicy,
 };
 
@@ -85,6 +88,9 @@ fn container(own: &Container, role: Role) -> ContainerSpec {
     spec.restart_policy = restart_policy(own.restart_policy.as_deref());
     spec.rules = own.restart_policy_rules.iter().flatten().filter_map(rule).collect();
     spec.resources_key = serde_json::to_string(&own.resources).unwrap_or_default();
+    spec.resources = resources(own);
+    let restarting = own.resize_policy.iter().flatten().filter(|policy| policy.restart_policy == "RestartContainer");
+    spec.restart_on_resize = restarting.map(|policy| policy.resource_name.clone()).collect();
     spec.startup = own.startup_probe.as_ref().and_then(|p| probe(p, own));
     spec.liveness = own.liveness_probe.as_ref().and_then(|p| probe(p, own));
     spec.readiness = own.readiness_probe.as_ref().and_then(|p| probe(p, own));
@@ -98,6 +104,49 @@ fn container(own: &Container, role: Role) -> ContainerSpec {
     }
     spec.termination_message_policy = message_policy(own.termination_message_policy.as_deref());
     spec
+}
+
+fn resources(own: &Container) -> Resources {
+    let amounts = |side: Option<&BTreeMap<String, Quantity>>| -> BTreeMap<String, String> {
+        side.into_iter().flatten().map(|(name, amount)| (name.clone(), amount.0.clone())).collect()
+    };
+    let own = own.resources.as_ref();
+    Resources {
+        requests: amounts(own.and_then(|own| own.requests.as_ref())),
+        limits: amounts(own.and_then(|own| own.limits.as_ref())),
+    }
+}
+
+/// The pod with what is allocated to it instead of what its spec asks for (RZ4).
+pub fn allocated(pod: &Pod, spec: &PodSpec) -> Pod {
+    let mut pod = pod.clone();
+    let Some(api) = &mut pod.spec else { return pod };
+    for own in api.init_containers.iter_mut().flatten().chain(&mut api.containers) {
+        let machine = spec.containers.iter().find(|container| container.name == own.name);
+        if let Some(machine) = machine.filter(|machine| machine.resources != resources(own)) {
+            put_resources(own.resources.get_or_insert_default(), &machine.resources);
+        }
+    }
+    pod
+}
+
+/// Writes the machine's amounts where the API has them.
+pub fn put_resources(own: &mut ResourceRequirements, resources: &Resources) {
+    let amounts = |side: &BTreeMap<String, String>| -> Option<BTreeMap<String, Quantity>> {
+        let all = side.iter().map(|(name, amount)| (name.clone(), Quantity(amount.clone())));
+        (!side.is_empty()).then(|| all.collect())
+    };
+    own.requests = amounts(&resources.requests);
+    own.limits = amounts(&resources.limits);
+}
+
+/// Amounts of a pod that was written down by a daemon that did not write them.
+pub fn fill_resources(spec: &mut PodSpec, pod: &Pod) {
+    for (own, now) in spec.containers.iter_mut().zip(self::spec(pod).containers) {
+        if own.resources == Resources::default() && own.name == now.name {
+            own.resources = now.resources;
+        }
+    }
 }
 
 fn restart_policy(text: Option<&str>) -> Option<RestartPolicy> {

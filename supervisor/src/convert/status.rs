@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use super::resources;
+use super::{machine, resources};
 use crate::pod::event::User;
 use crate::pod::status::{Condition, ContainerStatus as Shown, State, Status, Terminated, Truth, Waiting};
 use crate::pod::timer::WallTime;
@@ -23,7 +23,7 @@ pub struct Surroundings {
     /// The node's addresses, the primary one first.
     pub host_ips: Vec<IpAddr>,
     pub qos_class: Option<String>,
-    /// Per container: `resources`, `allocatedResources`, `volumeMounts` of its status; the rest is overwritten.
+    /// Per container, from what is allocated (RZ8): `resources`, `allocatedResources`, `volumeMounts` of its status; the rest is overwritten.
     pub templates: BTreeMap<String, ContainerStatus>,
 }
 
@@ -156,7 +156,10 @@ pub fn foreign(own: &PodCondition, wall: WallTime) -> Condition {
 }
 
 fn container(own: &Shown, around: &Surroundings) -> ContainerStatus {
-    let template = around.templates.get(&own.name).cloned().unwrap_or_default();
+    let mut template = around.templates.get(&own.name).cloned().unwrap_or_default();
+    if let Some(actual) = &own.actual {
+        machine::put_resources(template.resources.get_or_insert_default(), actual);
+    }
     ContainerStatus {
         name: own.name.clone(),
         image: own.image.clone(),

@@ -58,6 +58,15 @@ pub struct ExecStreams {
     pub stderr: Option<OwnedFd>,
 }
 
+/// Other limits for a container.
+#[derive(Debug, Clone)]
+pub struct ResizeRequest {
+    pub id: ContainerId,
+    /// For messages.
+    pub name: String,
+    pub settings: Vec<cgroupd::Setting>,
+}
+
 /// A container that waits for its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
@@ -205,6 +214,25 @@ impl Engine {
         Ok(self.client(sandbox)?.attach(spec, all).await?)
     }
 
+    /// Other limits for a pod and for containers that run (RZ5, RZ6); without `lower` those of the pod only rise. What this
+    /// host can't enforce, in words.
+    pub fn resize(
+        &self,
+        sandbox: &SandboxId,
+        pod: &[cgroupd::Setting],
+        containers: Vec<ResizeRequest>,
+        lower: bool,
+    ) -> Result<Vec<String>, EngineError> {
+        let record = &self.sandbox(sandbox)?.record;
+        let cgroup = record.cgroup().ok_or_else(|| no_cgroup(record))?;
+        let change = |own: ResizeRequest| {
+            Ok(cgroupd::Resized { leaf: leaf(record, &own.id)?, name: own.name, settings: own.settings })
+        };
+        let changes = containers.into_iter().map(change).collect::<Result<Vec<_>, EngineError>>()?;
+        let unenforced = self.shared.tree.resize(&cgroup, pod, &changes, lower)?;
+        Ok(super::sandbox::warnings(&unenforced))
+    }
+
     /// One file of a container's cgroup.
     pub fn read_cgroup(&self, sandbox: &SandboxId, id: &ContainerId, file: &str) -> Result<String, EngineError> {
         let leaf = leaf(&self.sandbox(sandbox)?.record, id)?;
@@ -234,9 +262,12 @@ impl Engine {
 }
 
 fn leaf(record: &record::SandboxRecord, id: &ContainerId) -> Result<cgroupd::ContainerCgroup, EngineError> {
-    let pod =
-        record.cgroup().ok_or_else(|| EngineError::NotFound { what: "cgroup of pod", id: record.pod.uid.clone() })?;
+    let pod = record.cgroup().ok_or_else(|| no_cgroup(record))?;
     Ok(pod.leaf(id.as_str())?)
+}
+
+fn no_cgroup(record: &record::SandboxRecord) -> EngineError {
+    EngineError::NotFound { what: "cgroup of pod", id: record.pod.uid.clone() }
 }
 
 fn gone_is_done(result: Result<(), ClientError>) -> Result<(), EngineError> {

@@ -13,6 +13,7 @@ use super::context::{Context, Known};
 use super::snapshots::Kept;
 use super::{Node, clock, launch, volumes};
 use crate::convert::launch::LaunchPlan;
+use crate::convert::machine;
 use crate::convert::slots::{Needed, SeccompProfile};
 use crate::engine::Engine;
 use crate::engine::adopt::{Adopted, AdoptedContainer};
@@ -115,13 +116,14 @@ impl Node {
 
     async fn adopt_one(
         &mut self,
-        kept: Kept,
+        mut kept: Kept,
         pod: Pod,
         sandboxes: &[Found],
     ) -> Result<(), crate::pod::adopt::AdoptError> {
         let same = self.settings.snapshots.as_ref().is_some_and(|snapshots| snapshots.is_of_this_boot(&kept));
         let boot = if same { Boot::Same } else { Boot::New };
-        let context = self.context(pod, &kept.spec);
+        machine::fill_resources(&mut kept.spec, &pod);
+        let context = self.context(machine::allocated(&pod, &kept.spec), &kept.spec);
         let observed = observe(&context, sandboxes);
         tracing::debug!(pod = kept.spec.name, "adopting: {observed:?}");
         let uid = kept.spec.uid.clone();

@@ -16,7 +16,7 @@ use super::{Input, clock, images, launch, probes, volumes};
 use crate::convert::launch::{self as plan};
 use crate::convert::mounts::{PodFile, termination_log};
 use crate::convert::{resources, sandbox};
-use crate::engine::container::{ContainerRequest, LogRequest};
+use crate::engine::container::{ContainerRequest, LogRequest, ResizeRequest};
 use crate::engine::error::EngineError;
 use crate::engine::id::ContainerId;
 use crate::engine::sandbox::SandboxRequest;
@@ -24,6 +24,7 @@ use crate::monitor::client::ClientError;
 use crate::monitor::protocol::{MonitorError, PidNamespace};
 use crate::pod::action::{Action, Instance, Todo};
 use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
+use crate::pod::spec::Resources;
 use crate::runtime::launch::Process;
 
 /// Prefix of a container's id in the API.
@@ -100,6 +101,10 @@ async fn execute(context: &Rc<Context>, todo: &Todo, pull_started: &dyn Fn()) ->
         Todo::RunHook { instance, handler, budget, .. } => {
             Some(Outcome::Hook(probes::hook(context, *instance, handler, *budget).await))
         }
+        Todo::Resize { containers, lower } => {
+            let resized = resize(context, containers, *lower);
+            Some(Outcome::Resized(resized.map_err(|error| error.to_string())))
+        }
         Todo::Cancel { .. } => None,
         Todo::StopSandbox { attempt } => Some(Outcome::SandboxStopped(text(stop_sandbox(context, *attempt).await))),
         Todo::TearDownVolumes => Some(Outcome::VolumesTornDown(text(volumes::tear_down(context)))),
@@ -112,6 +117,7 @@ fn turn_of(todo: &Todo) -> Option<Turn> {
     match todo {
         Todo::SetUpVolumes
         | Todo::CreateSandbox { .. }
+        | Todo::Resize { .. }
         | Todo::StopSandbox { .. }
         | Todo::TearDownVolumes
         | Todo::RemovePod => Some(Turn::Pod),
@@ -316,6 +322,33 @@ fn start_failure(error: EngineError) -> StartFailure {
 fn pid_namespace(context: &Context, spec: &ApiSpec, instance: Instance) -> PidNamespace {
     let target = context.target_of(instance).map(|known| known.id.as_str().to_owned());
     sandbox::pid_namespace(spec, target)
+}
+
+/// RZ5: what is allocated now, into the cgroups of what runs.
+fn resize(
+    context: &Context,
+    containers: &[(Instance, Resources)],
+    lower: bool,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (Some(spec), Some(sandbox)) = (context.api_spec(), context.newest_sandbox()) else { return Ok(()) };
+    let policy = &context.settings.resources;
+    let whole = resources::pod(spec)?;
+    let mut changes = Vec::new();
+    for (instance, _) in containers {
+        let (Some(known), Some(own)) = (context.known(*instance), context.container(instance.container)) else {
+            continue;
+        };
+        let settings = cgroupd::files::container(&whole, &resources::container(&own)?, policy);
+        changes.push(ResizeRequest { id: known.id, name: own.name.clone(), settings });
+    }
+    let settings = cgroupd::files::pod(&whole, cgroupd::qos::qos_class(&whole), policy);
+    let warnings = match context.engine.resize(&sandbox, &settings, changes, lower) {
+        // RZ6 has words of its own.
+        Err(EngineError::Cgroup(error)) => return Err(error.into()),
+        other => other?,
+    };
+    warnings.into_iter().for_each(|warning| context.warn(warning));
+    Ok(())
 }
 
 fn memory_bytes(context: &Context) -> u64 {

@@ -25,12 +25,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
+use crate::convert::machine::allocated;
 use crate::convert::references;
 use crate::engine::{Engine, EngineEvent, What};
 use crate::monitor::protocol::Event as MonitorEvent;
 use crate::pod::action::{Action, ActionId, Todo};
 use crate::pod::event::{Event, KubeEvent, Outcome};
 use crate::pod::machine::Machine;
+use crate::pod::resize::Verdict;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::pod::timer::Now;
@@ -178,8 +180,9 @@ impl Node {
         }
     }
 
-    /// Another spec of a pod that lives already, as far as it may change: images, ephemeral containers, deadline (UP rules).
-    pub fn update(&mut self, pod: Pod, new: &PodSpec) {
+    /// Another spec of a pod that lives already, as far as it may change: images, ephemeral containers, deadline (UP rules),
+    /// and resources, if they are allocated (RZ4).
+    pub fn update(&mut self, pod: &Pod, new: &PodSpec, verdict: &Verdict) {
         let Some(entry) = self.pods.get_mut(&new.uid) else { return };
         let now = clock::now();
         let machine = &mut entry.machine;
@@ -193,11 +196,18 @@ impl Node {
         if let Some(deadline) = new.active_deadline {
             machine.set_deadline(deadline, new.generation, now);
         }
+        machine.resize(new, verdict, now);
+        let pod = allocated(pod, machine.spec());
         entry.context = Rc::new(entry.context.changed(pod, machine.spec()));
         self.sessions.insert(&new.uid, entry.context.clone());
         // It spoke through the old one.
         volumes::refresh_tokens(&entry.context);
         self.settle(&new.uid);
+    }
+
+    /// A pod that is here, with what is allocated to it (RZ4).
+    pub fn allocated(&self, uid: &str, pod: &Pod) -> Pod {
+        self.pods.get(uid).map_or_else(|| pod.clone(), |entry| allocated(pod, entry.machine.spec()))
     }
 
     /// Whether everything of a pod has ended.
@@ -437,6 +447,7 @@ fn is_remembered(action: &Action) -> bool {
         | Todo::Kill { .. }
         | Todo::RemoveContainer { .. }
         | Todo::RunHook { .. }
+        | Todo::Resize { .. }
         | Todo::StopSandbox { .. }
         | Todo::TearDownVolumes
         | Todo::RemovePod => true,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{HookHandler, Index, ProbeHandler, ProbeKind, PullPolicy, Signal};
+use super::spec::{HookHandler, Index, ProbeHandler, ProbeKind, PullPolicy, Resources, Signal};
 
 /// Names one action of one pod; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,6 +62,9 @@ pub enum Todo {
     /// Runs an exec or HTTP handler, at most for `budget`. Answers [`super::event::Outcome::Hook`], in any case: a postStart
     /// hook may take for ever (LC2), so nobody waits for a lost answer.
     RunHook { instance: Instance, hook: HookKind, handler: HookHandler, budget: Option<Duration> },
+    /// Writes what the spec gives to the pod and to these containers into their cgroups; without `lower` the pod's own
+    /// limits only rise (RZ5). Answers [`super::event::Outcome::Resized`].
+    Resize { containers: Vec<(Instance, Resources)>, lower: bool },
     /// Stops working on a pull, a probe or a hook; an answer that comes nevertheless is dropped.
     Cancel { action: ActionId },
     /// Ends pause and releases the network. Answers [`super::event::Outcome::SandboxStopped`].

@@ -89,6 +89,9 @@ impl Machine {
             }
         }
         self.state.images.clear();
+        if let Some(progress) = &mut self.state.resize.progress {
+            progress.forget_action();
+        }
         match boot {
             Boot::Same => {}
             Boot::New => {

@@ -36,6 +36,7 @@ pub(super) fn all(
         own.push(("AllContainersRestarting", restarting(machine, phase)));
     }
     let mut conditions = machine.state.foreign.clone();
+    conditions.extend(resizing(machine, wall));
     conditions.extend(own.into_iter().map(|(kind, verdict)| dated(machine, kind, verdict, wall)));
     conditions
 }
@@ -47,6 +48,22 @@ fn dated(machine: &Machine, kind: &str, (status, reason, message): Verdict, wall
     };
     let observed_generation = machine.spec.generation;
     Condition { kind: kind.to_owned(), status, reason, message, last_transition, observed_generation }
+}
+
+/// Rules CO7, CO8: there only while they are true.
+fn resizing(machine: &Machine, wall: WallTime) -> Vec<Condition> {
+    let resize = &machine.state.resize;
+    let pending = resize.pending.as_ref().map(|own| {
+        let verdict = (Truth::True, Some(own.reason.name().to_owned()), Some(own.message.clone()));
+        ("PodResizePending", verdict, own.generation)
+    });
+    let progress = resize.progress.as_ref().map(|own| {
+        let verdict = (Truth::True, own.failed.as_ref().map(|_| "Error".to_owned()), own.failed.clone());
+        ("PodResizeInProgress", verdict, own.generation)
+    });
+    let condition =
+        |(kind, verdict, observed_generation)| Condition { observed_generation, ..dated(machine, kind, verdict, wall) };
+    pending.into_iter().chain(progress).map(condition).collect()
 }
 
 /// Rule CO3.

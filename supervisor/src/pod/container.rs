@@ -9,7 +9,7 @@ use super::event::{Created, User};
 use super::grace::{Hook, Stop};
 use super::probe::Probe;
 use super::restart::CrashBackOff;
-use super::spec::{ContainerSpec, ProbeKind, Signal};
+use super::spec::{ContainerSpec, ProbeKind, Resources, Signal};
 use super::status::{Terminated, Waiting};
 use super::timer::{Instant, WallTime};
 
@@ -180,6 +180,15 @@ pub(super) struct Container {
     pub(super) image_error_until: Option<Instant>,
     /// The image as the running instance's spec wrote it: another one now means IN12.
     pub(super) made_of: String,
+    /// What its cgroup was given; none: what the spec says.
+    #[serde(default)]
+    pub(super) actual: Option<Resources>,
+    /// A change of its cgroup began, and nobody knows whether it is done.
+    #[serde(default)]
+    pub(super) unsure: bool,
+    /// It restarts because of a resize and does not run again yet (RZ7).
+    #[serde(default)]
+    pub(super) resizing: bool,
     pub(super) image_id: String,
     pub(super) image: String,
     pub(super) id: String,
@@ -208,6 +217,9 @@ impl Container {
             restart_count: spec.first_attempt,
             image_error_until: None,
             made_of: String::new(),
+            actual: None,
+            unsure: false,
+            resizing: false,
             image_id: String::new(),
             image: spec.image.clone(),
             id: String::new(),

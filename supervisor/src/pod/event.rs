@@ -44,6 +44,7 @@ pub enum Outcome {
     ContainerRemoved(Result<(), String>),
     Probe(ProbeOutcome),
     Hook(Result<HookSuccess, HookFailure>),
+    Resized(Result<(), String>),
     SandboxStopped(Result<(), String>),
     VolumesTornDown(Result<(), String>),
     PodRemoved(Result<(), String>),

@@ -17,6 +17,8 @@ pub(super) enum Cause {
     PostStartHook,
     /// The image in the spec is another one now (IN12).
     DefinitionChanged,
+    /// What the container may have changes, and it wants to start with it (RZ7).
+    Resize,
     /// IN8.
     SandboxChanged,
     /// RR4.

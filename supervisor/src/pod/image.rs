@@ -72,7 +72,7 @@ impl Machine {
         let Some((spec, container)) = self.pair(index) else {
             return;
         };
-        let image = spec.image.clone();
+        let (image, made_with) = (spec.image.clone(), spec.resources.clone());
         let entry = match self.crash_turn(spec, container, now) {
             Turn::Now(entry) => entry,
             Turn::Wait(..) => None,
@@ -97,6 +97,8 @@ impl Machine {
         container.image_id.clone_from(&ready.image_id);
         container.image_stop_signal = ready.stop_signal;
         container.made_of = image;
+        container.actual = Some(made_with);
+        container.unsure = false;
         let instance = Instance {
             container: Index(u16::try_from(index).unwrap_or(u16::MAX)),
             serial,

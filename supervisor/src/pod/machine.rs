@@ -20,6 +20,7 @@ use super::action::{Action, ActionId, Instance, Todo};
 use super::container::{Container, Fate, Run};
 use super::event::{Event, KubeEvent, SandboxReady, Severity};
 use super::grace::{Cause, Hook, Stage};
+use super::resize::Resize;
 use super::restart::ImageBackOff;
 use super::spec::{ContainerSpec, Index, PodSpec};
 use super::status::{Condition, Deletion, Phase, Status, Truth};
@@ -116,6 +117,8 @@ pub(super) struct PodState {
     pub ending: Option<Ending>,
     /// Set by others: readiness gates, `DisruptionTarget` (CO6, CO11).
     pub foreign: Vec<Condition>,
+    #[serde(default)]
+    pub resize: Resize,
     /// Status and last change of our own conditions.
     pub transitions: BTreeMap<String, (Truth, WallTime)>,
     pub next_id: u64,
@@ -192,6 +195,7 @@ impl Machine {
             ending_since: None,
             ending: None,
             foreign: Vec::new(),
+            resize: Resize::default(),
             transitions: BTreeMap::new(),
             next_id: 1,
         };
@@ -288,6 +292,11 @@ impl Machine {
         if let Some(deadline) = self.pending_deadline() {
             earliest.at(deadline);
         }
+        if self.state.goal == Goal::Run
+            && let Some(progress) = &self.state.resize.progress
+        {
+            progress.deadline(earliest);
+        }
     }
 
     fn container_deadlines(&self, index: usize, now: Now, earliest: &mut Earliest) {
@@ -337,6 +346,7 @@ impl Machine {
             || self.give_up_late(now)
             || self.advance_stops(now)
             || self.check_definitions(now)
+            || self.advance_resize(now)
             || self.run_probes(now)
             || self.take_turn(now)
             || self.advance_pod(now)
@@ -348,6 +358,8 @@ impl Machine {
         if status.phase.is_final() && self.state.ending.is_none() {
             self.state.ending = Some(Ending { phase: status.phase, reason: None, message: None });
         }
+        // A condition that comes back is a new one (CO7, CO8).
+        self.state.transitions.retain(|kind, _| status.conditions.iter().any(|own| own.kind == *kind));
         for condition in status.conditions {
             if !self.state.foreign.iter().any(|f| f.kind == condition.kind) {
                 self.state.transitions.insert(condition.kind, (condition.status, condition.last_transition));

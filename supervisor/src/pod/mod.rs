@@ -15,6 +15,7 @@ pub mod machine;
 mod outcome;
 mod phase;
 mod probe;
+pub mod resize;
 mod restart;
 mod sandbox;
 pub mod sim;

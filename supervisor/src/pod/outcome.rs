@@ -80,6 +80,7 @@ impl Machine {
                 }
             }
             Outcome::Hook(result) => self.hook_done(action, result, now),
+            Outcome::Resized(result) => self.resized(action, result, now),
             Outcome::Image(_)
             | Outcome::ContainerCreated(_)
             | Outcome::ContainerStarted(_)

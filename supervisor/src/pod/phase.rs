@@ -92,6 +92,7 @@ fn container_status(machine: &Machine, index: usize, spec: &ContainerSpec, conta
         last,
         user: container.user.clone(),
         stop_signal: container.run.live().map(|_| container.stop_signal(spec)),
+        actual: container.run.live().and(container.actual.clone()).filter(|actual| *actual != spec.resources),
     }
 }
 

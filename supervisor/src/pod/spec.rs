@@ -3,6 +3,7 @@
 //! Built by `convert::machine` from a Pod that has defaults filled in and is validated; numbers are in the units that the
 //! machine calculates with.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,12 @@ pub struct ContainerSpec {
     pub rules: Vec<RestartRule>,
     /// Canonical text of the resources: a change of it starts a fresh back-off (CB1).
     pub resources_key: String,
+    /// What is allocated to it (RZ4).
+    #[serde(default)]
+    pub resources: Resources,
+    /// `resizePolicy`: the resources whose change restarts it (RZ3).
+    #[serde(default)]
+    pub restart_on_resize: Vec<String>,
     pub startup: Option<ProbeSpec>,
     pub liveness: Option<ProbeSpec>,
     pub readiness: Option<ProbeSpec>,
@@ -129,6 +136,8 @@ impl ContainerSpec {
             restart_policy: None,
             rules: Vec::new(),
             resources_key: String::new(),
+            resources: Resources::default(),
+            restart_on_resize: Vec::new(),
             startup: None,
             liveness: None,
             readiness: None,
@@ -159,6 +168,20 @@ impl ContainerSpec {
             Role::Ephemeral => "ephemeralContainers",
         };
         format!("spec.{list}{{{}}}", self.name)
+    }
+}
+
+/// Requests and limits as they are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    pub requests: BTreeMap<String, String>,
+    pub limits: BTreeMap<String, String>,
+}
+
+impl Resources {
+    /// Whether both say the same of one resource.
+    pub fn same(&self, other: &Self, name: &str) -> bool {
+        self.requests.get(name) == other.requests.get(name) && self.limits.get(name) == other.limits.get(name)
     }
 }
 

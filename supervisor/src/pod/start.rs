@@ -356,6 +356,7 @@ impl Machine {
                 return;
             };
             container.run = Run::Running { instance, started, wall };
+            container.resizing = false;
             container.clear_waiting();
             container.started = spec.startup.is_none();
             container.probes = ProbeKind::ALL

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::event::User;
-use super::spec::{PodSpec, Role, Signal, TerminationMessagePolicy};
+use super::spec::{PodSpec, Resources, Role, Signal, TerminationMessagePolicy};
 use super::timer::WallTime;
 
 /// The last bytes of a termination message file that are read (VO59).
@@ -125,6 +125,8 @@ pub struct ContainerStatus {
     pub last: Option<Terminated>,
     pub user: Option<User>,
     pub stop_signal: Option<Signal>,
+    /// What its cgroup has, when that is not what is allocated (RZ8).
+    pub actual: Option<Resources>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

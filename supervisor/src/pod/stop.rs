@@ -226,7 +226,11 @@ impl Machine {
     ) -> bool {
         let ordered = match cause {
             Cause::PodEnds | Cause::SandboxChanged => !self.is_mutant(Mutant::ForgetOrder),
-            Cause::RestartAll | Cause::Probe { .. } | Cause::PostStartHook | Cause::DefinitionChanged => false,
+            Cause::RestartAll
+            | Cause::Probe { .. }
+            | Cause::PostStartHook
+            | Cause::DefinitionChanged
+            | Cause::Resize => false,
         };
         if ordered && !self.is_turn(index) && now.mono < from.after(left) {
             return false;
@@ -376,11 +380,11 @@ impl Machine {
             None | Some(Cause::PostStartHook | Cause::PodEnds) => Fate::ByPolicy,
             Some(Cause::Probe { restart: true, .. }) => Fate::Restart,
             Some(Cause::Probe { restart: false, .. }) => Fate::Stay,
-            Some(Cause::DefinitionChanged | Cause::SandboxChanged | Cause::RestartAll) => Fate::Restart,
+            Some(Cause::DefinitionChanged | Cause::Resize | Cause::SandboxChanged | Cause::RestartAll) => Fate::Restart,
         };
         let crash = match cause {
             None | Some(Cause::PostStartHook | Cause::PodEnds | Cause::Probe { .. }) => true,
-            Some(Cause::DefinitionChanged | Cause::SandboxChanged | Cause::RestartAll) => false,
+            Some(Cause::DefinitionChanged | Cause::Resize | Cause::SandboxChanged | Cause::RestartAll) => false,
         };
         let code = record.exit_code;
         self.bury(index, instance, record, fate, now);
@@ -459,7 +463,7 @@ impl Machine {
     }
 }
 
-/// Texts of the `Killing` event (TR1, PR8, IN12, LC8).
+/// Texts of the `Killing` event (TR1, PR8, IN12, LC8, RZ7).
 fn killing_message(spec: &ContainerSpec, cause: Cause) -> String {
     let name = &spec.name;
     let kind = if spec.role == Role::Sidecar { "Init container" } else { "Container" };
@@ -472,6 +476,7 @@ fn killing_message(spec: &ContainerSpec, cause: Cause) -> String {
         }
         Cause::PostStartHook => "FailedPostStartHook".to_owned(),
         Cause::DefinitionChanged => format!("{kind} {name} definition changed{}", tail(true)),
+        Cause::Resize => format!("Container {name} resize requires restart"),
         Cause::Probe { kind: probe, restart } => {
             let probe = match probe {
                 ProbeKind::Startup => "startup",

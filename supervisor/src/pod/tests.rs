@@ -2,6 +2,7 @@
 
 mod life;
 mod probes;
+mod resize;
 mod restart;
 mod start;
 mod stop;
@@ -55,6 +56,10 @@ fn line(world: &World, seen: &Seen) -> String {
             Todo::RunProbe { instance, kind, .. } => format!("probe {} {kind}", name(instance)),
             Todo::RunHook { instance, hook, .. } => format!("hook {} {hook:?}", name(instance)),
             Todo::EnsureImage { image, .. } => format!("image {image}"),
+            Todo::Resize { containers, lower } => {
+                let names: Vec<String> = containers.iter().map(|(instance, _)| name(instance)).collect();
+                format!("resize {names:?}{}", if *lower { "" } else { ", only up" })
+            }
             Todo::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Todo::StopSandbox { attempt } => format!("stop sandbox {attempt}"),
             Todo::SetUpVolumes => "volumes".to_owned(),

@@ -27,6 +27,8 @@ pub const IMAGE_BACK_OFF_RESET: Duration = Duration::from_secs(600);
 pub const IMAGE_ERROR_SHOWN: Duration = Duration::from_secs(2);
 /// Delay before a start that failed without leaving an instance is tried again (CB10).
 pub const START_RETRY: Duration = Duration::from_secs(10);
+/// Delay before other limits are tried again (RZ6).
+pub const RESIZE_RETRY: Duration = Duration::from_secs(10);
 /// Delay before a sandbox is tried again.
 pub const SANDBOX_RETRY: Duration = Duration::from_secs(10);
 /// First delay before volumes are set up again (VO1).

@@ -163,6 +163,7 @@ impl Machine {
             Cause::Probe { .. }
             | Cause::PostStartHook
             | Cause::DefinitionChanged
+            | Cause::Resize
             | Cause::SandboxChanged
             | Cause::RestartAll => false,
         };

@@ -5,10 +5,11 @@ use k8s_openapi::api::core::v1::Pod;
 use super::disk::DiskPressure;
 use super::drain::CRITICAL;
 use super::host::Host;
-use super::schedule::{Usage, affinity_fits, untolerated};
+use super::schedule::{Need, Usage, affinity_fits, untolerated};
 use crate::config::sysctls;
 use crate::convert::machine;
 use crate::convert::security::{AppArmor, Security};
+use crate::pod::resize::{Reason, Refusal as Refused, Verdict};
 
 /// Why the node refuses a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
         let numbers = (1, used.len() as u64, u64::from(host.max_pods));
         return Some(out_of("OutOfpods", "pods", numbers));
     }
-    if let Some(refusal) = lacking(&own, host, used) {
+    if let Some(refusal) = lacking(&own.needs(host, used)) {
         return Some(refusal);
     }
     if !affinity_fits(pod, host) {
@@ -57,6 +58,27 @@ pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
         );
         Refusal { reason: "TaintToleration", message }
     })
+}
+
+/// RZ4: whether a pod that runs may have other amounts; what it asks for less of, or no more, always fits.
+pub fn resize(old: &Usage, new: &Usage, host: &Host, used: &[&Usage]) -> Verdict {
+    let before = old.needs(host, &[]);
+    let grows = |need: &Need| {
+        let own = before.iter().find(|own| own.resource == need.resource);
+        need.asked > own.map_or(0, |own| own.asked)
+    };
+    let needs: Vec<Need> = new.needs(host, used).into_iter().filter(grows).collect();
+    let never = |need: &&Need| need.asked > need.capacity;
+    if let Some(Need { resource, asked, capacity, .. }) = needs.iter().find(never) {
+        let message = format!("Node didn't have enough capacity: {resource}, requested: {asked}, capacity: {capacity}");
+        return Verdict::Refused(Refused { reason: Reason::Infeasible, word: "Infeasible", message });
+    }
+    match lacking(&needs) {
+        Some(Refusal { reason, message }) => {
+            Verdict::Refused(Refused { reason: Reason::Deferred, word: reason, message })
+        }
+        None => Verdict::Allocated,
+    }
 }
 
 /// What this node can't or mustn't give, however idle it is.
@@ -90,8 +112,8 @@ fn pressed(pod: &Pod, host: &Host) -> Option<Refusal> {
 }
 
 /// Extended resources that the node does not have are not asked for, as with the kubelet.
-fn lacking(own: &Usage, host: &Host, used: &[&Usage]) -> Option<Refusal> {
-    own.needs(host, used).into_iter().find_map(|need| {
+fn lacking(needs: &[Need]) -> Option<Refusal> {
+    needs.iter().find_map(|need| {
         let reason = match need.resource.as_str() {
             "cpu" => "OutOfcpu",
             "memory" => "OutOfmemory",
@@ -163,6 +185,34 @@ mod tests {
             Host { apparmor: true, allowed_unsafe_sysctls: vec![Allowed::parse("kernel.msg*").unwrap()], ..host };
         assert_eq!([&sysctl, &apparmor].map(|pod| check(pod, &lenient, &[])), [None, None]);
         assert_eq!(check(&with(json!({"os": {"name": "linux"}})), &lenient, &[]), None);
+    }
+
+    /// RZ4
+    #[test]
+    fn a_resize_fits_now_or_later_or_never() {
+        let host = example();
+        let of = |cpu: &str, memory: &str| {
+            let requests = json!({"cpu": cpu, "memory": memory});
+            Usage::of(&pod(json!({"containers": [{"name": "c", "resources": {"requests": requests}}]})))
+        };
+        let (old, other) = (of("500m", "256Mi"), of("1", "256Mi"));
+        let judged = |new: &Usage, used: &[&Usage]| match resize(&old, new, &host, used) {
+            Verdict::Allocated => "fits".to_owned(),
+            Verdict::Refused(Refused { reason, word, message }) => format!("{reason:?} {word}: {message}"),
+        };
+        assert_eq!(judged(&of("1", "256Mi"), &[&other]), "fits");
+        assert_eq!(
+            judged(&of("1500m", "256Mi"), &[&other]),
+            "Deferred OutOfcpu: Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000"
+        );
+        assert_eq!(
+            judged(&of("1500m", "2Gi"), &[&other]),
+            "Infeasible Infeasible: Node didn't have enough capacity: memory, requested: 2147483648, capacity: \
+             1073741824"
+        );
+        // The node is overbooked already, and what is not asked for anew is not in the way.
+        let heavy = of("2", "1Gi");
+        assert_eq!(judged(&of("100m", "256Mi"), &[&heavy]), "fits");
     }
 
     /// PH15: cpu in milli, the rest in base units.

@@ -249,7 +249,7 @@ impl Daemon {
         let mut expiry = self.events.borrow_mut().expire();
         self.rest.stir(tokio::time::Instant::now());
         loop {
-            let full = self.disk.due();
+            let (full, deferred) = (self.disk.due(), self.pods.deferred_until());
             tokio::select! {
                 () = self.node.step() => {}
                 Some(fed) = self.feed.recv() => self.fed(fed).await,
@@ -270,6 +270,7 @@ impl Daemon {
                 () = until(full) => self.disk.changed(&self.disk_limits()),
                 () = after(expiry) => {}
                 () = until(self.publish_again) => self.publish_node().await,
+                () = until(deferred) => self.pods.retry_resizes(&mut self.node),
                 () = connection_ended(self.api.as_ref()) => self.rest.stir(tokio::time::Instant::now()),
                 () = until(self.rest.due()) => self.rest.give_back(tokio::time::Instant::now()),
             }
@@ -363,7 +364,14 @@ impl Daemon {
     fn publish_all(&mut self) {
         while let Ok(notice) = self.notices.try_recv() {
             match notice {
-                Notice::Status { uid, status } => self.pods.publish(&uid, status),
+                Notice::Status { uid, status } => {
+                    let ended = status.phase.is_final();
+                    self.pods.publish(&uid, status);
+                    if ended {
+                        // What it had is free, for resizes and for pods that wait.
+                        self.pods.retry(&mut self.node);
+                    }
+                }
                 Notice::Event { uid, event } => {
                     if event.reason == "Pulled" {
                         self.disk.changed(&self.disk_limits());

@@ -11,8 +11,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::admit::{self, Refusal};
+use super::admit;
 use super::events::{Recorder, Said};
 use super::host::Host;
 use super::schedule::{self, Misfit, Usage};
@@ -20,6 +21,7 @@ use super::source::Claimed;
 use crate::convert::machine;
 use crate::convert::status::{self, Surroundings};
 use crate::node::Node;
+use crate::pod::resize::{Reason, Refusal, Verdict};
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::store::{Change, Durability, Key, Object, Store, StoreError, Version, WatchEvent, WatchEventKind};
@@ -31,6 +33,9 @@ pub const PODS: &str = "pods";
 const SCHEDULER: &str = "default-scheduler";
 /// After a write that the disk refused: there may be room again.
 const WRITE_AGAIN: Duration = Duration::from_secs(10);
+/// How long after its beginning a deferred resize is looked at again, then how often (RZ4).
+const DEFERRED_FIRST: Duration = Duration::from_secs(30);
+const DEFERRED_AGAIN: Duration = Duration::from_secs(180);
 /// Attempts to write a status that others keep changing; the next notice tries again.
 const WRITES_MAX: usize = 16;
 
@@ -40,7 +45,10 @@ struct Known {
     key: Key,
     /// What the status needs besides the machine.
     around: Rc<Surroundings>,
+    /// What is allocated to it.
     usage: Usage,
+    /// With what a resize waits for: nothing new gets that (RZ4).
+    reserved: Usage,
     priority: i32,
     status: Rc<RefCell<Writing>>,
 }
@@ -64,6 +72,9 @@ pub struct Pods {
     known: BTreeMap<String, Known>,
     /// Pods that found no place, looked at again whenever something becomes free.
     pending: BTreeSet<Key>,
+    /// Pods whose resize found no room, looked at again at the same times, and at the latest then (RZ4).
+    deferred: BTreeSet<String>,
+    deferred_until: Option<Instant>,
     /// Pods that only their manifests end.
     claimed: Claimed,
     /// The node drains: nothing new is taken in.
@@ -81,6 +92,8 @@ impl Pods {
             host,
             known: BTreeMap::new(),
             pending: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            deferred_until: None,
             claimed,
             refusing: false,
             ending: JoinSet::new(),
@@ -115,7 +128,7 @@ impl Pods {
         );
         for uid in adoption.adopted {
             if let Some((key, pod)) = keys.get(&uid) {
-                self.know(&uid, key.clone(), pod);
+                self.know(&uid, key.clone(), &node.allocated(&uid, pod));
             }
         }
         self.awaited = adoption.unremembered;
@@ -221,7 +234,8 @@ impl Pods {
     fn know(&mut self, uid: &str, key: Key, pod: &Pod) {
         let around = Rc::new(self.host.surroundings(pod));
         let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-        let known = Known { key, around, usage: Usage::of(pod), priority, status: Rc::default() };
+        let usage = Usage::of(pod);
+        let known = Known { key, around, reserved: usage.clone(), usage, priority, status: Rc::default() };
         self.known.insert(uid.to_owned(), known);
     }
 
@@ -230,13 +244,13 @@ impl Pods {
         self.host.complete(&mut spec);
         let used = self.used(node, None);
         let refusal = match self.refusing {
-            true => Some(Refusal::shutdown()),
+            true => Some(admit::Refusal::shutdown()),
             false => admit::check(&pod, &self.host, &used),
         };
         self.know(uid, object.key.clone(), &pod);
         match refusal {
             None => node.add(pod, spec),
-            Some(Refusal { reason, message }) => node.reject(pod, spec, reason, &message),
+            Some(admit::Refusal { reason, message }) => node.reject(pod, spec, reason, &message),
         }
     }
 
@@ -247,20 +261,21 @@ impl Pods {
         living.map(|(_, known)| &known.usage).collect()
     }
 
+    /// What living pods have or wait for.
+    fn reserved(&self, node: &Node) -> Vec<&Usage> {
+        let living = self.known.iter();
+        let living = living.filter(|(uid, _)| node.status(uid).is_some_and(|status| !status.phase.is_final()));
+        living.map(|(_, known)| &known.reserved).collect()
+    }
+
     fn update(&mut self, uid: &str, pod: Pod, node: &mut Node) {
         let deletion = pod.metadata.deletion_timestamp.is_some();
         let grace = pod.metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let around = Rc::new(self.host.surroundings(&pod));
-        if let Some(known) = self.known.get_mut(uid) {
-            known.around = around;
-            known.usage = Usage::of(&pod);
-        }
         self.take_conditions(uid, &pod, node);
         let mut spec: PodSpec = machine::spec(&pod);
         self.host.complete(&mut spec);
         let shown = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        node.update(pod.clone(), &spec);
-        node.pod_changed(pod);
+        let shrunk = self.resize(uid, &pod, &spec, node);
         if !shown && let Some(status) = node.status(uid) {
             // A new object of a static pod that runs.
             self.publish(uid, Box::new(status));
@@ -268,6 +283,59 @@ impl Pods {
         if deletion && !self.claimed.borrow().contains(uid) {
             let grace = grace.map_or(spec.grace, Duration::from_secs);
             node.change(uid, |machine, now| machine.delete(grace, now));
+        }
+        if shrunk {
+            self.retry(node);
+        }
+    }
+
+    /// RZ4: the pod's new spec with what the node gives to it; true when something became free.
+    fn resize(&mut self, uid: &str, pod: &Pod, spec: &PodSpec, node: &mut Node) -> bool {
+        let (before, wanted) = (Usage::of(&node.allocated(uid, pod)), Usage::of(pod));
+        let verdict = admit::resize(&before, &wanted, &self.host, &self.used(node, Some(uid)));
+        node.update(pod, spec, &verdict);
+        let held = node.allocated(uid, pod);
+        let usage = Usage::of(&held);
+        let shrunk = usage.shrinks(&before);
+        let reserved = match &verdict {
+            Verdict::Refused(Refusal { reason: Reason::Deferred, .. }) => {
+                self.deferred.insert(uid.to_owned());
+                self.deferred_until.get_or_insert_with(|| Instant::now() + DEFERRED_FIRST);
+                usage.larger(&wanted)
+            }
+            Verdict::Refused(Refusal { reason: Reason::Infeasible, .. }) | Verdict::Allocated => {
+                self.deferred.remove(uid);
+                usage.clone()
+            }
+        };
+        let around = Rc::new(self.host.surroundings(&held));
+        if let Some(known) = self.known.get_mut(uid) {
+            known.around = around;
+            known.usage = usage;
+            known.reserved = reserved;
+        }
+        node.pod_changed(held);
+        shrunk
+    }
+
+    /// When deferred resizes are looked at again though nothing became free.
+    pub fn deferred_until(&self) -> Option<Instant> {
+        self.deferred_until
+    }
+
+    /// Resizes that wait for room, those of important pods first (RZ4).
+    pub fn retry_resizes(&mut self, node: &mut Node) {
+        let waiting = std::mem::take(&mut self.deferred);
+        self.deferred_until = (!waiting.is_empty()).then(|| Instant::now() + DEFERRED_AGAIN);
+        let known = waiting.iter().filter_map(|uid| Some((uid.clone(), self.known.get(uid)?)));
+        let mut all: Vec<(i32, String, Key)> =
+            known.map(|(uid, known)| (known.priority, uid, known.key.clone())).collect();
+        all.sort_by_key(|(priority, _, _)| std::cmp::Reverse(*priority));
+        for (_, uid, key) in all {
+            let pod = self.store.get(&key).as_ref().and_then(read);
+            if let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(&uid)) {
+                self.update(&uid, pod, node);
+            }
         }
     }
 
@@ -358,7 +426,7 @@ impl Pods {
             self.pending.insert(object.key.clone());
             return;
         }
-        let used = self.used(node, None);
+        let used = self.reserved(node);
         let neighbours = || self.neighbours();
         let claims = self.claims_fit(pod);
         match claims.and_then(|()| schedule::fit(pod, &self.host, &used, &neighbours)) {
@@ -421,6 +489,7 @@ impl Pods {
 
     /// Something became free.
     pub fn retry(&mut self, node: &mut Node) {
+        self.retry_resizes(node);
         for key in std::mem::take(&mut self.pending) {
             if let Some(object) = self.store.get(&key) {
                 self.sync(&object, node);

@@ -52,6 +52,21 @@ impl Usage {
         Self { amounts: requests.iter().map(amount).filter(|(_, amount)| *amount > 0).collect(), ports: ports(spec) }
     }
 
+    /// The larger one of both for each resource: what is promised while one turns into the other.
+    pub fn larger(&self, other: &Self) -> Self {
+        let mut larger = self.clone();
+        for (resource, amount) in &other.amounts {
+            let own = larger.amounts.entry(resource.clone()).or_default();
+            *own = (*own).max(*amount);
+        }
+        larger
+    }
+
+    /// Whether some resource is asked for less than in `before`.
+    pub fn shrinks(&self, before: &Self) -> bool {
+        before.amounts.iter().any(|(resource, amount)| self.amounts.get(resource).is_none_or(|own| own < amount))
+    }
+
     /// Every resource that is asked for, in the order of names.
     pub fn needs(&self, host: &Host, used: &[&Self]) -> Vec<Need> {
         let need = |(resource, asked): (&String, &u64)| Need {

@@ -249,6 +249,7 @@ impl Check {
             | Todo::EnsureImage { .. }
             | Todo::RemoveContainer { .. }
             | Todo::RunProbe { .. }
+            | Todo::Resize { .. }
             | Todo::Cancel { .. }
             | Todo::StopSandbox { .. }
             | Todo::TearDownVolumes

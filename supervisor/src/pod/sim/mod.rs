@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::container::Run;
 use super::event::{Boot, HookSuccess};
 use super::machine::{Goal, Machine};
+use super::resize::{Reason, Refusal, Verdict};
 use super::spec::{ContainerSpec, Index, PullPolicy, Role};
 use super::status::{Condition, Truth};
 use super::timer::{Instant, Now, WallTime};
@@ -152,6 +153,15 @@ impl Simulation {
         if living.count() != known.count() {
             return false;
         }
+        let is_resized = self.world.procs.values().all(|proc| {
+            let has = self.world.amounts.get(&proc.instance.serial);
+            let spec = machine.spec.get(proc.instance.container);
+            !matches!(proc.state, world::ProcState::Running { .. })
+                || has.zip(spec).is_some_and(|(has, spec)| *has == spec.resources)
+        });
+        if !is_resized || machine.state.resize.progress.is_some() {
+            return false;
+        }
         let pairs = machine.spec.containers.iter().zip(&machine.state.containers).enumerate();
         machine.state.goal == Goal::Run
             && pairs.into_iter().all(|(index, (spec, container))| match spec.role {
@@ -193,7 +203,7 @@ impl Simulation {
 
     /// Something that users, operators or the world do.
     fn operate(&mut self) {
-        match self.world.random.below(14) {
+        match self.world.random.below(16) {
             0 => {
                 let grace = self.world.random.below(12);
                 self.delete(grace);
@@ -229,8 +239,26 @@ impl Simulation {
                 self.world.advance(to);
                 self.world.act(|machine, now| machine.handle_timeout(now));
             }
+            13 | 14 => self.resize(),
             _ => self.world.act(|machine, now| machine.handle_timeout(now)),
         }
+    }
+
+    /// A container gets something else, or does not get it.
+    fn resize(&mut self) {
+        let index = self.some_container();
+        let mut wanted = self.world.machine.spec().clone();
+        if let Some(own) = wanted.containers.get_mut(usize::from(index.0)).filter(|own| own.role != Role::Ephemeral) {
+            let resource = if self.world.random.chance(1, 2) { "cpu" } else { "memory" };
+            let amount = (self.world.random.below(3) + 1).to_string();
+            own.resources.requests.insert(resource.to_owned(), amount);
+        }
+        let verdict = if self.world.random.chance(3, 4) {
+            Verdict::Allocated
+        } else {
+            Verdict::Refused(Refusal { reason: Reason::Deferred, word: "OutOfcpu", message: "full".to_owned() })
+        };
+        self.world.act(|machine, now| machine.resize(&wanted, &verdict, now));
     }
 
     fn add_ephemeral(&mut self) {

@@ -62,6 +62,9 @@ fn container(random: &mut Random, name: &str, role: Role) -> ContainerSpec {
     }
     spec.post_start = random.chance(1, 6).then(|| hook(random)).filter(|hook| *hook != HookHandler::TcpSocket);
     spec.pre_stop = random.chance(1, 3).then(|| hook(random));
+    if random.chance(1, 3) {
+        spec.restart_on_resize.push("cpu".to_owned());
+    }
     spec
 }
 

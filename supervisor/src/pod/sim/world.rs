@@ -15,7 +15,7 @@ use crate::pod::event::{
     PullReport, SandboxReady, StartFailure, StartFailureKind, VolumeFailure,
 };
 use crate::pod::machine::Machine;
-use crate::pod::spec::{PodSpec, ProbeKind};
+use crate::pod::spec::{PodSpec, ProbeKind, Resources};
 use crate::pod::timer::{Instant, Now, WallTime};
 
 /// 2026-01-01T00:00:00Z, in seconds.
@@ -88,6 +88,9 @@ pub struct World {
     /// Of volumes that are torn down, then of the pod's removal.
     pub teardown_failures: u32,
     pub removal_failures: u32,
+    /// What the cgroup of each instance has.
+    pub amounts: BTreeMap<u64, Resources>,
+    pub resize_failures: u32,
     pub seen: Vec<(Instant, Seen)>,
 }
 
@@ -124,6 +127,8 @@ impl World {
             sandbox_failures: 0,
             teardown_failures: 0,
             removal_failures: 0,
+            amounts: BTreeMap::new(),
+            resize_failures: 0,
             seen: Vec::new(),
         };
         world.drain();
@@ -181,6 +186,11 @@ impl World {
         }
         while let Some(action) = self.machine.poll_action() {
             self.seen.push((self.now.mono, Seen::Asked(action.todo.clone())));
+            if let Todo::CreateContainer { instance, .. } = action.todo {
+                // The driver shows the container's task the pod as it is now.
+                let resources = self.machine.spec().get(instance.container).map(|own| own.resources.clone());
+                self.amounts.insert(instance.serial, resources.unwrap_or_default());
+            }
             let delay = self.delay();
             let key = key_of(&action.todo);
             let earliest = self.order.get(&key).copied().unwrap_or_default();
@@ -251,6 +261,7 @@ impl World {
                 let result = if failed { Err(failure) } else { result };
                 self.answer(id, Outcome::Hook(result), takes);
             }
+            Todo::Resize { containers, .. } => self.resize(id, containers),
             Todo::Cancel { action } => {
                 self.cancelled.insert(action);
             }
@@ -262,6 +273,17 @@ impl World {
                 self.answer(id, Outcome::PodRemoved(result), Duration::ZERO);
             }
         }
+    }
+
+    /// One that fails may have written some of it.
+    fn resize(&mut self, id: ActionId, containers: Vec<(Instance, Resources)>) {
+        let fails = self.fails() || self.resize_failures > 0;
+        self.resize_failures = self.resize_failures.saturating_sub(1);
+        for (instance, resources) in containers {
+            self.amounts.insert(instance.serial, resources);
+        }
+        let error = "attempting to set pod memory limit (1) below current usage (2)".to_owned();
+        self.answer(id, Outcome::Resized(if fails { Err(error) } else { Ok(()) }), Duration::ZERO);
     }
 
     fn set_up_volumes(&mut self, id: ActionId) {
@@ -484,6 +506,7 @@ fn key_of(todo: &Todo) -> u64 {
         Todo::SetUpVolumes
         | Todo::CreateSandbox { .. }
         | Todo::StopSandbox { .. }
+        | Todo::Resize { .. }
         | Todo::TearDownVolumes
         | Todo::RemovePod => 0,
         Todo::EnsureImage { .. } | Todo::RunProbe { .. } | Todo::RunHook { .. } | Todo::Cancel { .. } => u64::MAX,
