@@ -245,6 +245,11 @@ fn the_log_of_the_instance_before_is_kept() -> Result<()> {
         let file = format!("/var/log/pods/default_logs_{}/c/0.log", uid(&line)?);
         let text = std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
         ensure!(text.ends_with(" stdout F instance 1\n"), "{text:?}");
+        // LF1
+        let links = std::fs::read_dir("/var/log/containers")?.flatten();
+        let links = links.filter(|link| link.file_name().to_string_lossy().starts_with("logs_default_c-"));
+        let texts: Vec<String> = links.filter_map(|link| std::fs::read_to_string(link.path()).ok()).collect();
+        ensure!(texts.iter().any(|text| text.ends_with(" stdout F instance 2\n")), "{texts:?}");
         watch.delete()?;
         Ok(())
     })

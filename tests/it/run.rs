@@ -83,7 +83,10 @@ fn one_container(command: &str) -> String {
 
 /// Sandboxes, container roots, logs, links but for what a host has, cgroups.
 fn nothing_is_left() -> Result<()> {
-    for dir in ["/var/lib/monopod/sandboxes", "/var/lib/monopod/scratch", "/run/monopod/sandboxes", "/var/log/pods"] {
+    let logs = ["/var/log/pods", "/var/log/containers"];
+    for dir in
+        ["/var/lib/monopod/sandboxes", "/var/lib/monopod/scratch", "/run/monopod/sandboxes"].into_iter().chain(logs)
+    {
         let left: Vec<_> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         ensure!(left.is_empty(), "left behind: {left:?}");
     }

@@ -238,7 +238,7 @@ fn only_claims_are_left() -> Result<BTreeSet<String>> {
         wait_until("nothing is left", || names(Path::new("/var/lib/monopod").join(dir)).is_empty().then_some(()))
             .with_context(|| format!("left in {dir}: {:?}", names(Path::new("/var/lib/monopod").join(dir))))?;
     }
-    for dir in ["/run/monopod/sandboxes", "/var/log/pods"] {
+    for dir in ["/run/monopod/sandboxes", "/var/log/pods", "/var/log/containers"] {
         ensure!(names(dir).is_empty(), "left in {dir}: {:?}", names(dir));
     }
     let machines: Vec<String> =

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigError};
+use crate::engine::log_link;
 use crate::serve::{self, ServeError};
 
 /// Ends every pod of the service and removes everything that it made
@@ -61,6 +62,8 @@ pub fn run(command: &ResetCommand) -> Result<ExitCode, ResetError> {
     if kept {
         return Ok(ExitCode::SUCCESS);
     }
+    let own = serve::dirs(&config);
+    log_link::sweep(&own).map_err(|source| ResetError::Remove { path: own.log_links(), source })?;
     // Made by the service, unlike what lies beside them.
     for name in ["pki", "kubeconfig"] {
         remove(&config.api.dir.join(name))?;

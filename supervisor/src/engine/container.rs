@@ -7,9 +7,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::error::EngineError;
 use super::id::{ContainerId, SandboxId};
-use super::record::{self, ContainerRecord};
+use super::record::{self, ContainerRecord, SandboxRecord};
 use super::sandbox::add;
-use super::{ContainerSummary, Engine, program};
+use super::{ContainerSummary, Engine, log_link, program};
 use crate::convert::mounts::termination_log;
 use crate::monitor::client::{ClientError, Descriptors};
 use crate::monitor::protocol::{AttachSpec, ContainerSpec, ExecSpec, ExitRecord, LogSpec, MonitorError, PidNamespace};
@@ -104,6 +104,7 @@ impl Engine {
             id: request.id.clone(),
             sandbox: request.sandbox.clone(),
             name: request.name.clone(),
+            log: Some(request.log.dir.join(&request.log.name)),
             memo: request.memo,
         };
         record::save(&dir.join(RECORD), &record).map_err(EngineError::io("write", &dir))?;
@@ -133,6 +134,9 @@ impl Engine {
             record_name: EXIT_RECORD.to_owned(),
         };
         let created = sandbox.client.create_container(spec, descriptors).await?;
+        if let Err(error) = log_link::make(self.dirs(), &sandbox.record.pod, &record) {
+            tracing::warn!(container = %record.id, "link to its log: {error}");
+        }
         let warnings = super::sandbox::warnings(&cgroup.unenforced);
         Ok(Created { pid: created.pid, identity: created.identity, warnings })
     }
@@ -168,8 +172,24 @@ impl Engine {
                 Err(error) => return Err(EngineError::system(format!("unlinkat(termination log of {id})"))(error)),
             }
         }
+        let dir = self.dirs().container(sandbox, id);
+        if let (Some(owner), Some(own)) = (self.sandbox_record(sandbox), record::load(&dir.join(RECORD))) {
+            self.remove_log_link(&owner, &own);
+        }
         self.discard(&self.dirs().scratch(id))?;
-        self.discard(&self.dirs().container(sandbox, id))
+        self.discard(&dir)
+    }
+
+    /// One that stays is swept with its log.
+    pub(super) fn remove_log_link(&self, sandbox: &SandboxRecord, own: &ContainerRecord) {
+        if let Err(error) = log_link::remove(self.dirs(), &sandbox.pod, own) {
+            tracing::warn!(container = %own.id, "remove the link to its log: {error}");
+        }
+    }
+
+    fn sandbox_record(&self, id: &SandboxId) -> Option<SandboxRecord> {
+        let connected = self.sandbox(id).ok().map(|sandbox| sandbox.record.clone());
+        connected.or_else(|| record::load(&self.dirs().sandbox(id).join(super::sandbox::RECORD)))
     }
 
     /// Runs one more process in a running container.

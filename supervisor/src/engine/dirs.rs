@@ -68,6 +68,12 @@ impl Dirs {
         self.run.join("sandboxes").join(id.as_str())
     }
 
+    /// Where links lead to the containers' logs (rule LF1): beside `/var/log/pods`, else within the logs' own directory.
+    pub fn log_links(&self) -> PathBuf {
+        const NAME: &str = "containers";
+        if self.log.ends_with("pods") { self.log.with_file_name(NAME) } else { self.log.join(NAME) }
+    }
+
     /// Makes the directories that must exist before anything else.
     pub fn create(&self) -> std::io::Result<()> {
         for dir in
@@ -75,7 +81,8 @@ impl Dirs {
         {
             create_private(&dir)?;
         }
-        std::fs::create_dir_all(&self.log)
+        std::fs::create_dir_all(&self.log)?;
+        std::fs::create_dir_all(self.log_links())
     }
 }
 
@@ -83,4 +90,17 @@ impl Dirs {
 pub fn create_private(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// LF1
+    #[test]
+    fn links_to_logs_lie_where_collectors_look_or_with_the_logs() {
+        let links = |log: &str| Dirs { log: log.into(), ..Dirs::default() }.log_links();
+        assert_eq!(Dirs::default().log_links(), Path::new("/var/log/containers"));
+        assert_eq!(links("/mnt/logs"), Path::new("/mnt/logs/containers"));
+    }
 }

@@ -9,6 +9,7 @@ pub mod container;
 pub mod dirs;
 pub mod error;
 pub mod id;
+pub mod log_link;
 pub mod program;
 pub mod record;
 pub mod sandbox;

@@ -64,6 +64,9 @@ pub struct ContainerRecord {
     pub id: ContainerId,
     pub sandbox: SandboxId,
     pub name: String,
+    /// Its log file: where its link leads (LF1).
+    #[serde(default)]
+    pub log: Option<PathBuf>,
     /// What the owner wants to find again; opaque here.
     #[serde(default)]
     pub memo: serde_json::Value,
@@ -147,6 +150,7 @@ mod tests {
             id: ContainerId::random(),
             sandbox: SandboxId::random(),
             name: "app".into(),
+            log: None,
             memo: serde_json::json!({"attempt": 1}),
         };
         save(&path, &record).unwrap();

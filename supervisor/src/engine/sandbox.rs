@@ -152,6 +152,7 @@ impl Engine {
         let dir = self.dirs().sandbox(id);
         if let Some(record) = record::load::<SandboxRecord>(&dir.join(RECORD)) {
             self.remove_resources(&record).await?;
+            self.container_records(id).iter().for_each(|own| self.remove_log_link(&record, own));
         }
         self.discard(&dir)
     }

@@ -29,6 +29,9 @@ impl Engine {
         self.sweep_damaged().await;
         self.sweep_network().await;
         self.sweep_scratch();
+        if let Err(error) = super::log_link::sweep(self.dirs()) {
+            tracing::warn!("remove links to logs that are gone: {error}");
+        }
         self.empty_trash();
     }
 
@@ -45,7 +48,8 @@ impl Engine {
                 return;
             }
         }
-        for container in self.containers(&record.id) {
+        for container in self.container_records(&record.id) {
+            self.remove_log_link(record, &container);
             self.warn(self.discard(&self.dirs().scratch(&container.id)));
         }
         for directory in &record.directories {

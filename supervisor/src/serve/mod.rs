@@ -530,7 +530,8 @@ fn take_node(store: &Store, host: &mut Host) {
     }
 }
 
-fn dirs(config: &Config) -> Dirs {
+/// Where the service keeps things.
+pub fn dirs(config: &Config) -> Dirs {
     Dirs { data: config.data_dir.clone(), run: config.run_dir.clone(), log: config.log_dir.clone() }
 }
 

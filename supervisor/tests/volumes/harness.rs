@@ -48,7 +48,7 @@ fn private_host() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET | nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
-    for dir in ["/run", "/var/lib/monopod", "/var/log/pods", "/tmp"] {
+    for dir in ["/run", "/var/lib/monopod", "/var/log/pods", "/var/log/containers", "/tmp"] {
         std::fs::create_dir_all(dir).unwrap();
         rustix::mount::mount("tmpfs", dir, "tmpfs", MountFlags::empty(), c"mode=1777").unwrap();
     }

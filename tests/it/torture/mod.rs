@@ -172,7 +172,8 @@ impl Torture {
             wait(&format!("{} is gone", plan.name), || (get(&plan.name).0 == 404).then_some(()))?;
         }
         let left = ["/var/lib/monopod/sandboxes", "/var/lib/monopod/pods", "/var/lib/monopod/scratch"];
-        for dir in left.into_iter().chain(["/var/lib/monopod/machines", "/run/monopod/sandboxes", "/var/log/pods"]) {
+        let others = ["/var/lib/monopod/machines", "/run/monopod/sandboxes", "/var/log/pods", "/var/log/containers"];
+        for dir in left.into_iter().chain(others) {
             // The object of a pod that has ended goes first.
             wait(&format!("{dir}: {:?}", serve::names(dir)), || {
                 (serve::names(dir).len() <= COUNTERS.len()).then_some(())

@@ -29,7 +29,7 @@ pub(super) fn enter() -> Result<()> {
 
 /// Empty directories where Monopod keeps things, and busybox in its store.
 pub(super) fn set_up(sh: &Shell, bin: &Path) -> Result<()> {
-    for dir in ["/run", "/var/lib/monopod", "/var/log/pods"] {
+    for dir in ["/run", "/var/lib/monopod", "/var/log/pods", "/var/log/containers"] {
         fs::create_dir_all(dir)?;
         cmd!(sh, "mount -t tmpfs -o mode=755 tmpfs {dir}").quiet().run()?;
     }
