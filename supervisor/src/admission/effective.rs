@@ -14,7 +14,7 @@ pub fn effective_request(spec: &PodSpec, resource: &str) -> Option<Amount> {
 }
 
 /// The same of limits: what containers may take together, `None` when none is limited.
-pub(super) fn effective_limit(spec: &PodSpec, resource: &str) -> Option<Amount> {
+pub fn effective_limit(spec: &PodSpec, resource: &str) -> Option<Amount> {
     effective(spec, |container| named(container.resources.as_ref()?.limits.as_ref()?, resource))
 }
 

@@ -7,4 +7,4 @@ pub mod pss;
 pub mod quota;
 pub mod validate;
 
-pub use effective::effective_request;
+pub use effective::{effective_limit, effective_request};

@@ -18,11 +18,18 @@ use crate::pod::spec::{
 
 /// Tells where a pod comes from; a static pod says `file` (ST2).
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+/// Pods of at least this priority are critical.
+pub const CRITICAL: i32 = 2_000_000_000;
 
 /// Whether a pod comes from a manifest of the node's own.
 pub fn is_static(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     annotations.and_then(|all| all.get(CONFIG_SOURCE)).is_some_and(|source| source != "api")
+}
+
+/// Such pods the node keeps whatever they take (EV6).
+pub fn is_critical(pod: &Pod) -> bool {
+    is_static(pod) || pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= CRITICAL)
 }
 
 /// The machine's view of a Pod that is defaulted and valid.

@@ -307,6 +307,17 @@ impl Context {
         own.max_by_key(|(instance, _)| instance.serial).map(|(instance, known)| (*instance, known.clone()))
     }
 
+    /// The newest instances that have not ended, as far as somebody wrote that down, with their containers' names.
+    pub(super) fn running(&self) -> Vec<(Instance, String, Known)> {
+        let newest = self.spec.containers.iter().filter_map(|container| {
+            let (instance, known) = self.newest(&container.name)?;
+            Some((instance, container.name.clone(), known))
+        });
+        let lives =
+            |known: &Known| known.process.is_some() && self.engine.exit_record(&known.sandbox, &known.id).is_none();
+        newest.filter(|(_, _, known)| lives(known)).collect()
+    }
+
     pub(super) fn forget(&self, instance: Instance) {
         self.instances.borrow_mut().remove(&instance);
         self.turns.borrow_mut().remove(&Turn::Instance(instance));

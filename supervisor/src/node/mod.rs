@@ -59,7 +59,7 @@ enum Input {
         uid: String,
         action: ActionId,
     },
-    /// A disk volume has more in it than it may.
+    /// A pod takes more of the disk than it may.
     StorageExceeded {
         uid: String,
         message: String,
@@ -85,7 +85,7 @@ struct Entry {
     machine: Machine,
     context: Rc<context::Context>,
     tasks: BTreeMap<ActionId, tokio::task::AbortHandle>,
-    /// Counts what its disk volumes take, when they have limits.
+    /// Counts what it takes of the disk, when that is limited.
     counter: Option<tokio::task::AbortHandle>,
     shown: Option<Status>,
 }
@@ -270,8 +270,8 @@ impl Node {
         }
     }
 
-    /// Counts what the pods' disk volumes take and evicts those with one beyond its `sizeLimit` (EV2), now and not when
-    /// their counters come to it.
+    /// Counts what the pods take of the disk and evicts those that are beyond a limit (EV1), now and not when their counters
+    /// come to it.
     pub async fn check_storage(&mut self) {
         for uid in self.uids() {
             let Some(entry) = self.pods.get(&uid) else { continue };
@@ -282,7 +282,8 @@ impl Node {
     }
 
     fn evict(&mut self, uid: &str, message: &str) {
-        if let Some(entry) = self.pods.get_mut(uid) {
+        // One that ended meanwhile takes nothing any more.
+        if let Some(entry) = self.pods.get_mut(uid).filter(|entry| !entry.machine.is_finished()) {
             entry.machine.evict(message, clock::now());
             self.settle(uid);
         }

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +17,16 @@ use k8s_openapi::api::core::v1::{
     ServiceAccountTokenProjection, Volume,
 };
 
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::Semaphore;
+
 use super::Input;
 use super::clock;
 use super::context::{Context, Turn};
 use super::images;
 use crate::convert::env::Sources;
 use crate::convert::facts::{EnvFiles, Objects, PodFacts, PodToken};
+use crate::convert::machine;
 use crate::convert::mounts::VolumeHome;
 use crate::engine::error::EngineError;
 use crate::engine::id::{ContainerId, SandboxId};
@@ -31,7 +35,7 @@ use crate::pod::event::{ImageFailure, VolumeFailure};
 use crate::pod::spec::Index;
 use crate::volume::payload::{self, Kind, Payload};
 use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
-use crate::volume::usage::{self, Exceeded};
+use crate::volume::usage::{self, Exceeded, Limits, Taken};
 use crate::volume::{self, ReadyVolume, Site, VolumeError, atomic, claims};
 
 /// Readers that are on their way through a directory that was replaced still find it for this long.
@@ -40,8 +44,10 @@ const OLD_FILES_STAY: Duration = Duration::from_secs(1);
 const REFRESH_JITTER_SECONDS: u64 = 10;
 /// A token that could not be had is asked for again after this time.
 const REFRESH_RETRY_SECONDS: u64 = 10;
-/// Between two counts of a disk volume that has a limit: as often as the kubelet looks.
+/// Between two counts of what a pod with limits takes of the disk: as often as the kubelet looks (EV1).
 const STORAGE_EVERY: Duration = Duration::from_secs(10);
+/// Trees that are counted at the same time: their owners make them as large as they like.
+const COUNTED_AT_ONCE: usize = 4;
 
 /// The reason of the events about files that are being given to a group for long (VO53).
 const CHANGE_IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
@@ -494,13 +500,19 @@ pub(super) fn refresh_tokens(context: &Rc<Context>) {
     }
 }
 
-/// Counts every so often what the disk volumes of a pod take, when one of them has a limit (EV2): other pods wake nobody.
+/// Counts every so often what a pod takes of the disk, when that is limited (EV1): other pods wake nobody. Critical ones are
+/// never evicted (EV6).
 pub(super) fn count_storage(
     context: &Rc<Context>,
     inbox: &tokio::sync::mpsc::UnboundedSender<Input>,
 ) -> Option<tokio::task::AbortHandle> {
-    let limited = context.newest_pod().spec.as_ref().is_some_and(|spec| !usage::limited(spec).is_empty());
+    let limited = storage_limits(&context.newest_pod()).is_some();
     limited.then(|| tokio::task::spawn_local(count(context.clone(), inbox.clone())).abort_handle())
+}
+
+fn storage_limits(pod: &Pod) -> Option<Limits> {
+    let limits = Limits::of(pod.spec.as_ref()?);
+    (!limits.is_none() && !machine::is_critical(pod)).then_some(limits)
 }
 
 /// Until it is too much, or the pod is gone.
@@ -516,23 +528,58 @@ async fn count(context: Rc<Context>, inbox: tokio::sync::mpsc::UnboundedSender<I
     }
 }
 
-/// The first disk volume that is larger than its limit (EV2).
+/// The first limit that a pod has grown beyond (EV1).
 pub(super) async fn exceeded(context: &Rc<Context>) -> Option<Exceeded> {
     let pod = context.newest_pod();
-    for (volume, limit_bytes, limit) in usage::limited(pod.spec.as_ref()?) {
+    let limits = storage_limits(&pod)?;
+    let mut taken = Taken::default();
+    for volume in volumes(&pod).filter(|volume| usage::is_on_disk(volume)) {
         let root = context.volumes.with(|ready| {
-            let found = ready.iter().find(|known| known.name == volume && !known.has_quota);
+            let is_counted =
+                |known: &ReadyVolume| limits.is_of_all() || limits.is_of_volume(&known.name) && !known.has_quota;
+            let found = ready.iter().find(|known| known.name == volume.name && is_counted(known));
             found.and_then(|known| known.root.try_clone().ok())
         });
-        let Some(root) = root else { continue };
-        let counted = tokio::task::spawn_blocking(move || usage::bytes(root.as_fd())).await;
-        match counted {
-            Ok(Ok(used_bytes)) if used_bytes > limit_bytes => return Some(Exceeded { volume, used_bytes, limit }),
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(error)) => tracing::warn!(volume, "count what it takes: {error}"),
+        if let Some(bytes) = bytes_below(root.into_iter().collect(), &volume.name).await {
+            taken.volumes.insert(volume.name.clone(), bytes);
         }
     }
-    None
+    let running = if limits.is_of_all() { context.running() } else { Vec::new() };
+    for (instance, name, known) in running {
+        let layer = context.engine.dirs().scratch(&known.id).join("upper");
+        let roots = [layer, context.container_log_dir(instance)].iter().filter_map(|dir| open(dir)).collect();
+        if let Some(bytes) = bytes_below(roots, &name).await {
+            taken.containers.insert(name, bytes);
+        }
+    }
+    limits.exceeded(&taken)
+}
+
+fn open(dir: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty()).ok()
+}
+
+/// Counted off the loop; no more than a few trees at a time, however many pods there are.
+async fn bytes_below(roots: Vec<OwnedFd>, of: &str) -> Option<u64> {
+    static TURNS: Semaphore = Semaphore::const_new(COUNTED_AT_ONCE);
+    if roots.is_empty() {
+        return None;
+    }
+    let turn = TURNS.acquire().await.ok()?;
+    let counting = tokio::task::spawn_blocking(move || {
+        // Whoever gives up waiting does not end the walk.
+        let _turn = turn;
+        roots.iter().map(|root| usage::bytes(root.as_fd())).sum::<Result<u64, VolumeError>>()
+    });
+    match counting.await {
+        Ok(Ok(bytes)) => Some(bytes),
+        Ok(Err(error)) => {
+            tracing::warn!("count what {of} takes: {error}");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Lets go of everything. Data of claims and of the host is not touched: only the pod's own directory goes.

@@ -3,7 +3,6 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::disk::DiskPressure;
-use super::drain::CRITICAL;
 use super::host::Host;
 use super::schedule::{Need, Usage, affinity_fits, untolerated};
 use crate::config::sysctls;
@@ -102,11 +101,10 @@ fn unenforceable(pod: &Pod, host: &Host) -> Option<Refusal> {
 
 /// PH15: under pressure of the disk the node takes only critical and static pods, whatever taints they tolerate.
 fn pressed(pod: &Pod, host: &Host) -> Option<Refusal> {
-    let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
     let message = "The node had condition: [DiskPressure]. ".to_owned();
     match host.disk {
         DiskPressure::None => None,
-        DiskPressure::Pressure if priority >= CRITICAL || machine::is_static(pod) => None,
+        DiskPressure::Pressure if machine::is_critical(pod) => None,
         DiskPressure::Pressure => Some(Refusal { reason: "Evicted", message }),
     }
 }

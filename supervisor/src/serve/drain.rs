@@ -8,14 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pods::Pods;
+use crate::convert::machine::CRITICAL;
 use crate::node::Node;
 use crate::pod::status::{Condition, Truth};
 
 /// `status.reason` of a pod that ended so.
 pub const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
-/// Pods of at least this priority end last.
-pub const CRITICAL: i32 = 2_000_000_000;
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
