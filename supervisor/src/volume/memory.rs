@@ -9,22 +9,40 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::VolumeError;
 
-/// A tmpfs that every user may write to; a group gets everything that is made in it (VO10, VO50).
-pub(super) fn tmpfs(size_bytes: Option<u64>, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
-    let size = size_bytes.map(|bytes| ("size", bytes.to_string()));
-    mount("tmpfs", size.into_iter().chain(ownership(group)), true)
+/// What somebody may do with others' files in the root of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// Everything.
+    Free,
+    /// Nothing but what the files' modes say: the sticky bit, as a tmpfs has it by default (tmpfs(5)).
+    Kept,
+}
+
+/// An `emptyDir`: every user may write to it; a group gets everything that is made in it (VO11, VO50).
+pub(super) fn empty_dir(size_bytes: u64, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+    mount("tmpfs", [("size", size_bytes.to_string())].into_iter().chain(ownership(group, Others::Kept)), true)
+}
+
+/// For files that we write (VO25).
+pub(super) fn content(group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+    mount("tmpfs", ownership(group, Others::Free).into_iter(), true)
 }
 
 /// Pages of one size; the kernel hands out what the node set aside (VO12).
 pub(super) fn huge_pages(page_bytes: u64, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
     let page = ("pagesize", page_bytes.to_string());
-    mount("hugetlbfs", [page].into_iter().chain(ownership(group)), false)
+    mount("hugetlbfs", [page].into_iter().chain(ownership(group, Others::Free)), false)
 }
 
-fn ownership(group: Option<u32>) -> Vec<(&'static str, String)> {
+fn ownership(group: Option<u32>, others: Others) -> Vec<(&'static str, String)> {
+    let sticky = match others {
+        Others::Free => 0,
+        Others::Kept => 0o1000,
+    };
+    let mode = |bits: u32| ("mode", format!("{:o}", bits | sticky));
     match group {
-        Some(group) => vec![("mode", "2777".to_owned()), ("gid", group.to_string())],
-        None => vec![("mode", "0777".to_owned())],
+        Some(group) => vec![mode(0o2777), ("gid", group.to_string())],
+        None => vec![mode(0o777)],
     }
 }
 
@@ -134,6 +152,14 @@ mod tests {
             let source = EmptyDirVolumeSource { size_limit, ..EmptyDirVolumeSource::default() };
             assert_eq!(size_bytes(&source, bounds).unwrap(), expected, "{limit:?}");
         }
+    }
+
+    /// VO11, VO50
+    #[test]
+    fn a_memory_volume_is_sticky_as_the_kubelet_leaves_it() {
+        let mode = |group, others| ownership(group, others).remove(0).1;
+        assert_eq!([mode(None, Others::Kept), mode(Some(7), Others::Kept)], ["1777", "3777"]);
+        assert_eq!([mode(None, Others::Free), mode(Some(7), Others::Free)], ["777", "2777"]);
     }
 
     /// VO12

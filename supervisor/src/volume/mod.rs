@@ -113,14 +113,14 @@ pub fn make(name: &str, source: &Source, site: &Site<'_>, kept: Option<OwnedFd>)
             Ok(ReadyVolume { has_quota, ..ready(VolumePlace::on_host(), root) })
         }
         Source::Memory { size_bytes } => {
-            Ok(ready(VolumePlace::kept(), or(&|| memory::tmpfs(Some(*size_bytes), site.group))?))
+            Ok(ready(VolumePlace::kept(), or(&|| memory::empty_dir(*size_bytes, site.group))?))
         }
         Source::HugePages { page_bytes } => {
             Ok(ready(VolumePlace::kept(), or(&|| memory::huge_pages(*page_bytes, site.group))?))
         }
         Source::HostPath(source) => Ok(ready(VolumePlace::on_host(), host_path::open(source)?)),
         Source::Content(payload) => {
-            let root = or(&|| memory::tmpfs(None, site.group))?;
+            let root = or(&|| memory::content(site.group))?;
             atomic::sweep(root.as_fd())?;
             write_at_once(root.as_fd(), payload, site.group)?;
             let place = VolumePlace { read_only: true, ..VolumePlace::kept() };
