@@ -16,15 +16,23 @@ use crate::pod::spec::{
     RestartRule, Role, RuleAction, RuleOperator, Signal, TerminationMessagePolicy,
 };
 
-/// Tells where a pod comes from; a static pod says `file` (ST2).
-const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+/// The uid of the static pod that an object mirrors (ST3). The node writes it; the API lets nobody else.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Pods of at least this priority are critical.
 pub const CRITICAL: i32 = 2_000_000_000;
 
 /// Whether a pod comes from a manifest of the node's own.
 pub fn is_static(pod: &Pod) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(CONFIG_SOURCE)).is_some_and(|source| source != "api")
+    mirrored(pod).is_some()
+}
+
+/// Under which the node knows a pod: machine, directories, logs, events. A static pod's outlives the objects that mirror it.
+pub fn uid(pod: &Pod) -> &str {
+    mirrored(pod).or(pod.metadata.uid.as_deref()).unwrap_or_default()
+}
+
+fn mirrored(pod: &Pod) -> Option<&str> {
+    pod.metadata.annotations.as_ref()?.get(MIRROR).map(String::as_str)
 }
 
 /// Such pods the node keeps whatever they take (EV6).
@@ -38,7 +46,6 @@ pub fn spec(pod: &Pod) -> PodSpec {
     let meta = &pod.metadata;
     let mut spec = PodSpec::new(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
     let Some(api) = &pod.spec else { return spec };
-    spec.generation = meta.generation.unwrap_or(1);
     spec.restart_policy = restart_policy(api.restart_policy.as_deref()).unwrap_or(RestartPolicy::Always);
     // Rule UP2: a negative grace counts as 1; a written 0 stays.
     spec.grace = match api.termination_grace_period_seconds.unwrap_or(30) {
@@ -46,6 +53,8 @@ pub fn spec(pod: &Pod) -> PodSpec {
         grace => seconds(grace),
     };
     spec.static_pod = is_static(pod);
+    // Its object shows none that was observed (GE4).
+    spec.generation = if spec.static_pod { 0 } else { meta.generation.unwrap_or(1) };
     spec.active_deadline = api.active_deadline_seconds.map(seconds);
     spec.readiness_gates = api.readiness_gates.iter().flatten().map(|gate| gate.condition_type.clone()).collect();
     spec.host_network = api.host_network.unwrap_or(false);

@@ -149,7 +149,7 @@ mod tests {
         let critical = pod(json!({"containers": [{"name": "c"}], "priority": 2_000_000_000}));
         assert_eq!(check(&critical, &full, &[]), None);
         let mut own = plain;
-        own.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+        own.metadata.annotations = Some([(machine::MIRROR.to_owned(), "hash".to_owned())].into());
         assert_eq!(check(&own, &full, &[]), None);
     }
 

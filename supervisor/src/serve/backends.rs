@@ -12,6 +12,7 @@ use super::pods::PODS;
 use crate::api::body::Body;
 use crate::api::status::{Reason, Status};
 use crate::api::streams::{Local, Metrics, PodUsage, Streams, Usage};
+use crate::convert::machine;
 use crate::node::Sessions;
 use crate::node::session::http::{Answer, Refusal};
 use crate::store::{Object, Store};
@@ -106,10 +107,10 @@ impl NodeMetrics {
             pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| phase == "Running")
         };
         let asked = objects.iter().filter_map(|object| object.read::<Pod>().ok()).filter(is_running).map(|pod| {
-            let (sessions, meta) = (self.sessions.clone(), pod.metadata);
+            let (sessions, uid, meta) = (self.sessions.clone(), machine::uid(&pod).to_owned(), pod.metadata);
             // Each is measured over a window of time, all over the same one.
             tokio::task::spawn_local(async move {
-                let used = sessions.usage(meta.uid.as_deref().unwrap_or_default()).await;
+                let used = sessions.usage(&uid).await;
                 let containers = used
                     .into_iter()
                     .map(|own| (own.container, Usage { cpu_nanos: own.cpu_nanos, memory_bytes: own.memory_bytes }));

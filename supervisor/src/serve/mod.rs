@@ -336,18 +336,13 @@ impl Daemon {
         self.pods.changed(event, &mut self.node);
         if event.kind == crate::store::WatchEventKind::Modified
             && is_told_otherwise(event)
-            && let Ok(pod) = event.object.read()
+            && let Some(pod) = pods::read(&event.object)
         {
             self.node.pod_changed(pod);
         }
         let deleting =
             event.kind == crate::store::WatchEventKind::Deleted || event.object.text.contains("\"deletionTimestamp\"");
         if deleting && event.object.text.contains(source::MANIFEST) {
-            if event.kind == crate::store::WatchEventKind::Deleted
-                && let Some(uid) = pods::uid_of(&event.object)
-            {
-                self.source.deleted(&event.object.key, &uid);
-            }
             self.source.look().await;
         }
     }

@@ -38,6 +38,8 @@ const DEFERRED_FIRST: Duration = Duration::from_secs(30);
 const DEFERRED_AGAIN: Duration = Duration::from_secs(180);
 /// Attempts to write a status that others keep changing; the next notice tries again.
 const WRITES_MAX: usize = 16;
+/// A static pod that comes back within this time counts its instances on: as long as a kubelet keeps old containers.
+const ENDED_IS_KNOWN: Duration = Duration::from_secs(60);
 
 /// What is known of a pod that the driver has.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ struct Known {
     reserved: Usage,
     priority: i32,
     status: Rc<RefCell<Writing>>,
+    /// Of a static pod: the number of its containers' next instances.
+    next: Option<BTreeMap<String, u32>>,
 }
 
 /// A pod's status on its way to the store.
@@ -82,6 +86,8 @@ pub struct Pods {
     /// What nobody remembers is being ended; a pod of the same uid starts afterwards.
     ending: JoinSet<String>,
     awaited: BTreeSet<String>,
+    /// Static pods that ended not long ago, with the numbers of their next instances (LF6).
+    ended: BTreeMap<String, (Instant, BTreeMap<String, u32>)>,
 }
 
 impl Pods {
@@ -98,6 +104,7 @@ impl Pods {
             refusing: false,
             ending: JoinSet::new(),
             awaited: BTreeSet::new(),
+            ended: BTreeMap::new(),
         }
     }
 
@@ -174,7 +181,7 @@ impl Pods {
     /// Everything again, after the feed was cut off.
     pub fn resync(&mut self, node: &mut Node) {
         let (objects, _) = self.store.list(PODS, None);
-        let there: BTreeSet<String> = objects.iter().filter_map(uid_of).collect();
+        let there: BTreeSet<String> = objects.iter().filter_map(known_uid).collect();
         let gone: Vec<String> = self.known.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
         gone.iter().for_each(|uid| self.lose(uid, node));
         objects.iter().for_each(|object| self.sync(object, node));
@@ -182,7 +189,7 @@ impl Pods {
 
     fn deleted(&mut self, object: &Object, node: &mut Node) {
         self.pending.remove(&object.key);
-        match uid_of(object).filter(|uid| node.has(uid)) {
+        match known_uid(object).filter(|uid| node.has(uid)) {
             Some(uid) => self.lose(&uid, node),
             None => self.retry(node),
         }
@@ -235,13 +242,19 @@ impl Pods {
         let around = Rc::new(self.host.surroundings(pod));
         let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
         let usage = Usage::of(pod);
-        let known = Known { key, around, reserved: usage.clone(), usage, priority, status: Rc::default() };
+        let next = machine::is_static(pod).then(BTreeMap::new);
+        let known = Known { key, around, reserved: usage.clone(), usage, priority, status: Rc::default(), next };
         self.known.insert(uid.to_owned(), known);
     }
 
     fn add(&mut self, uid: &str, object: &Object, pod: Pod, node: &mut Node) {
         let mut spec = machine::spec(&pod);
         self.host.complete(&mut spec);
+        for (container, next) in self.ended.remove(uid).into_iter().flat_map(|(_, next)| next) {
+            if let Some(own) = spec.containers.iter_mut().find(|own| own.name == container) {
+                own.first_attempt = own.first_attempt.max(next);
+            }
+        }
         let used = self.used(node, None);
         let refusal = match self.refusing {
             true => Some(admit::Refusal::shutdown()),
@@ -351,7 +364,10 @@ impl Pods {
 
     /// The newest status of a pod; written when the one before is.
     pub fn publish(&mut self, uid: &str, status: Box<Status>) {
-        let Some(known) = self.known.get(uid) else { return };
+        let Some(known) = self.known.get_mut(uid) else { return };
+        if let Some(next) = &mut known.next {
+            *next = next_instances(&status);
+        }
         let mut writing = known.status.borrow_mut();
         writing.next = Some(status);
         if writing.busy {
@@ -373,11 +389,16 @@ impl Pods {
 
     /// Nothing is left of a pod: its object goes, and what waited for its place comes.
     pub fn removed(&mut self, uid: &str, node: &mut Node) {
-        if let Some(known) = self.known.remove(uid)
-            && let Some(object) = self.store.get(&known.key)
-        {
+        let known = self.known.remove(uid);
+        if let Some(next) = known.as_ref().and_then(|known| known.next.clone()) {
+            self.ended.retain(|_, (at, _)| at.elapsed() < ENDED_IS_KNOWN);
+            self.ended.insert(uid.to_owned(), (Instant::now(), next));
+        }
+        if let Some(object) = known.and_then(|known| self.store.get(&known.key)) {
+            let is_wanted = self.claimed.borrow().contains(uid);
             match read(&object) {
-                Some(pod) if pod.metadata.uid.as_deref() == Some(uid) => self.remove(&pod),
+                Some(pod) if pod.metadata.uid.as_deref() == Some(uid) && !is_wanted => self.remove(&pod),
+                // Another pod of this name, or the same static pod that its file wants again.
                 _ => self.sync(&object, node),
             }
         } else {
@@ -395,7 +416,7 @@ impl Pods {
         let (store, key, uid) = (self.store.clone(), key_of(pod), pod.metadata.uid.clone());
         tokio::task::spawn_local(async move {
             loop {
-                let Some(object) = store.get(&key).filter(|object| uid_of(object) == uid) else { return };
+                let Some(object) = store.get(&key).filter(|object| known_uid(object) == uid) else { return };
                 let change = Change::Delete { key: key.clone(), expected: Some(object.version) };
                 match store.commit(change, Durability::Disk).await {
                     Ok(_) | Err(StoreError::NotFound(_)) => return,
@@ -527,7 +548,7 @@ async fn write(
     slot: &RefCell<Writing>,
 ) -> Result<(), StoreError> {
     for _ in 0..WRITES_MAX {
-        let Some(object) = store.get(key).filter(|object| uid_of(object).as_deref() == Some(uid)) else {
+        let Some(object) = store.get(key).filter(|object| known_uid(object).as_deref() == Some(uid)) else {
             return Ok(());
         };
         let mut value = object.value();
@@ -582,8 +603,20 @@ fn unschedulable_message(pod: &Pod) -> Option<&String> {
     conditions.iter().find(|condition| condition.type_ == "PodScheduled")?.message.as_ref()
 }
 
+/// The pod as the node knows it: a static one under its own uid, not its mirror's (ST3).
 pub(super) fn read(object: &Object) -> Option<Pod> {
-    object.read().inspect_err(|error| tracing::error!("{} is no Pod: {error}", object.key)).ok()
+    let read = object.read().inspect_err(|error| tracing::error!("{} is no Pod: {error}", object.key));
+    let mut pod: Pod = read.ok()?;
+    if machine::is_static(&pod) {
+        pod.metadata.uid = Some(machine::uid(&pod).to_owned());
+    }
+    Some(pod)
+}
+
+/// Of the instances that were made; the others still have their numbers.
+fn next_instances(status: &Status) -> BTreeMap<String, u32> {
+    let made = status.init.iter().chain(&status.apps).filter(|own| !own.id.is_empty() || own.last.is_some());
+    made.map(|own| (own.name.clone(), own.restart_count.saturating_add(1))).collect()
 }
 
 fn phase(pod: &Pod) -> Option<&str> {
@@ -595,17 +628,37 @@ pub(super) fn key_of(pod: &Pod) -> Key {
     Key::new(PODS, &text(&pod.metadata.namespace), &text(&pod.metadata.name))
 }
 
-/// Without decoding the rest.
+/// Of an object, without decoding the rest.
+#[derive(serde::Deserialize)]
+struct Head {
+    metadata: Metadata,
+}
+
+#[derive(serde::Deserialize)]
+struct Metadata {
+    uid: Option<String>,
+    annotations: Option<Annotations>,
+}
+
+#[derive(serde::Deserialize)]
+struct Annotations {
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirror: Option<String>,
+}
+
+fn head(object: &Object) -> Option<Metadata> {
+    serde_json::from_str::<Head>(&object.text).ok().map(|head| head.metadata)
+}
+
+/// The object's own.
 pub(super) fn uid_of(object: &Object) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Metadata {
-        uid: Option<String>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Head {
-        metadata: Metadata,
-    }
-    serde_json::from_str::<Head>(&object.text).ok()?.metadata.uid
+    head(object)?.uid
+}
+
+/// As of [`read`].
+fn known_uid(object: &Object) -> Option<String> {
+    let Metadata { uid, annotations } = head(object)?;
+    annotations.and_then(|annotations| annotations.mirror).or(uid)
 }
 
 #[cfg(test)]
@@ -632,5 +685,35 @@ mod tests {
         assert_eq!(value["status"]["nominatedNodeName"], "n");
         assert_eq!(value["status"]["conditions"][1]["status"], "True");
         assert!(!put_status(&mut value, &status));
+    }
+
+    /// ST3
+    #[test]
+    fn the_objects_of_a_static_pod_are_known_by_the_pod_s_uid() {
+        let object = |metadata: Value| Object {
+            key: Key::new(PODS, "default", "p"),
+            version: Version(1),
+            text: json!({"metadata": metadata}).to_string().into(),
+        };
+        let mirror = object(json!({"uid": "random", "annotations": {machine::MIRROR: "hash"}}));
+        assert_eq!((known_uid(&mirror).as_deref(), uid_of(&mirror).as_deref()), (Some("hash"), Some("random")));
+        assert_eq!(read(&mirror).unwrap().metadata.uid.as_deref(), Some("hash"));
+        let plain = object(json!({"uid": "own", "annotations": {"a": "b"}}));
+        assert_eq!(
+            (known_uid(&plain).as_deref(), read(&plain).unwrap().metadata.uid.as_deref()),
+            (Some("own"), Some("own"))
+        );
+    }
+
+    /// LF6
+    #[test]
+    fn a_static_pod_counts_on_from_the_instances_that_were_made() {
+        let mut spec = PodSpec::new("ns", "p", "u");
+        spec.containers.push(crate::pod::spec::ContainerSpec::new("c", crate::pod::spec::Role::App, "i"));
+        let now = crate::pod::timer::Now { mono: crate::pod::timer::Instant(1), wall: crate::pod::timer::WallTime(1) };
+        let mut status = crate::pod::machine::Machine::new(spec, now).status();
+        assert_eq!(next_instances(&status), BTreeMap::new());
+        status.apps[0].id = "monopod://1".to_owned();
+        assert_eq!(next_instances(&status), BTreeMap::from([("c".to_owned(), 1)]));
     }
 }

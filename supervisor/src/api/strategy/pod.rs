@@ -16,10 +16,8 @@ use super::{forbidden, json, quota, typed};
 use crate::admission::validate;
 use crate::admission::{defaults, pss};
 use crate::convert;
+use crate::convert::machine::MIRROR;
 use crate::store::Key;
-
-/// What a static pod carries.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
     let mut pod: Pod = typed(value)?;
@@ -48,18 +46,34 @@ fn qos(spec: &PodSpec) -> Option<String> {
 
 /// Fills in what depends on other objects.
 fn admit(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
-    let is_mirror = pod.metadata.annotations.as_ref().is_some_and(|notes| notes.contains_key(MIRROR));
+    if mirrored(pod).is_some() {
+        return Err(forbidden(call, name, "mirror pods are made by their node alone"));
+    }
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
     let (classes, _) = call.state.store.list("priorityclasses.scheduling.k8s.io", None);
     let classes: Vec<PriorityClass> = classes.iter().filter_map(|object| object.read().ok()).collect();
     defaults::set_priority(spec, &classes).map_err(|error| forbidden(call, name, error))?;
     overhead(call, name, spec)?;
-    if !is_mirror {
-        service_account(call, name, spec)?;
-    }
+    service_account(call, name, spec)?;
     defaults::add_tolerations(spec);
     quota::set_defaults(call, pod);
     Ok(())
+}
+
+/// ST3
+fn mirrored(pod: &Pod) -> Option<&String> {
+    pod.metadata.annotations.as_ref()?.get(MIRROR)
+}
+
+/// It says whose containers the pod's are: whoever may change a pod must not reach another's.
+fn check_mirror(call: &Call, old: &Value, before: &Pod, pod: &Pod) -> Result<(), Status> {
+    let detail = match (mirrored(before), mirrored(pod)) {
+        (before, after) if before == after => return Ok(()),
+        (None, _) => "may not add mirror pod annotation",
+        (Some(_), _) => "may not remove or update mirror pod annotation",
+    };
+    let field = format!("metadata.annotations[{MIRROR}]");
+    Err(super::forbidden_field(call.target.resource, old, &field, detail))
 }
 
 /// VA14, VO32
@@ -141,6 +155,7 @@ pub(super) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result
     [&mut before, &mut pod].into_iter().for_each(raise_grace);
     let name = before.metadata.name.clone().unwrap_or_default();
     let invalid = |error: &validate::Invalid| Status::invalid(call.target.resource, &name, error);
+    check_mirror(call, old, &before, &pod)?;
     match part {
         Part::Status => {
             pod.spec.clone_from(&before.spec);

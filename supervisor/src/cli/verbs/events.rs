@@ -160,7 +160,10 @@ pub async fn section(client: &Client, kinds: &Kinds, object: &Value) -> Result<S
     let mut selector = format!("involvedObject.name={}", text(object, "/metadata/name"));
     // Events about the node name it by its name alone.
     if object["kind"] != "Node" {
-        selector += &format!(",involvedObject.uid={}", text(object, "/metadata/uid"));
+        // Those of a static pod are the pod's, not its mirror's (ST3).
+        let mirrored = text(object, "/metadata/annotations/kubernetes.io~1config.mirror");
+        let uid = if mirrored.is_empty() { text(object, "/metadata/uid") } else { mirrored };
+        selector += &format!(",involvedObject.uid={uid}");
     }
     let call = Call::get(kinds.named("events")?.path(namespace, None)).query("fieldSelector", selector);
     Ok(told(&sorted(&client.json(call).await?), Timestamp::now()))

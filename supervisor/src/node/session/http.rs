@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::logs::{Asked, Wrong, instance_of};
 use super::query::Query;
 use super::{SessionError, Sessions};
+use crate::convert::machine;
 use crate::logs;
 use crate::stream::body::Body;
 use crate::stream::received::Received;
@@ -79,7 +80,7 @@ impl Sessions {
             return Ok(text(StatusCode::OK, ""));
         }
         let count = instance_of(pod, &container, asked.previous).map_err(Refusal::bad_request)?;
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let uid = machine::uid(pod).to_owned();
         let Some((path, found)) = self.log_of(&uid, &container, count) else {
             return Err(Refusal::internal(SessionError::NoPod));
         };
@@ -111,7 +112,7 @@ impl Sessions {
         if command.is_empty() {
             return Ok(text(StatusCode::BAD_REQUEST, "you must specify at least one command for the container"));
         }
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let uid = machine::uid(pod).to_owned();
         let slot = match self.check_container(&uid, &container).and_then(|()| self.slot(&uid)) {
             Ok(slot) => slot,
             Err(error) => return Ok(refused(&error)),
@@ -136,7 +137,7 @@ impl Sessions {
     pub fn attach_request(&self, pod: &Pod, request: &mut Request<Received>) -> Answer {
         let query = Query::of(request.uri());
         let container = streamed_container(pod, &query)?;
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let uid = machine::uid(pod).to_owned();
         // A container has a terminal or has none, whatever the client thinks.
         let tty = self.has_terminal(&uid, &container);
         let (tty, slot) = match tty.and_then(|tty| Ok((tty, self.slot(&uid)?))) {
@@ -163,7 +164,7 @@ impl Sessions {
         if node_of(pod).is_none() {
             return Err(Refusal::bad_request(format!("pod {name} does not have a host assigned")));
         }
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let uid = machine::uid(pod).to_owned();
         let slot = match self.check_network(&uid).and_then(|()| self.slot(&uid)) {
             Ok(slot) => slot,
             Err(error) => return Ok(refused(&error)),

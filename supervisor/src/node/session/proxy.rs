@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Sessions;
 use super::http::{Answer, Refusal};
+use crate::convert::machine;
 use crate::stream::body::Body;
 use crate::stream::received::Received;
 use crate::stream::{PodPort, ProxyScheme};
@@ -37,7 +38,7 @@ impl Sessions {
     /// Passes a request on; `path` with its slash.
     pub async fn proxy(&self, pod: &Pod, port: &PodPort, path: &str, mut request: Request<Received>) -> Answer {
         let address = target(pod, port.port.as_deref())?;
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let uid = machine::uid(pod);
         let unreachable = |error: &dyn std::fmt::Display| Refusal {
             code: StatusCode::SERVICE_UNAVAILABLE,
             reason: "ServiceUnavailable",

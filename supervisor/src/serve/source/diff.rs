@@ -16,6 +16,10 @@ pub struct Stored {
     pub hash: String,
     /// It is being deleted.
     pub ending: bool,
+    /// Because of its file, not by a user.
+    pub by_file: bool,
+    /// Its file was away since the last look.
+    pub was_away: bool,
 }
 
 /// One thing to do.
@@ -28,7 +32,7 @@ pub enum Step {
     End {
         key: Key,
     },
-    /// Somebody deletes a pod that its file still wants: only its object goes, and comes again (ST3).
+    /// Somebody deletes a pod that its file still wants: only its object goes, and another one comes (ST3).
     Again {
         key: Key,
     },
@@ -86,7 +90,8 @@ fn one(wanted: Wanted, known: &BTreeMap<&Key, &Stored>, broken: &BTreeSet<String
         return Some(Step::Refuse { key: wanted.key, file: wanted.file, why });
     }
     match &wanted.uid {
-        Some(uid) if *uid == old.uid && old.ending => Some(Step::Again { key: wanted.key }),
+        Some(uid) if *uid == old.uid && old.ending && !old.by_file => Some(Step::Again { key: wanted.key }),
+        Some(uid) if *uid == old.uid && !old.ending && old.was_away => Some(Step::End { key: wanted.key }),
         Some(uid) if *uid == old.uid => None,
         Some(_) if old.ending => None,
         Some(_) => Some(Step::End { key: wanted.key }),
@@ -122,6 +127,8 @@ mod tests {
             file: Some(wanted.file.clone()),
             hash: wanted.hash.clone(),
             ending: false,
+            by_file: false,
+            was_away: false,
         }
     }
 
@@ -180,6 +187,18 @@ mod tests {
         let pod = wanted(PODS, "p", "a", "1");
         let ending = Stored { ending: true, ..stored(&pod) };
         assert_eq!(diff(vec![pod.clone()], &[ending], &none()), [Step::Again { key: pod.key }]);
+    }
+
+    /// ST4: the same content in a file that was removed is another life of the same pod.
+    #[test]
+    fn a_pod_whose_file_was_away_ends_and_comes_again_when_it_is_gone() {
+        let pod = wanted(PODS, "p", "a", "1");
+        let away = Stored { was_away: true, ..stored(&pod) };
+        assert_eq!(diff(vec![pod.clone()], &[away], &none()), [Step::End { key: pod.key.clone() }]);
+        let ending = Stored { ending: true, by_file: true, ..stored(&pod) };
+        assert_eq!(diff(vec![pod.clone()], &[ending], &none()), []);
+        let map = wanted("configmaps", "c", "a", "1");
+        assert_eq!(diff(vec![map.clone()], &[Stored { was_away: true, ..stored(&map) }], &none()), []);
     }
 
     #[test]

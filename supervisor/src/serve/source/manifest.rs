@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
 use crate::admission::{defaults, validate};
+use crate::convert::machine::MIRROR;
 use crate::manifest::{Manifest, Object, decode, text_of};
 use crate::serve::clock;
 use crate::serve::host::Host;
@@ -19,7 +20,6 @@ use crate::store::{Key, Store};
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
-const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// An object that a file wants.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,9 +94,7 @@ fn make_static(pod: &mut Pod, file: &str, host: &Host) -> String {
 /// What marks it as the mirror of a static pod.
 fn show(pod: &mut Pod, uid: &str, host: &Host, store: &Store) {
     let annotations = pod.metadata.annotations.get_or_insert_default();
-    for (key, value) in
-        [(CONFIG_HASH, uid), (CONFIG_SOURCE, "file"), (CONFIG_SEEN, &clock::now()), (CONFIG_MIRROR, uid)]
-    {
+    for (key, value) in [(CONFIG_HASH, uid), (CONFIG_SOURCE, "file"), (CONFIG_SEEN, &clock::now()), (MIRROR, uid)] {
         annotations.insert(key.to_owned(), value.to_owned());
     }
     pod.metadata.owner_references = node_object::uid(store, &host.name).map(|node| {
@@ -176,7 +174,7 @@ mod tests {
         let annotations = &value["metadata"]["annotations"];
         assert_eq!(annotations[CONFIG_SOURCE], "file");
         assert_eq!(annotations[CONFIG_HASH], value["metadata"]["uid"]);
-        assert_eq!(annotations[CONFIG_MIRROR], annotations[CONFIG_HASH]);
+        assert_eq!(annotations[MIRROR], annotations[CONFIG_HASH]);
         assert_eq!(all[0].uid.as_ref().unwrap().len(), 32);
     }
 

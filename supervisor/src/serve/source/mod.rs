@@ -10,20 +10,20 @@ pub mod manifest;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use rustix::fs::inotify;
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
-use tokio::time::Instant;
 
 use super::events::{Recorder, Said};
 use super::host::Host;
 use super::pods::PODS;
 use super::{ServeError, clock};
+use crate::convert::machine::MIRROR;
 use crate::pod::event::Severity;
 use crate::store::{Change, Durability, Key, Store, StoreError};
 
@@ -34,8 +34,8 @@ use manifest::Wanted;
 pub const MANIFEST: &str = "monopod.io/manifest";
 /// What the file said of it, so that a change is seen.
 const MANIFEST_HASH: &str = "monopod.io/manifest-hash";
-/// Whoever deletes a static pod's object sees it gone for so long: it comes back with the same uid.
-const SHOWN_AGAIN: Duration = Duration::from_secs(1);
+/// Attempts to end a pod whose status is written meanwhile.
+const ENDS_MAX: usize = 16;
 /// Endings of manifests.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 /// Every resource that a file may hold, pods last: they need the others.
@@ -66,8 +66,10 @@ pub struct Source {
     /// What is wrong, by file; told once.
     wrong: BTreeMap<String, String>,
     watch: AsyncFd<OwnedFd>,
-    /// Pods that somebody deleted, and when they are shown again.
-    held: BTreeMap<Key, Instant>,
+    /// Files that were away since the last look; they may be back.
+    away: BTreeSet<String>,
+    /// The uids of pods that end because of their files, until their objects are gone: their files don't claim them.
+    ended: BTreeSet<String>,
 }
 
 impl Source {
@@ -95,7 +97,8 @@ impl Source {
             claimed,
             wrong: BTreeMap::new(),
             watch,
-            held: BTreeMap::new(),
+            away: BTreeSet::new(),
+            ended: BTreeSet::new(),
         })
     }
 
@@ -103,31 +106,11 @@ impl Source {
         self.claimed.clone()
     }
 
-    /// Until something in the directory has changed, or a pod has to be shown again.
-    pub async fn changed(&self) {
-        let held = self.held.values().min().copied();
-        let due = async {
-            match held {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ready = self.watch.readable() => {
-                if let Ok(mut ready) = ready {
-                    let mut buffer = [0; 4096];
-                    while rustix::io::read(self.watch.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
-                    ready.clear_ready();
-                }
-            }
-            () = due => {}
-        }
-    }
-
-    /// Somebody deleted this pod's object, which its file still wants (ST3).
-    pub fn deleted(&mut self, key: &Key, uid: &str) {
-        if self.claimed.borrow().contains(uid) {
-            self.held.insert(key.clone(), Instant::now() + SHOWN_AGAIN);
+    /// Until something in the directory has changed.
+    pub async fn changed(&mut self) {
+        if let Ok(mut ready) = self.watch.readable().await {
+            self.away.extend(files_away(self.watch.get_ref()));
+            ready.clear_ready();
         }
     }
 
@@ -140,16 +123,17 @@ impl Source {
     pub async fn look(&mut self) {
         let (wanted, mut wrong) = self.read();
         let stored = self.stored();
+        self.away.clear();
+        self.ended.retain(|uid| stored.iter().any(|stored| stored.ending && stored.uid == *uid));
         let broken: BTreeSet<String> = wrong.keys().cloned().collect();
-        *self.claimed.borrow_mut() = claimed(&wanted, &stored, &broken);
-        let now = Instant::now();
-        self.held.retain(|_, until| *until > now);
-        for step in diff::diff(wanted, &stored, &broken) {
+        let mut claimed = claimed(&wanted, &stored, &broken);
+        let steps = diff::diff(wanted, &stored, &broken);
+        self.ended.extend(steps.iter().filter_map(|step| ended_by(step, &stored)));
+        claimed.retain(|uid| !self.ended.contains(uid));
+        *self.claimed.borrow_mut() = claimed;
+        for step in steps {
             if let Step::Refuse { file, why, .. } = &step {
                 wrong.insert(file.clone(), why.clone());
-                continue;
-            }
-            if matches!(step, Step::Create(_)) && self.held.contains_key(step.key()) {
                 continue;
             }
             let what = step.key().to_string();
@@ -181,10 +165,14 @@ impl Source {
             let value: Value = serde_json::from_str(&object.text).ok()?;
             let text = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
             let annotation = |name: &str| value["metadata"]["annotations"][name].as_str().map(str::to_owned);
+            let uid = annotation(MIRROR).or_else(|| text("/metadata/uid")).unwrap_or_default();
+            let file = annotation(MANIFEST);
             Some(Stored {
                 key: object.key.clone(),
-                uid: text("/metadata/uid").unwrap_or_default(),
-                file: annotation(MANIFEST),
+                by_file: self.ended.contains(&uid),
+                was_away: file.as_ref().is_some_and(|file| self.away.contains(file)),
+                uid,
+                file,
                 hash: annotation(MANIFEST_HASH).unwrap_or_default(),
                 ending: !value["metadata"]["deletionTimestamp"].is_null(),
             })
@@ -211,7 +199,7 @@ impl Source {
                 commit(Change::Update { key, expected: None, value }).await.map(drop)
             }
             Step::End { key } => self.end(&key).await,
-            // Its deletion in the feed holds it back for a moment.
+            // Its deletion in the feed makes another one.
             Step::Again { key } => commit(Change::Delete { key, expected: None }).await.map(drop),
             Step::Delete { key } => {
                 tracing::info!("deleting {key}: its manifest is gone");
@@ -224,14 +212,21 @@ impl Source {
     /// Graceful deletion of a pod (DE2).
     async fn end(&self, key: &Key) -> Result<(), StoreError> {
         tracing::info!("ending {key}: its manifest has changed or is gone");
-        let Some(object) = self.store.get(key) else { return Ok(()) };
-        let mut value = object.value();
-        let grace = value["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30).max(0);
-        let at = clock::wall().0.saturating_add(grace.saturating_mul(1_000_000_000));
-        value["metadata"]["deletionTimestamp"] = json!(clock::seconds(crate::pod::timer::WallTime(at)));
-        value["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
-        let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
-        self.store.commit(change, Durability::Kernel).await.map(drop)
+        let mut ended = Ok(());
+        for _ in 0..ENDS_MAX {
+            let Some(object) = self.store.get(key) else { return Ok(()) };
+            let mut value = object.value();
+            let grace = value["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30).max(0);
+            let at = clock::wall().0.saturating_add(grace.saturating_mul(1_000_000_000));
+            value["metadata"]["deletionTimestamp"] = json!(clock::seconds(crate::pod::timer::WallTime(at)));
+            value["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+            let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
+            ended = self.store.commit(change, Durability::Kernel).await.map(drop);
+            if !matches!(ended, Err(StoreError::Conflict { .. })) {
+                break;
+            }
+        }
+        ended
     }
 
     /// Says what is wrong when it was not wrong before.
@@ -254,7 +249,27 @@ fn claimed(wanted: &[Wanted], stored: &[Stored], broken: &BTreeSet<String>) -> B
     good.chain(kept.filter(|stored| !stored.ending).map(|stored| stored.uid.clone())).collect()
 }
 
-/// An object as it goes into the store.
+/// The pod that a step ends.
+fn ended_by(step: &Step, stored: &[Stored]) -> Option<String> {
+    let Step::End { key } = step else { return None };
+    stored.iter().find(|stored| stored.key == *key).map(|stored| stored.uid.clone())
+}
+
+/// What the kernel has told of files that went. Whether a file is back by now makes no difference to its pod.
+fn files_away(watch: &OwnedFd) -> Vec<String> {
+    let went = inotify::ReadFlags::DELETE | inotify::ReadFlags::MOVED_FROM;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(watch, &mut buffer);
+    let mut names = Vec::new();
+    while let Ok(event) = reader.next() {
+        if event.events().intersects(went) {
+            names.extend(event.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names
+}
+
+/// An object as it goes into the store; of a static pod each has a uid of its own (ST3).
 fn stamped(wanted: Wanted) -> Value {
     let Wanted { mut value, file, hash, uid, .. } = wanted;
     let metadata = &mut value["metadata"];
@@ -263,7 +278,10 @@ fn stamped(wanted: Wanted) -> Value {
     }
     metadata["annotations"][MANIFEST] = json!(file);
     metadata["annotations"][MANIFEST_HASH] = json!(hash);
-    metadata["uid"] = json!(uid.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
+    metadata["uid"] = json!(uuid::Uuid::new_v4().to_string());
+    if uid.is_some() {
+        metadata["generation"] = json!(1);
+    }
     metadata["creationTimestamp"] = json!(clock::now());
     value
 }
