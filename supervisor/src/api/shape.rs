@@ -133,9 +133,17 @@ pub(crate) async fn apply(call: &Call, name: &str, part: Part, body: &[u8]) -> R
 }
 
 fn no_manager() -> Status {
-    let why = "Required value: is required for apply patch";
-    let cause = json!({"reason": "FieldValueRequired", "message": why, "field": "fieldManager"});
-    let message = format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {why}");
+    bad_option("fieldManager", "FieldValueRequired", "Required value: is required for apply patch")
+}
+
+/// Only server-side apply takes fields from others.
+pub(crate) fn no_force() -> Status {
+    bad_option("force", "FieldValueForbidden", "Forbidden: may not be specified for non-apply patch")
+}
+
+fn bad_option(field: &str, reason: &str, why: &str) -> Status {
+    let cause = json!({"reason": reason, "message": why, "field": field});
+    let message = format!("PatchOptions.meta.k8s.io \"\" is invalid: {field}: {why}");
     let details = json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [cause]});
     Status::new(Reason::Invalid, message).with_details(details)
 }

@@ -371,3 +371,76 @@ fn the_default_storage_class_is_there_and_storage_is_kept_while_it_is_used() {
     let claim = api.post(claims, &json!({"metadata": {"name": "c"}, "spec": spec})).body;
     assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
 }
+
+/// Each kind's rules hold, whichever way an object is written; defaults are there when it is read.
+#[test]
+fn objects_of_other_kinds_are_checked_and_defaulted() {
+    let api = Api::start();
+    let space = |plural: &str| format!("/api/v1/namespaces/default/{plural}");
+    let named = |more: Value| {
+        let mut object = json!({"metadata": {"name": "x"}});
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        object
+    };
+    let classes = "/apis/storage.k8s.io/v1/storageclasses";
+    for (path, object, pointer, value) in [
+        (classes, json!({"provisioner": "a/b"}), "/volumeBindingMode", "Immediate"),
+        (
+            "/api/v1/persistentvolumes",
+            json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}}),
+            "/spec/persistentVolumeReclaimPolicy",
+            "Retain",
+        ),
+        (
+            &space("podtemplates"),
+            json!({"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}),
+            "/template/spec/restartPolicy",
+            "Always",
+        ),
+        (
+            &space("endpoints"),
+            json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]}),
+            "/subsets/0/ports/0/protocol",
+            "TCP",
+        ),
+    ] {
+        let answer = api.post(path, &named(object));
+        assert_eq!((answer.code, answer.body.pointer(pointer)), (201, Some(&json!(value))), "{answer:?}");
+    }
+    let owner = json!([{"apiVersion": "v1", "kind": "", "name": "a", "uid": "u"}]);
+    for (answer, text) in [
+        (
+            api.post(&space("podtemplates"), &json!({"metadata": {"name": "y"}, "template": {"spec": {}}})),
+            "template.spec.containers: Required value",
+        ),
+        (
+            api.post(&space("configmaps"), &json!({"metadata": {"name": "y", "ownerReferences": owner}})),
+            "metadata.ownerReferences.kind: Invalid value: \"\": must not be empty",
+        ),
+        (
+            api.merge(&format!("{classes}/x"), &json!({"provisioner": "c"})),
+            "provisioner: Forbidden: updates to provisioner are forbidden.",
+        ),
+        (
+            api.merge(&format!("{classes}/x?force=true"), &json!({"metadata": {"labels": {"a": "b"}}})),
+            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+        ),
+        (
+            api.post(&space("services"), &named(json!({"spec": {"ports": [{"port": 1}], "ipFamilies": ["IPv6"]}}))),
+            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+        ),
+        (
+            api.post(
+                "/apis/coordination.k8s.io/v1/namespaces/default/leases",
+                &named(json!({"spec": {"leaseDurationSeconds": 0}})),
+            ),
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+        ),
+        (
+            api.post(&space("limitranges"), &named(json!({"spec": {"limits": [{"type": "Odd"}]}}))),
+            "spec.limits[0].type: Invalid value: \"Odd\": must be a standard limit type or fully qualified",
+        ),
+    ] {
+        assert_eq!((answer.code, answer.message().contains(text)), (422, true), "{answer:?}");
+    }
+}

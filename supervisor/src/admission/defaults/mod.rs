@@ -8,7 +8,10 @@ pub use inject::{
     NODE_CRITICAL, PriorityError, ServiceAccountError, TokenVolume, add_tolerations, inject_token, set_priority,
     set_service_account,
 };
-pub use objects::{config_map, limit_range, namespace, persistent_volume_claim, priority_class, secret, service};
+pub use objects::{
+    config_map, endpoint_slice, endpoints, limit_range, namespace, persistent_volume, persistent_volume_claim,
+    pod_template, priority_class, secret, service, storage_class,
+};
 pub use pod::{image_pull_policy, pod, pod_spec};
 
 use cgroupd::Quantity as Amount;
@@ -54,7 +57,10 @@ pub fn object(object: &mut Object) {
             &mut value.metadata
         }
         Object::ServiceAccount(value) => &mut value.metadata,
-        Object::PersistentVolume(value) => &mut value.metadata,
+        Object::PersistentVolume(value) => {
+            persistent_volume(value);
+            &mut value.metadata
+        }
         Object::LimitRange(value) => {
             limit_range(value);
             &mut value.metadata

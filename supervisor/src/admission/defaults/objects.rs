@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, LimitRange, Namespace, NamespaceSpec, PersistentVolumeClaim, Secret, Service,
+    ConfigMap, Endpoints, LimitRange, Namespace, NamespaceSpec, PersistentVolume, PersistentVolumeClaim, PodTemplate,
+    Secret, Service,
 };
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::normalised;
-use super::{set_number, set_text};
+use super::{normalised, pod_spec, set_number, set_text};
 
 /// The label by which a namespace can be selected by name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -49,6 +51,39 @@ pub fn persistent_volume_claim(claim: &mut PersistentVolumeClaim) {
             list.iter_mut().flat_map(BTreeMap::values_mut).for_each(|quantity| quantity.0 = normalised(&quantity.0));
         }
     }
+}
+
+/// `Retain`, `Filesystem`; capacity in canonical form.
+pub fn persistent_volume(volume: &mut PersistentVolume) {
+    let spec = volume.spec.get_or_insert_default();
+    set_text(&mut spec.persistent_volume_reclaim_policy, "Retain");
+    set_text(&mut spec.volume_mode, "Filesystem");
+    spec.capacity.iter_mut().flat_map(BTreeMap::values_mut).for_each(|quantity| quantity.0 = normalised(&quantity.0));
+}
+
+/// `Delete`, `Immediate`.
+pub fn storage_class(class: &mut StorageClass) {
+    set_text(&mut class.reclaim_policy, "Delete");
+    set_text(&mut class.volume_binding_mode, "Immediate");
+}
+
+/// TCP
+pub fn endpoints(endpoints: &mut Endpoints) {
+    let ports = endpoints.subsets.iter_mut().flatten().flat_map(|subset| subset.ports.iter_mut().flatten());
+    ports.for_each(|port| set_text(&mut port.protocol, "TCP"));
+}
+
+/// TCP, and a name for every port, if an empty one.
+pub fn endpoint_slice(slice: &mut EndpointSlice) {
+    for port in slice.ports.iter_mut().flatten() {
+        set_text(&mut port.protocol, "TCP");
+        port.name.get_or_insert_default();
+    }
+}
+
+/// Those of the pods that are made of it.
+pub fn pod_template(template: &mut PodTemplate) {
+    pod_spec(template.template.get_or_insert_default().spec.get_or_insert_default());
 }
 
 /// What containers get follows from what they may have at most and must have at least.

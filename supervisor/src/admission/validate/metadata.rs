@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::error::{Errors, Path};
 use super::names;
@@ -28,10 +28,48 @@ pub(super) fn metadata(meta: &ObjectMeta, is_namespaced: bool, check: NameCheck,
         errors.required(&path.field("name"), "name or generateName is required");
     }
     namespace(meta, is_namespaced, &path, errors);
-    labels(meta.labels.as_ref(), &path.field("labels"), errors);
-    annotations(meta.annotations.as_ref(), &path.field("annotations"), errors);
+    notes(meta, &path, errors);
+    owners(meta.owner_references.as_deref().unwrap_or_default(), &path.field("ownerReferences"), errors);
     for (index, finalizer) in meta.finalizers.iter().flatten().enumerate() {
         errors.invalid_all(&path.field("finalizers").index(index), finalizer, names::qualified(finalizer));
+    }
+}
+
+/// What somebody wrote on it.
+pub(super) fn notes(meta: &ObjectMeta, path: &Path, errors: &mut Errors) {
+    labels(meta.labels.as_ref(), &path.field("labels"), errors);
+    annotations(meta.annotations.as_ref(), &path.field("annotations"), errors);
+}
+
+/// Each owner is named in full, and one of them at most is in charge.
+fn owners(owners: &[OwnerReference], path: &Path, errors: &mut Errors) {
+    let mut first = None;
+    for owner in owners {
+        let version = match owner.api_version.split('/').collect::<Vec<_>>().as_slice() {
+            [version] | [_, version] => *version,
+            [] | [_, _, _, ..] => "",
+        };
+        if version.is_empty() {
+            errors.invalid(&path.field("apiVersion"), owner.api_version.as_str(), "version must not be empty");
+        }
+        for (field, value) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
+            if value.is_empty() {
+                errors.invalid(&path.field(field), value.as_str(), "must not be empty");
+            }
+        }
+        if owner.controller != Some(true) {
+            continue;
+        }
+        let own = format!("{}/{}", owner.kind, owner.name);
+        match &first {
+            None => first = Some(own),
+            Some(first) => {
+                let detail = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {own}"
+                );
+                errors.invalid(path, serde_json::json!(owners), detail);
+            }
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use super::{metadata, names, resources};
 pub const DATA_MAX: usize = 1024 * 1024;
 /// The largest priority that a user may give.
 const PRIORITY_MAX: i32 = 1_000_000_000;
-const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(super) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(super) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 /// The levels of the Pod Security Standards.
 const LEVELS: &str = "must be one of privileged, baseline, restricted";
 
@@ -110,7 +111,7 @@ pub(super) fn persistent_volume_claim(object: &PersistentVolumeClaim, errors: &m
             }
         }
     }
-    errors.one_of(&path.field("volumeMode"), spec.volume_mode.as_ref(), &["Block", "Filesystem"]);
+    errors.one_of(&path.field("volumeMode"), spec.volume_mode.as_ref(), VOLUME_MODES);
     if let Some(class) = spec.storage_class_name.as_deref().filter(|name| !name.is_empty()) {
         errors.invalid_all(&path.field("storageClassName"), class, names::subdomain(class));
     }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{PodSpec, Toleration};
 
 use super::error::{Errors, Path};
 use super::metadata::labels;
-use super::{container, names, network, resources, security, volumes};
+use super::{container, names, network, placement, resources, security, volumes};
 
 pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     volumes::volumes(spec, &path.field("volumes"), errors);
@@ -24,6 +24,9 @@ pub(super) fn spec(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     deadline(spec, path, errors);
     network::host_names(spec, path, errors);
     tolerations(spec, &path.field("tolerations"), errors);
+    placement::affinity(spec, &path.field("affinity"), errors);
+    let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
+    placement::spread(constraints, &path.field("topologySpreadConstraints"), errors);
     network::host_aliases(spec, &path.field("hostAliases"), errors);
     errors.one_of(&path.field("preemptionPolicy"), spec.preemption_policy.as_ref(), &["PreemptLowerPriority", "Never"]);
     gates(spec, path, errors);
@@ -86,8 +89,7 @@ fn toleration(toleration: &Toleration, path: &Path, errors: &mut Errors) {
         other => errors.not_supported(&path.field("operator"), other, &["Equal", "Exists"]),
     }
     if !effect.is_empty() {
-        let effects = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
-        errors.one_of(&path.field("effect"), toleration.effect.as_ref(), &effects);
+        errors.one_of(&path.field("effect"), toleration.effect.as_ref(), placement::EFFECTS);
     }
 }
 

@@ -9,6 +9,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::error::{Errors, Path};
 use super::{metadata, names, resources};
 
+/// What ranges are about.
+const TYPES: &[&str] = &["Container", "PersistentVolumeClaim", "Pod"];
+
 type Amounts = BTreeMap<String, Quantity>;
 
 pub(super) fn limit_range(object: &LimitRange, errors: &mut Errors) {
@@ -17,8 +20,14 @@ pub(super) fn limit_range(object: &LimitRange, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for (index, item) in object.spec.iter().flat_map(|spec| &spec.limits).enumerate() {
         let path = path.index(index);
+        let kind = path.field("type");
+        let problems = names::qualified(&item.type_);
+        if problems.is_empty() && !item.type_.contains('/') && !TYPES.contains(&item.type_.as_str()) {
+            errors.invalid(&kind, item.type_.as_str(), "must be a standard limit type or fully qualified");
+        }
+        errors.invalid_all(&kind, &item.type_, problems);
         if !seen.insert(&item.type_) {
-            errors.duplicate(&path.field("type"), item.type_.as_str());
+            errors.duplicate(&kind, item.type_.as_str());
         }
         if item.type_ == "Pod" {
             let detail = "may not be specified when `type` is 'Pod'";

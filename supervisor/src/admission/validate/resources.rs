@@ -18,7 +18,7 @@ fn list(list: Option<&List>) -> impl Iterator<Item = (&String, &Quantity)> {
     list.into_iter().flatten()
 }
 
-fn is_extended(name: &str) -> bool {
+pub(super) fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 

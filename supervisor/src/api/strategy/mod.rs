@@ -5,6 +5,7 @@ mod namespace;
 mod pod;
 mod priority;
 mod quota;
+mod rules;
 mod service;
 
 pub(crate) use quota::usage;
@@ -53,7 +54,7 @@ pub(crate) fn defaulted(call: &Call, mut value: Value) -> Result<Value, Status> 
             defaults::object(&mut object);
             back(&object)
         }
-        None => Ok(value),
+        None => rules::defaulted(resource, value),
     }
 }
 
@@ -140,6 +141,9 @@ fn valid(call: &Call, old: Option<&Value>, value: Value) -> Result<Value, Status
         let metadata = typed(value.get("metadata").cloned().unwrap_or_default())?;
         // Names of events are made of what they are about, and need not be pretty.
         validate::validate_metadata(&metadata, resource.is_namespaced).map_err(|invalid| refused(&invalid))?;
+        let value = rules::defaulted(resource, value)?;
+        let old = old.map(|old| rules::defaulted(resource, old.clone())).transpose()?;
+        rules::check(resource, old.as_ref(), &value)?.map_err(|invalid| refused(&invalid))?;
         return Ok(value);
     };
     defaults::object(&mut object);

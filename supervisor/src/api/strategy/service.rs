@@ -54,6 +54,7 @@ pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
     let name = service.metadata.name.clone().unwrap_or_default();
     let taken = taken(call, None);
     if let Some(spec) = &mut service.spec {
+        one_family(call, &name, spec)?;
         address(call, &name, spec, &taken)?;
         ports(call, &name, spec, taken)?;
     }
@@ -67,6 +68,7 @@ pub(super) fn update(call: &Call, old: &Value, new: Value) -> Result<Value, Stat
     let name = before.metadata.name.clone().unwrap_or_default();
     let before = before.spec.unwrap_or_default();
     let spec = service.spec.get_or_insert_default();
+    one_family(call, &name, spec)?;
     let is_external = |spec: &ServiceSpec| spec.type_.as_deref() == Some("ExternalName");
     if is_external(spec) {
         (spec.cluster_ip, spec.cluster_ips, spec.ip_families, spec.ip_family_policy) = (None, None, None, None);
@@ -82,6 +84,34 @@ pub(super) fn update(call: &Call, old: &Value, new: Value) -> Result<Value, Stat
         ports(call, &name, spec, taken)?;
     }
     valid(call, Some(old), as_json(&service)?)
+}
+
+/// Pods and services have IPv4 alone.
+fn one_family(call: &Call, name: &str, spec: &ServiceSpec) -> Result<(), Status> {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Ok(());
+    }
+    let refused = |field: &str, value: &str, why: &str| {
+        Err(one_error(call.target.resource, name, field, ErrorKind::Invalid { value: value.into() }, why))
+    };
+    for (index, family) in spec.ip_families.iter().flatten().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        match family.as_str() {
+            "IPv4" => {}
+            "IPv6" => return refused(&field, family, "not configured on this cluster"),
+            other => {
+                let supported = vec!["IPv4".to_owned(), "IPv6".to_owned()];
+                let kind = ErrorKind::NotSupported { value: other.to_owned(), supported };
+                return Err(one_error(call.target.resource, name, &field, kind, ""));
+            }
+        }
+    }
+    match spec.ip_family_policy.as_deref() {
+        Some(policy @ "RequireDualStack") => {
+            refused("spec.ipFamilyPolicy", policy, "this cluster is not configured for dual-stack services")
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// An address that was given is kept; it can't be changed.

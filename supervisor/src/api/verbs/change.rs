@@ -103,6 +103,9 @@ pub(crate) async fn patch(call: &Call, request: Request<Received>) -> Result<Res
         return shape::apply(call, &name, part, &body).await;
     }
     let kind = Kind::of(&media)?;
+    if call.query.get("force").is_some() {
+        return Err(shape::no_force());
+    }
     let patch =
         json::parse(&body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?.value;
     let resource = call.target.resource.qualified();
