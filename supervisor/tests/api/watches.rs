@@ -32,8 +32,12 @@ fn what_enters_and_leaves_a_selection_is_added_and_deleted() {
     assert_eq!(shown(&feed.next().unwrap()), seen("ADDED", "b"));
     api.merge(&format!("{MAPS}/b"), &json!({"data": {"k": "v"}}));
     assert_eq!(shown(&feed.next().unwrap()), seen("MODIFIED", "b"));
-    api.merge(&format!("{MAPS}/b"), &json!({"metadata": {"labels": {"app": "z"}}}));
-    assert_eq!(shown(&feed.next().unwrap()), seen("DELETED", "b"));
+    let left = api.merge(&format!("{MAPS}/b"), &json!({"metadata": {"labels": {"app": "z"}}})).body;
+    let event = feed.next().unwrap();
+    assert_eq!(shown(&event), seen("DELETED", "b"));
+    // As the client knows it, at the version that took it from him.
+    assert_eq!(event["object"]["metadata"]["labels"]["app"], "x");
+    assert_eq!(event["object"]["metadata"]["resourceVersion"], left["metadata"]["resourceVersion"]);
     api.delete(&format!("{MAPS}/a"));
     assert_eq!(shown(&feed.next().unwrap()), seen("DELETED", "a"));
 }

@@ -10,7 +10,7 @@ use super::super::fields;
 use super::super::server::State;
 use crate::store::{Change, Durability, Object};
 
-/// Life of an event after it was last seen (10.8).
+/// Life of an event after it was last written (10.8).
 const LIFE_SECONDS: i64 = 3600;
 /// Events that are kept; the oldest go first.
 const EVENTS_MAX: usize = 4096;
@@ -34,14 +34,20 @@ pub(crate) async fn events(state: Rc<State>) {
 fn over(mut events: Vec<Object>, now: Timestamp) -> Vec<Object> {
     events.sort_by_key(|event| std::cmp::Reverse(event.version));
     let too_many = events.split_off(events.len().min(EVENTS_MAX));
-    let is_old = |event: &Object| now.as_second() - last_seen(&event.value()).as_second() > LIFE_SECONDS;
+    let is_old = |event: &Object| now.as_second() - last_written(&event.value(), now).as_second() > LIFE_SECONDS;
     events.into_iter().filter(is_old).chain(too_many).collect()
 }
 
-fn last_seen(event: &Value) -> Timestamp {
+/// The newest of its times, those of its writers among them; what an event says of itself may be long ago, or of a clock
+/// that is ahead.
+fn last_written(event: &Value, now: Timestamp) -> Timestamp {
     let paths: [&[&str]; 4] =
         [&["series", "lastObservedTime"], &["lastTimestamp"], &["eventTime"], &["metadata", "creationTimestamp"]];
-    paths.iter().find_map(|path| fields::text(event, path).parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+    let writers = fields::at(event, &["metadata", "managedFields"]).and_then(Value::as_array).into_iter().flatten();
+    let times =
+        paths.iter().map(|path| fields::text(event, path)).chain(writers.map(|own| fields::text(own, &["time"])));
+    let times = times.filter_map(|text| text.parse().ok()).filter(|time: &Timestamp| *time <= now);
+    times.max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -55,6 +61,18 @@ mod tests {
         let value = json!({"metadata": {"name": "e"}, "lastTimestamp": fields::time(seen)});
         let key = Key::new("events", "default", &format!("e{version}"));
         Object { key, version: Version(version), text: value.to_string().into() }
+    }
+
+    #[test]
+    fn an_event_of_long_ago_lives_from_when_it_was_written() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let time = |ago: i64| fields::time(Timestamp::from_second(now.as_second() - ago).unwrap());
+        let mut event = json!({"eventTime": "2017-09-19T13:49:16Z", "metadata": {"creationTimestamp": time(50)}});
+        let ago = |event: &Value| now.as_second() - last_written(event, now).as_second();
+        assert_eq!(ago(&event), 50);
+        event["metadata"]["managedFields"] = json!([{"time": time(40)}, {"time": time(20)}]);
+        event["lastTimestamp"] = "2099-01-01T00:00:00Z".into();
+        assert_eq!(ago(&event), 20);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Namespaces: what each has from the start, and how one ends.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::fields;
 use super::super::registry::{Class, RESOURCES, Resource};
@@ -88,28 +89,120 @@ pub(crate) async fn furnish(state: &State, name: &str) -> Result<(), StoreError>
 
 /// Deletes what is in a namespace, and the namespace once nothing is left.
 async fn end(state: &State, name: &str) -> Result<(), StoreError> {
-    let mut left = 0;
+    let mut left = Left::default();
     let may_be_stored = |resource: &&Resource| matches!(resource.class, Class::Stored | Class::Workload);
     for resource in RESOURCES.iter().filter(may_be_stored).filter(|resource| resource.is_namespaced) {
         for object in state.store.list(&resource.storage(), Some(name)).0 {
             if !delete(state, &object).await? {
-                left += 1;
+                left.count(resource, &object.value());
             }
         }
     }
     let key = Key::new("namespaces", "", name);
-    let Some(namespace) = state.store.get(&key).filter(|_| left == 0) else { return Ok(()) };
-    let mut value = namespace.value();
-    let spec = fields::object(&mut value, "spec");
-    if let Some(finalizers) = spec.get_mut("finalizers").and_then(serde_json::Value::as_array_mut) {
-        finalizers.retain(|finalizer| finalizer != "kubernetes");
+    let Some(namespace) = state.store.get(&key) else { return Ok(()) };
+    let old = namespace.value();
+    let mut value = old.clone();
+    left.tell(&mut value, jiff::Timestamp::now());
+    if left.is_empty() {
+        drop_finalizer(&mut value);
     }
     let is_free =
         !fields::is_filled(&value, &["spec", "finalizers"]) && !fields::is_filled(&value, &["metadata", "finalizers"]);
-    if !is_free {
+    let expected = Some(namespace.version);
+    let change = if is_free {
+        Change::Delete { key, expected }
+    } else if value == old {
         return Ok(());
+    } else {
+        Change::Update { key, expected, value }
+    };
+    state.store.commit(change, Durability::Disk).await.map(drop)
+}
+
+/// Takes out what stands for the content of a namespace; other finalizers are others' to take out.
+fn drop_finalizer(namespace: &mut Value) {
+    let spec = fields::object(namespace, "spec");
+    let Some(finalizers) = spec.get_mut("finalizers").and_then(Value::as_array_mut) else { return };
+    finalizers.retain(|finalizer| finalizer != "kubernetes");
+    if finalizers.is_empty() {
+        spec.remove("finalizers");
     }
-    state.store.commit(Change::Delete { key, expected: Some(namespace.version) }, Durability::Disk).await.map(drop)
+}
+
+/// What is still in a namespace that ends.
+#[derive(Debug, Default)]
+struct Left {
+    /// By resource, as `pods.`, `leases.coordination.k8s.io`.
+    resources: BTreeMap<String, usize>,
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Left {
+    fn count(&mut self, resource: &Resource, object: &Value) {
+        *self.resources.entry(format!("{}.{}", resource.plural, resource.group)).or_default() += 1;
+        let finalizers = fields::at(object, &["metadata", "finalizers"]).and_then(Value::as_array);
+        for finalizer in finalizers.into_iter().flatten().filter_map(Value::as_str) {
+            *self.finalizers.entry(finalizer.to_owned()).or_default() += 1;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    /// Writes it into the conditions of the namespace, in the API server's words.
+    fn tell(&self, namespace: &mut Value, now: jiff::Timestamp) {
+        let list = |counts: &BTreeMap<String, usize>, verb: &str| {
+            let parts: Vec<String> =
+                counts.iter().map(|(name, count)| format!("{name} {verb} {count} resource instances")).collect();
+            parts.join(", ")
+        };
+        let content = if self.resources.is_empty() {
+            ("False", "ContentRemoved", "All content successfully removed".to_owned())
+        } else {
+            let text = list(&self.resources, "has");
+            ("True", "SomeResourcesRemain", format!("Some resources are remaining: {text}"))
+        };
+        let finalizers = if self.finalizers.is_empty() {
+            ("False", "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+        } else {
+            let text = list(&self.finalizers, "in");
+            let message = format!("Some content in the namespace has finalizers remaining: {text}");
+            ("True", "SomeFinalizersRemain", message)
+        };
+        let well = |reason, message: &str| ("False", reason, message.to_owned());
+        for (kind, (status, reason, message)) in [
+            ("NamespaceDeletionDiscoveryFailure", well("ResourcesDiscovered", "All resources successfully discovered")),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                well("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+            ),
+            (
+                "NamespaceDeletionContentFailure",
+                well("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+            ),
+            ("NamespaceContentRemaining", content),
+            ("NamespaceFinalizersRemaining", finalizers),
+        ] {
+            let new = json!({"type": kind, "status": status, "reason": reason, "message": message});
+            set_condition(namespace, new, now);
+        }
+    }
+}
+
+/// Sets a condition; the time of its last turn stays unless it turns.
+fn set_condition(namespace: &mut Value, mut new: Value, now: jiff::Timestamp) {
+    let status = fields::object(namespace, "status");
+    let list = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(list) = list.as_array_mut() else { return };
+    let known = list.iter_mut().find(|known| known["type"] == new["type"]);
+    let same = known.as_ref().filter(|known| known["status"] == new["status"]);
+    let since = same.map_or_else(|| fields::time(now), |known| known["lastTransitionTime"].clone());
+    new["lastTransitionTime"] = since;
+    match known {
+        Some(known) => *known = new,
+        None => list.push(new),
+    }
 }
 
 /// Deletes an object, or asks its keeper to; true when it is gone.
@@ -128,7 +221,7 @@ async fn delete(state: &State, object: &Object) -> Result<bool, StoreError> {
         state.store.commit(Change::Delete { key, expected }, Durability::Disk).await?;
         return Ok(true);
     }
-    let grace = fields::at(&value, &["spec", "terminationGracePeriodSeconds"]).and_then(serde_json::Value::as_i64);
+    let grace = fields::at(&value, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
     let grace = grace.filter(|_| runs).unwrap_or_default().max(0);
     let mut value = value;
     let end = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(grace)).unwrap_or_default();
@@ -165,5 +258,38 @@ pub(crate) async fn accounts(state: Rc<State>) {
                 look(&state, &namespace).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::registry;
+    use super::*;
+
+    #[test]
+    fn a_namespace_says_what_keeps_it() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let maps = registry::find("", "v1", "configmaps").unwrap();
+        let mut left = Left::default();
+        left.count(maps, &json!({"metadata": {"finalizers": ["a.b/c"]}}));
+        let mut namespace = json!({"spec": {"finalizers": ["kubernetes", "d.e/f"]}});
+        left.tell(&mut namespace, at(10));
+        let condition = |namespace: &Value, kind: &str| {
+            let all = namespace["status"]["conditions"].as_array().unwrap();
+            all.iter().find(|own| own["type"] == kind).unwrap().clone()
+        };
+        let content = condition(&namespace, "NamespaceContentRemaining");
+        assert_eq!(content["message"], "Some resources are remaining: configmaps. has 1 resource instances");
+        let finalizers = condition(&namespace, "NamespaceFinalizersRemaining");
+        let expected = "Some content in the namespace has finalizers remaining: a.b/c in 1 resource instances";
+        assert_eq!((&finalizers["status"], &finalizers["message"]), (&json!("True"), &json!(expected)));
+        let before = namespace.clone();
+        left.tell(&mut namespace, at(20));
+        assert_eq!(namespace, before);
+        Left::default().tell(&mut namespace, at(30));
+        let content = condition(&namespace, "NamespaceContentRemaining");
+        assert_eq!((&content["status"], &content["lastTransitionTime"]), (&json!("False"), &fields::time(at(30))));
+        drop_finalizer(&mut namespace);
+        assert_eq!(namespace["spec"]["finalizers"], json!(["d.e/f"]));
     }
 }

@@ -226,11 +226,17 @@ impl Feeder {
                     "ADDED"
                 }
             }
-            WatchEventKind::Modified if was_in() => "DELETED",
+            WatchEventKind::Modified if was_in() => return self.left(event).await,
             WatchEventKind::Deleted if is_in || was_in() => "DELETED",
             WatchEventKind::Added | WatchEventKind::Modified | WatchEventKind::Deleted => return Ok(()),
         };
         self.send(kind, &event.object).await
+    }
+
+    /// A client with a selector is shown what he knows, of the version that took it from him.
+    async fn left(&mut self, event: &WatchEvent) -> Result<(), Gone> {
+        let Some(previous) = &event.previous else { return Ok(()) };
+        self.send("DELETED", &at_version(previous, event.object.version)).await
     }
 
     async fn send(&mut self, kind: &str, object: &Object) -> Result<(), Gone> {
@@ -278,5 +284,27 @@ impl Feeder {
 
     async fn error(&self, status: &Status) -> Result<(), Gone> {
         self.writer.write(format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}))).await
+    }
+}
+
+/// An object as if it had been written later.
+fn at_version(object: &Object, version: Version) -> Object {
+    let mut value = object.value();
+    fields::metadata(&mut value).insert("resourceVersion".to_owned(), version.to_string().into());
+    Object { key: object.key.clone(), version, text: value.to_string().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Key;
+
+    #[test]
+    fn what_left_is_shown_as_it_was_at_the_version_that_took_it() {
+        let text = json!({"metadata": {"resourceVersion": "3", "labels": {"app": "x"}}}).to_string();
+        let before = Object { key: Key::new("pods", "d", "p"), version: Version(3), text: text.into() };
+        let shown = at_version(&before, Version(7));
+        let expected = json!({"metadata": {"resourceVersion": "7", "labels": {"app": "x"}}});
+        assert_eq!((shown.version, shown.value()), (Version(7), expected));
     }
 }
