@@ -78,6 +78,9 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
     let uri = request.uri().clone();
     let route = path::route(uri.path())?;
     let query = Query::parse(uri.query().unwrap_or_default())?;
+    if !is_long(&route, &query) {
+        query.check_timeout()?;
+    }
     let user = auth::authenticate(peer, request.headers(), state.backends.tokens.as_deref());
     if let Some(answer) = open_to_all(state, &route, &query, matches!(user, Ok(Some(_)))) {
         return Ok(answer);
@@ -108,6 +111,14 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
         warnings: RefCell::default(),
     };
     object(call, request).await
+}
+
+/// Whether a request lasts as long as it likes, and has a `timeout` of its own if any.
+fn is_long(route: &Route, query: &Query) -> bool {
+    const STREAMS: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];
+    let Route::Object(target) = route else { return false };
+    let is_stream = target.subresource.as_deref().is_some_and(|name| STREAMS.contains(&name));
+    is_stream || target.is_watch || query.flag("watch")
 }
 
 /// Whether answers can be tables: those to questions can't.
@@ -191,6 +202,8 @@ fn open_to_all(state: &State, route: &Route, query: &Query, is_known: bool) -> O
         | Route::OpenApiV2
         | Route::OpenApiV3
         | Route::OpenApiV3Version(_)
+        | Route::OpenIdConfiguration
+        | Route::OpenIdKeys
         | Route::Object(_)
         | Route::Unknown => None,
     }
@@ -204,6 +217,8 @@ fn document(state: &State, route: &Route, query: &Query, headers: &HeaderMap) ->
         Route::OpenApiV3 => return Ok(openapi_at::index()),
         Route::OpenApiV3Version(path) => return openapi_at::version(headers, path, query.get("hash").is_some()),
         Route::Metrics => return Ok(health::metrics(state)),
+        Route::OpenIdConfiguration => return open_id(state, "application/json", |tokens| tokens.configuration()),
+        Route::OpenIdKeys => return open_id(state, "application/jwk-set+json", |tokens| tokens.keys()),
         Route::Root
         | Route::Api
         | Route::Apis
@@ -217,7 +232,7 @@ fn document(state: &State, route: &Route, query: &Query, headers: &HeaderMap) ->
     let accept = &Accept::of(headers)?;
     let value = match route {
         Route::Root => discovery::root(),
-        Route::Api | Route::Apis if accept.discovery.is_some() => return Ok(aggregated(route, accept)),
+        Route::Api | Route::Apis if accept.discovery.is_some() => return Ok(aggregated(route, accept, headers)),
         Route::Api => discovery::api_versions(&state.address),
         Route::Apis => discovery::api_groups(),
         Route::Group(group) => discovery::api_group(group).ok_or_else(Status::no_such_path)?,
@@ -228,18 +243,44 @@ fn document(state: &State, route: &Route, query: &Query, headers: &HeaderMap) ->
         | Route::OpenApiV3
         | Route::OpenApiV3Version(_)
         | Route::Metrics
+        | Route::OpenIdConfiguration
+        | Route::OpenIdKeys
         | Route::Version
         | Route::Health { .. }
         | Route::Object(_)
         | Route::Unknown => return Err(Status::no_such_path()),
     };
-    Ok(respond::write(accept, StatusCode::OK, Content::Value(value)))
+    let mut response = respond::write(accept, StatusCode::OK, Content::Value(value));
+    if matches!(route, Route::Api | Route::Apis) {
+        response.headers_mut().append(header::VARY, http::HeaderValue::from_static("Accept"));
+    }
+    Ok(response)
 }
 
-fn aggregated(route: &Route, accept: &Accept) -> Response<Body> {
+/// With these, others can check the tokens of service accounts.
+fn open_id(
+    state: &State,
+    media: &'static str,
+    read: impl Fn(&dyn super::streams::Tokens) -> serde_json::Value,
+) -> Result<Response<Body>, Status> {
+    let tokens = state.backends.tokens.as_deref().ok_or_else(Status::no_such_path)?;
+    Ok(respond::bytes_of(&Accept::plain(), StatusCode::OK, media, read(tokens).to_string().into_bytes()))
+}
+
+fn aggregated(route: &Route, accept: &Accept, headers: &HeaderMap) -> Response<Body> {
     let version = accept.discovery.unwrap_or("v2");
     let value = discovery::aggregated(matches!(route, Route::Api), version);
+    let tag = format!("\"{}\"", discovery::hash(&value.to_string()));
+    let is_known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
     let mut response = respond::write(accept, StatusCode::OK, Content::Value(value));
+    if is_known {
+        response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    response.headers_mut().append(header::VARY, http::HeaderValue::from_static("Accept"));
+    if let Ok(tag) = http::HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
     let media = match version {
         "v2beta1" => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         _ => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
@@ -296,7 +337,14 @@ impl Verb {
 
 async fn object(call: Call, request: Request<Received>) -> Result<Response<Body>, Status> {
     let verb = Verb::of(request.method(), &call.target, &call.query)?;
-    authorize(&call, verb)?;
+    let result = allowed(&call, verb, request).await;
+    let code = result.as_ref().map_or_else(|status| status.reason.code(), Response::status);
+    call.state.requests.count(&call.target, verb, code);
+    result
+}
+
+async fn allowed(call: &Call, verb: Verb, request: Request<Received>) -> Result<Response<Body>, Status> {
+    authorize(call, verb)?;
     let is_allowed = match &call.target.subresource {
         Some(name) => call.target.resource.subresource(name).is_some_and(|sub| sub.verbs.contains(&verb.text())),
         None => call.target.resource.allows(verb.text()),
@@ -304,7 +352,7 @@ async fn object(call: Call, request: Request<Received>) -> Result<Response<Body>
     if !is_allowed {
         return Err(Status::method_not_allowed());
     }
-    let mut response = Box::pin(dispatch(&call, verb, request)).await?;
+    let mut response = Box::pin(dispatch(call, verb, request)).await?;
     respond::warn(response.headers_mut(), &call.warnings.borrow());
     Ok(response)
 }

@@ -31,12 +31,28 @@ pub(crate) fn platform() -> &'static str {
     }
 }
 
+/// Paths that are no group's.
+const PATHS: [&str; 15] = [
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/healthz/etcd",
+    "/livez",
+    "/livez/etcd",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/readyz/etcd",
+    "/version",
+];
+
 /// `/`: the paths that there are.
 pub(crate) fn root() -> Value {
-    let mut paths: Vec<String> =
-        ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-            .map(str::to_owned)
-            .into();
+    let mut paths: Vec<String> = PATHS.map(str::to_owned).into();
     for group in registry::groups() {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
@@ -113,11 +129,18 @@ fn resource_entry(resource: &Resource) -> Value {
 fn storage_hash(resource: &Resource) -> String {
     use base64::Engine;
     let text = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
-    // FNV-1a: any hash that never changes will do.
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    base64::engine::general_purpose::STANDARD.encode(hash.to_be_bytes())
+    base64::engine::general_purpose::STANDARD.encode(fnv(&text).to_be_bytes())
+}
+
+/// Tells documents apart.
+pub(crate) fn hash(text: &str) -> String {
+    format!("{:016X}", fnv(text))
+}
+
+/// FNV-1a: any hash that never changes will do.
+fn fnv(text: &str) -> u64 {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 fn subresource_entry(resource: &Resource, sub: &Subresource) -> Value {

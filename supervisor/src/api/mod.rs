@@ -14,6 +14,7 @@ mod health;
 pub(crate) mod json;
 mod keep;
 mod listen;
+mod node_proxy;
 pub mod openapi;
 mod openapi_at;
 pub mod patch;

@@ -11,7 +11,9 @@ pub(crate) enum Route {
     /// `/version`
     Version,
     /// `/healthz`, `/livez`, `/readyz` and single checks below them.
-    Health { check: String },
+    Health {
+        check: String,
+    },
     /// `/metrics`
     Metrics,
     /// `/api`
@@ -21,14 +23,20 @@ pub(crate) enum Route {
     /// `/apis/GROUP`
     Group(String),
     /// `/api/v1`, `/apis/GROUP/VERSION`
-    GroupVersion { group: String, version: String },
+    GroupVersion {
+        group: String,
+        version: String,
+    },
     /// `/openapi/v2`
     OpenApiV2,
     /// `/openapi/v3`
     OpenApiV3,
     /// `/openapi/v3/apis/GROUP/VERSION`; the part after `v3/`.
     OpenApiV3Version(String),
-    /// `/openid/v1/jwks`, `/.well-known/openid-configuration`
+    /// `/.well-known/openid-configuration`
+    OpenIdConfiguration,
+    /// `/openid/v1/jwks`
+    OpenIdKeys,
     Object(Target),
     /// Nothing is served there.
     Unknown,
@@ -79,6 +87,8 @@ pub(crate) fn route(path: &str) -> Result<Route, Status> {
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3,
         ["openapi", "v3", rest @ ..] => Route::OpenApiV3Version(rest.join("/")),
+        [".well-known", "openid-configuration"] => Route::OpenIdConfiguration,
+        ["openid", "v1", "jwks"] => Route::OpenIdKeys,
         ["api"] => Route::Api,
         ["apis"] => Route::Apis,
         ["apis", group] => Route::Group((*group).to_owned()),
@@ -204,6 +214,7 @@ mod tests {
             ("/api/v1/namespaces", "namespaces - - -"),
             ("/api/v1/namespaces/web", "namespaces - web -"),
             ("/api/v1/namespaces/web/finalize", "namespaces - web finalize"),
+            ("/api/v1/nodes/n:10250/proxy/stats/summary", "nodes - n:10250 proxy/stats/summary"),
             ("/api/v1/nodes/n/status", "nodes - n status"),
             ("/apis/coordination.k8s.io/v1/namespaces/a/leases/b", "leases.coordination.k8s.io a b -"),
             ("/api/v1/watch/namespaces/web/pods", "pods web - -"),
@@ -213,6 +224,7 @@ mod tests {
             ("/api/v1/namespaces/web/pods/h/log/x", "Unknown"),
             ("/api/v1/pods/h", "Unknown"),
             ("/api/v9", "GroupVersion { group: \"\", version: \"v9\" }"),
+            ("/openid/v1/jwks", "OpenIdKeys"),
             ("/livez/ping", "Health { check: \"ping\" }"),
         ] {
             assert_eq!(shown(path), expected, "{path}");

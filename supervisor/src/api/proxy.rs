@@ -43,7 +43,7 @@ pub(super) fn moved<T>(rest: &str, request: &Request<T>) -> Option<Response<Body
 }
 
 /// `web`, `web:80`, `http:web:80`, `http:web:`.
-fn split(name: &str) -> (Option<&str>, &str, Option<&str>) {
+pub(super) fn split(name: &str) -> (Option<&str>, &str, Option<&str>) {
     let set = |port| Some(port).filter(|port: &&str| !port.is_empty());
     match name.split(':').collect::<Vec<_>>().as_slice() {
         [scheme, name, port] => (Some(*scheme), *name, set(*port)),

@@ -44,6 +44,19 @@ impl Query {
         self.get(name).map(parse).transpose()
     }
 
+    /// That `timeout`, if there is one, is a time.
+    ///
+    /// # Errors
+    /// It isn't.
+    pub(crate) fn check_timeout(&self) -> Result<(), Status> {
+        match self.get("timeout") {
+            Some(text) if !is_duration(text) => Err(Status::bad_request(format!(
+                "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether nothing is to be stored.
     ///
     /// # Errors
@@ -61,6 +74,27 @@ impl Query {
     }
 }
 
+/// Whether a text is a duration as Go writes it: `1m30s`, `1.5h`, `0`.
+fn is_duration(text: &str) -> bool {
+    const UNITS: [&str; 8] = ["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"];
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if rest == "0" {
+        return true;
+    }
+    let is_filled = !rest.is_empty();
+    while !rest.is_empty() {
+        let unit = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(unit);
+        let has_digit = number.bytes().any(|byte| byte.is_ascii_digit());
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        if !has_digit || number.matches('.').count() > 1 || !UNITS.contains(&&after[..end]) {
+            return false;
+        }
+        rest = &after[end..];
+    }
+    is_filled
+}
+
 /// A value of `dryRun` that doesn't exist.
 pub(super) fn bad_dry_run(value: &str) -> Status {
     Status::bad_request(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\""))
@@ -69,6 +103,25 @@ pub(super) fn bad_dry_run(value: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timeout_is_a_duration() {
+        for (text, expected) in [
+            ("", true),
+            ("0", true),
+            ("32s", true),
+            ("1m30s", true),
+            ("-1.5h", true),
+            ("10", false),
+            ("invalid", false),
+            ("1x", false),
+            ("1.2.3s", false),
+            (".s", false),
+        ] {
+            let checked = Query::parse(&format!("timeout={text}")).unwrap().check_timeout();
+            assert_eq!(checked.is_ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn options_read_as_the_api_server_reads_them() {

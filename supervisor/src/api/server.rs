@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use super::auth::Groups;
+use super::health::Requests;
 use super::keep;
 use super::listen;
 use super::pki::{Names, Pki, PkiError};
@@ -119,6 +120,7 @@ pub(crate) struct State {
     /// A connection has ended.
     pub(super) ended: Rc<Notify>,
     pub(super) closing: watch::Receiver<bool>,
+    pub(super) requests: Requests,
 }
 
 /// A server that listens, and serves once it runs.
@@ -155,6 +157,7 @@ impl Server {
             inner: Rc::default(),
             ended: Rc::default(),
             closing,
+            requests: Requests::default(),
         };
         Ok(Self { state: Rc::new(state), listeners, close })
     }

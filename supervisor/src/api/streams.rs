@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use http::Response;
 use hyper::Request;
+use serde_json::Value;
 
 use super::body::Body;
 use super::status::Status;
@@ -42,6 +43,8 @@ pub trait Streams {
 pub struct Usage {
     /// Thousand-millionths of a CPU.
     pub cpu_nanos: u64,
+    /// Microseconds of CPU time so far.
+    pub cpu_usec: u64,
     /// Bytes of the working set.
     pub memory_bytes: u64,
 }
@@ -101,6 +104,10 @@ pub trait Tokens {
     /// # Errors
     /// In words, for the client.
     fn issue(&self, order: &TokenOrder) -> Result<IssuedToken, String>;
+    /// What an OpenID provider says of itself: who issues, and where the keys are (`/.well-known/openid-configuration`).
+    fn configuration(&self) -> Value;
+    /// The public keys, as a JSON Web Key Set.
+    fn keys(&self) -> Value;
     /// None for what is forged, expired, revoked, or for another audience than these (empty: the API server's own).
     fn verify(&self, token: &str, audiences: &[String]) -> Option<TokenOwner>;
 }

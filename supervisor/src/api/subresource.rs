@@ -10,7 +10,7 @@ use super::respond::Content;
 use super::status::{Reason, Status};
 use super::streams::TokenOrder;
 use super::verbs::{self, DeleteOptions, Origin, Part};
-use super::{fields, proxy, receive};
+use super::{fields, node_proxy, proxy, receive};
 use crate::store::{Key, Object};
 use crate::stream::received::Received;
 
@@ -194,6 +194,12 @@ fn bound(call: &Call, value: &Value) -> Result<Option<(String, String, String)>,
 
 /// What goes on to the node.
 async fn streamed(call: &Call, name: &str, kind: &str, request: Request<Received>) -> Result<Response<Body>, Status> {
+    if call.target.resource.plural == "nodes" {
+        if let Some(response) = proxy::moved(&call.target.rest, &request) {
+            return Ok(response);
+        }
+        return node_proxy::answer(call, request.method(), name).await;
+    }
     let streams = call.state.backends.streams.clone();
     let missing = || Status::new(Reason::NotImplemented, "no node serves this stream");
     let streams = streams.ok_or_else(missing)?;

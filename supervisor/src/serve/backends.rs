@@ -111,9 +111,10 @@ impl NodeMetrics {
             // Each is measured over a window of time, all over the same one.
             tokio::task::spawn_local(async move {
                 let used = sessions.usage(&uid).await;
-                let containers = used
-                    .into_iter()
-                    .map(|own| (own.container, Usage { cpu_nanos: own.cpu_nanos, memory_bytes: own.memory_bytes }));
+                let containers = used.into_iter().map(|own| {
+                    let (cpu_nanos, cpu_usec, memory_bytes) = (own.cpu_nanos, own.cpu_usec, own.memory_bytes);
+                    (own.container, Usage { cpu_nanos, cpu_usec, memory_bytes })
+                });
                 PodUsage {
                     namespace: meta.namespace.unwrap_or_default(),
                     name: meta.name.unwrap_or_default(),
@@ -138,10 +139,11 @@ impl Metrics for NodeMetrics {
             let before = busy_nanos()?;
             let begin = tokio::time::Instant::now();
             tokio::time::sleep(WINDOW).await;
-            let used = busy_nanos()?.saturating_sub(before);
+            let busy = busy_nanos()?;
+            let used = busy.saturating_sub(before);
             let window = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
             let cpu_nanos = u64::try_from(u128::from(used) * 1_000_000_000 / u128::from(window)).unwrap_or(u64::MAX);
-            Some(Usage { cpu_nanos, memory_bytes: used_memory()? })
+            Some(Usage { cpu_nanos, cpu_usec: busy / 1000, memory_bytes: used_memory()? })
         })
     }
 

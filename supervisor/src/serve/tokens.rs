@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::api::{IssuedToken, TokenOrder, TokenOwner, Tokens};
 use crate::identity::{self, Bound, Issuer, ObjectClaim, TokenRequest};
 use crate::store::{Key, Store};
@@ -49,6 +51,15 @@ impl Tokens for StoreTokens {
         let token = self.issuer.mint(&request, identity::now()).map_err(|error| error.to_string())?;
         let expires = i64::try_from(token.expires).unwrap_or(i64::MAX);
         Ok(IssuedToken { token: token.text, expires })
+    }
+
+    /// Pods reach this server under the issuer's name, and find the keys there.
+    fn configuration(&self) -> Value {
+        self.issuer.openid_configuration(self.issuer.url())
+    }
+
+    fn keys(&self) -> Value {
+        self.issuer.jwks()
     }
 
     fn verify(&self, token: &str, audiences: &[String]) -> Option<TokenOwner> {

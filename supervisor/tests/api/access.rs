@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 
+use serde_json::json;
+
 use crate::harness::Api;
 
 #[test]
@@ -51,6 +53,14 @@ fn impersonation_takes_the_rights_of_the_other() {
     let reader = [("Impersonate-User", "x"), ("Impersonate-Group", "monopod:readers")];
     assert_eq!(api.send("GET", "/api/v1/namespaces/y/pods", &reader, "").code, 200);
     assert_eq!(api.send("GET", "/api/v1/namespaces/y/secrets", &reader, "").code, 403);
+    // Who asks to be less than he is must not be answered as who he is.
+    let nobody = [("Impersonate-Group", "monopod:readers")];
+    assert_eq!(api.send("GET", "/api/v1/namespaces/y/secrets", &nobody, "").code, 500);
+    let account = [("Impersonate-User", "system:serviceaccount:y:robot"), ("Impersonate-Uid", "u1")];
+    let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let headers = [&account[..], &[("Content-Type", "application/json")]].concat();
+    let who = api.send("POST", reviews, &headers, "{}").body["status"]["userInfo"].clone();
+    assert_eq!((&who["uid"], &who["groups"][1]), (&json!("u1"), &json!("system:serviceaccounts:y")));
     let answer = api.send("GET", "/nope", &[("Impersonate-User", "x")], "");
     assert_eq!(answer.message(), "forbidden: User \"x\" cannot get path \"/nope\"");
 }

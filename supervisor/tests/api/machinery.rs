@@ -39,6 +39,13 @@ fn errors_are_told_as_the_api_server_tells_them() {
         ),
         (get(&format!("{MAPS}?limit=x")), 400, "strconv.ParseInt: parsing \"x\": invalid syntax"),
         (get(&format!("{MAPS}?continue=broken")), 400, "invalid continue token"),
+        (get("/version?timeout=invalid"), 400, "invalid timeout specified in the request URL"),
+        (get(&format!("{MAPS}/h?resourceVersion=999999")), 504, "Too large resource version: 999999, current: "),
+        (
+            api.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &json!({"spec": {}})),
+            422,
+            "SelfSubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.resourceAttributes: Invalid value: null: exactly",
+        ),
         (get(&format!("{MAPS}?resourceVersion=999999")), 504, "Too large resource version: 999999, current: "),
         (
             get(&format!("{MAPS}?resourceVersion=0&resourceVersionMatch=Exact")),

@@ -111,6 +111,12 @@ mod tests {
         fn issue(&self, _: &TokenOrder) -> Result<IssuedToken, String> {
             Err(String::new())
         }
+        fn configuration(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+        fn keys(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
         fn verify(&self, token: &str, _: &[String]) -> Option<TokenOwner> {
             (token == "good").then(|| TokenOwner {
                 namespace: "web".to_owned(),

@@ -37,8 +37,8 @@ pub enum Ask<'a> {
 
 const LOOKING: [&str; 3] = ["get", "list", "watch"];
 /// Paths for everybody with a credential.
-const OPEN_PATHS: [&str; 9] =
-    ["/", "/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz", "/.well-known"];
+const OPEN_PATHS: [&str; 10] =
+    ["/", "/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz", "/.well-known", "/openid"];
 /// Questions about oneself.
 const SELF_REVIEWS: [&str; 3] = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
 

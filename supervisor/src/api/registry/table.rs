@@ -118,7 +118,7 @@ pub static RESOURCES: &[Resource] = &[
         singular: "node",
         short: &["no"],
         is_namespaced: false,
-        subresources: &[sub("status", "Node", STATUS)],
+        subresources: &[sub("proxy", "NodeProxyOptions", PROXY_VERBS), sub("status", "Node", STATUS)],
         codec: of::<api::core::v1::Node>,
         ..core("Node", "nodes")
     },

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::body::Body;
@@ -14,6 +15,9 @@ use super::super::shape;
 use super::super::status::{Reason, Status};
 use super::read::{show_text, viewed};
 use crate::store::{Key, Object, StoreError, Version};
+
+/// How long a `continue` token may be used: the time between two compactions of a cluster's storage.
+const CONTINUE_SECONDS: i64 = 300;
 
 /// Which objects are meant.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ pub(crate) fn list(call: &Call) -> Result<Response<Body>, Status> {
     if limit > 0 && objects.len() > limit {
         let rest = objects.split_off(limit);
         if let Some(last) = objects.last() {
-            page["continue"] = Continue::after(Some(version), &last.key).text().into();
+            page["continue"] = Continue::after(Some(version), &last.key, call.now).text().into();
         }
         if selection.is_everything() {
             page["remainingItemCount"] = rest.len().into();
@@ -108,6 +112,9 @@ fn go_on(call: &Call, selection: &Selection, from: &Continue) -> Result<(Vec<Obj
     if version(call)?.is_some() {
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }
+    if from.is_stale(call.now) {
+        return Err(too_old_to_go_on(from));
+    }
     let (objects, version) = match from.version {
         None => selected(call, selection),
         Some(version) => (selected_at(call, selection, version).map_err(|_| too_old_to_go_on(from))?, version),
@@ -120,7 +127,7 @@ fn too_old_to_go_on(from: &Continue) -> Status {
     let mut status = Status::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     );
-    let anew = Continue { version: None, namespace: from.namespace.clone(), name: from.name.clone() };
+    let anew = Continue { version: None, given: 0, namespace: from.namespace.clone(), name: from.name.clone() };
     status.next = Some(anew.text().into());
     status
 }
@@ -207,6 +214,18 @@ pub(super) fn invalid_options(field: &str, why: &str) -> Status {
         .with_details(json!({"group": "meta.k8s.io", "kind": "ListOptions"}))
 }
 
+/// That there is such a version already.
+///
+/// # Errors
+/// There isn't.
+pub(super) fn reached(call: &Call) -> Result<(), Status> {
+    let now = call.state.store.version();
+    match version(call)? {
+        Some(asked) if asked > now => Err(too_large(asked, now)),
+        Some(_) | None => Ok(()),
+    }
+}
+
 pub(super) fn too_large(asked: Version, now: Version) -> Status {
     let message = format!("Too large resource version: {asked}, current: {now}");
     Status::new(Reason::Timeout, &*message).with_details(json!({
@@ -220,14 +239,22 @@ pub(super) fn too_large(asked: Version, now: Version) -> Status {
 struct Continue {
     /// Of the first page; none to go on in the present.
     version: Option<Version>,
+    /// Seconds since 1970.
+    given: i64,
     /// Namespace and name of the last object of the page before.
     namespace: String,
     name: String,
 }
 
 impl Continue {
-    fn after(version: Option<Version>, key: &Key) -> Self {
-        Self { version, namespace: (*key.namespace).to_owned(), name: (*key.name).to_owned() }
+    fn after(version: Option<Version>, key: &Key, now: Timestamp) -> Self {
+        let (namespace, name) = ((*key.namespace).to_owned(), (*key.name).to_owned());
+        Self { version, given: now.as_second(), namespace, name }
+    }
+
+    /// Whether a cluster would have forgotten the version meanwhile. The present never is.
+    fn is_stale(&self, now: Timestamp) -> bool {
+        self.version.is_some() && now.as_second().saturating_sub(self.given) > CONTINUE_SECONDS
     }
 
     fn is_before(&self, key: &Key) -> bool {
@@ -235,7 +262,7 @@ impl Continue {
     }
 
     fn text(&self) -> String {
-        let token = json!({"v": "meta.k8s.io/v1", "rv": self.version.map_or(json!(-1), |version| json!(version.0)), "start": [self.namespace, self.name]});
+        let token = json!({"v": "meta.k8s.io/v1", "rv": self.version.map_or(json!(-1), |version| json!(version.0)), "t": self.given, "start": [self.namespace, self.name]});
         URL_SAFE_NO_PAD.encode(token.to_string())
     }
 
@@ -248,6 +275,7 @@ impl Continue {
                     -1 => None,
                     version => Some(Version(u64::try_from(version).ok()?)),
                 },
+                given: token["t"].as_i64().unwrap_or_default(),
                 namespace: token["start"][0].as_str()?.to_owned(),
                 name: token["start"][1].as_str()?.to_owned(),
             })
@@ -260,9 +288,23 @@ impl Continue {
 mod tests {
     use super::*;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_token_that_nobody_uses_ends() {
+        let token = |version| Continue::after(version, &Key::new("pods", "b", "m"), at(1000));
+        let end = 1000 + CONTINUE_SECONDS;
+        assert!(!token(Some(Version(7))).is_stale(at(end)) && token(Some(Version(7))).is_stale(at(end + 1)));
+        assert!(!token(None).is_stale(at(end + 1)));
+        let anew = Continue::parse(&too_old_to_go_on(&token(Some(Version(7)))).next.unwrap()).unwrap();
+        assert_eq!((anew.version, anew.is_stale(at(end + 1))), (None, false));
+    }
+
     #[test]
     fn a_page_begins_after_the_one_before() {
-        let token = Continue::after(Some(Version(7)), &Key::new("pods", "b", "m"));
+        let token = Continue::after(Some(Version(7)), &Key::new("pods", "b", "m"), at(1000));
         assert_eq!(Continue::parse(&token.text()).unwrap(), token);
         for (namespace, name, expected) in [("a", "z", false), ("b", "m", false), ("b", "n", true), ("c", "a", true)] {
             assert_eq!(token.is_before(&Key::new("pods", namespace, name)), expected);

@@ -11,6 +11,7 @@ use super::super::registry::Class;
 use super::super::respond::{Content, Form};
 use super::super::status::Status;
 use super::super::{event_view, shape};
+use super::list::reached;
 use crate::store::{Key, Object};
 
 /// The key of an object of the resource that a request is for.
@@ -30,6 +31,7 @@ pub(crate) fn is_stored(call: &Call, name: &str) -> bool {
 
 pub(crate) fn get(call: &Call) -> Result<Response<Body>, Status> {
     let name = call.target.object()?;
+    reached(call)?;
     let object = stored(call, name)?;
     let content = match call.accept.form {
         Form::Plain => Content::Text(show_text(call, &object)),
