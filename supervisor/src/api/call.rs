@@ -97,8 +97,7 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
         }
         return document(state, &route, &query, request.headers());
     };
-    let accept =
-        if has_columns(&target) { Accept::of(request.headers()) } else { Accept::of_tableless(request.headers()) }?;
+    let accept = accept_of(&target, request.headers())?;
     let agent = agent_of(request.headers());
     let call = Call {
         state: Rc::clone(state),
@@ -115,16 +114,25 @@ async fn handle(state: &Rc<State>, peer: &Peer, request: Request<Received>) -> R
 
 /// Whether a request lasts as long as it likes, and has a `timeout` of its own if any.
 fn is_long(route: &Route, query: &Query) -> bool {
-    const STREAMS: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];
     let Route::Object(target) = route else { return false };
-    let is_stream = target.subresource.as_deref().is_some_and(|name| STREAMS.contains(&name));
-    is_stream || target.is_watch || query.flag("watch")
+    is_stream(target) || target.is_watch || query.flag("watch")
 }
 
-/// Whether answers can be tables: those to questions can't.
-fn has_columns(target: &Target) -> bool {
+fn is_stream(target: &Target) -> bool {
+    const STREAMS: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];
+    target.subresource.as_deref().is_some_and(|name| STREAMS.contains(&name))
+}
+
+/// What the client accepts. Of a stream, that is for whoever is behind it to say; to questions, no answer is a table.
+fn accept_of(target: &Target, headers: &HeaderMap) -> Result<Accept, Status> {
     let is_question = matches!(target.subresource.as_deref(), Some("binding" | "eviction" | "token"));
-    target.resource.class != super::registry::Class::Review && !is_question
+    if is_stream(target) {
+        Ok(Accept::of(headers).unwrap_or(Accept::plain()))
+    } else if is_question || target.resource.class == super::registry::Class::Review {
+        Accept::of_tableless(headers)
+    } else {
+        Accept::of(headers)
+    }
 }
 
 /// Bytes of the name that a client's changes go by.
@@ -399,6 +407,19 @@ async fn dispatch(call: &Call, verb: Verb, request: Request<Received>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_accepted_depends_on_what_is_asked_for() {
+        let is_accepted = |path: &str, media: &'static str| {
+            let path::Route::Object(target) = path::route(path).unwrap() else { return false };
+            let headers = HeaderMap::from_iter([(header::ACCEPT, http::HeaderValue::from_static(media))]);
+            accept_of(&target, &headers).is_ok()
+        };
+        let (pod, table) = ("/api/v1/namespaces/d/pods/p", "application/json;as=Table;v=v1;g=meta.k8s.io");
+        assert!(is_accepted(&format!("{pod}/proxy/"), "text/html") && !is_accepted(pod, "text/html"));
+        assert!(is_accepted(pod, table) && !is_accepted(&format!("{pod}/eviction"), table));
+        assert!(!is_accepted("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", table));
+    }
 
     #[test]
     fn a_proxy_takes_the_methods_of_whoever_is_behind_it() {

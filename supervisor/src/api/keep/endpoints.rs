@@ -111,7 +111,7 @@ async fn look(state: &State, namespace: &str) -> Result<(), StoreError> {
     if is_open(state, namespace) {
         let has_selectors = services.iter().any(wanted::has_selector);
         let pods: Vec<Pod> = if has_selectors { read(state, PODS, namespace) } else { Vec::new() };
-        for service in services.iter().filter(|service| !is_elsewhere(service)) {
+        for service in services.iter().filter(|service| !is_elsewhere(service) && !is_going(service)) {
             let name = service.metadata.name.as_deref().unwrap_or_default();
             let key = Key::new(ENDPOINTS, namespace, name);
             if wanted::has_selector(service) {
@@ -139,6 +139,11 @@ fn is_open(state: &State, namespace: &str) -> bool {
 /// A service that is a name in the DNS has no endpoints.
 fn is_elsewhere(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"))
+}
+
+/// What waits until its slices are gone gets no new ones.
+fn is_going(service: &Service) -> bool {
+    service.metadata.deletion_timestamp.is_some()
 }
 
 async fn remove(state: &State, object: Option<Object>) -> Result<(), StoreError> {

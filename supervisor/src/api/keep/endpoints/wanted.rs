@@ -358,6 +358,7 @@ fn endpoint(service: &Service, member: &Member<'_>, ip: &str) -> Value {
 pub(super) fn mirrored(endpoints: &Value) -> Vec<Slice> {
     let text = |path: &[&str]| fields::text(endpoints, path);
     let is_left_out = text(&["metadata", "labels", SKIP_MIRROR]) == "true"
+        || !text(&["metadata", "deletionTimestamp"]).is_empty()
         || fields::at(endpoints, &["metadata", "annotations", LEADER]).is_some();
     if is_left_out || is_made(endpoints) {
         return Vec::new();
@@ -512,6 +513,9 @@ mod tests {
         ]);
         assert_eq!(slices[0].endpoints, entries);
         assert_eq!(slices[0].owners[0]["kind"], "Endpoints");
+        let mut going = own.clone();
+        going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        assert!(mirrored(&going).is_empty());
         own["metadata"]["labels"] = json!({SKIP_MIRROR: "true"});
         assert!(mirrored(&own).is_empty());
     }
