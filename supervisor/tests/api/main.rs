@@ -5,6 +5,7 @@
 mod access;
 mod clients;
 mod harness;
+mod keepers;
 mod machinery;
 mod pods;
 mod watches;
