@@ -11,10 +11,15 @@ use super::pods::Pods;
 use crate::convert::machine::CRITICAL;
 use crate::node::Node;
 use crate::pod::status::{Condition, Truth};
+use crate::pod::timer::WallTime;
 
 /// `status.reason` of a pod that ended so.
 pub const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
+/// The condition of a pod that ends for another one's sake, or the node's (CO6).
+pub const DISRUPTION: &str = "DisruptionTarget";
+/// Its reason when the node decides.
+pub const BY_KUBELET: &str = "TerminationByKubelet";
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +101,7 @@ fn end(pods: &Pods, node: &mut Node, period: Duration, wanted: impl Fn(i32) -> b
             continue;
         }
         node.change(&uid, |machine, now| {
-            machine.set_condition(disruption(machine.spec().generation, now.wall), now);
+            machine.set_condition(disruption(BY_KUBELET, MESSAGE, machine.spec().generation, now.wall), now);
             let grace = machine.spec().grace.min(period);
             machine.fail(REASON, MESSAGE, Some(grace), now);
         });
@@ -104,12 +109,12 @@ fn end(pods: &Pods, node: &mut Node, period: Duration, wanted: impl Fn(i32) -> b
 }
 
 /// Rule CO6.
-fn disruption(generation: i64, wall: crate::pod::timer::WallTime) -> Condition {
+pub(super) fn disruption(reason: &str, message: &str, generation: i64, wall: WallTime) -> Condition {
     Condition {
-        kind: "DisruptionTarget".to_owned(),
+        kind: DISRUPTION.to_owned(),
         status: Truth::True,
-        reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(MESSAGE.to_owned()),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
         last_transition: wall,
         observed_generation: generation,
     }

@@ -101,6 +101,15 @@ impl Said {
         Self::of_scheduler(about_pod(pod), Severity::Warning, "FailedScheduling", message.to_owned())
     }
 
+    /// What the controller says that ends pods which don't tolerate the node's taints.
+    pub fn of_taints(pod: &Pod, leaves: bool) -> Self {
+        let about = about_pod(pod);
+        let what = if leaves { "Marking for deletion" } else { "Cancelling deletion of" };
+        let message = format!("{what} Pod {}/{}", about.namespace, about.name);
+        let (component, reason) = ("taint-eviction-controller", "TaintManagerEviction".to_owned());
+        Self { about, component, host: None, severity: Severity::Normal, reason, message, at: clock::wall() }
+    }
+
     fn of_scheduler(about: About, severity: Severity, reason: &str, message: String) -> Self {
         let reason = reason.to_owned();
         Self { about, component: "default-scheduler", host: None, severity, reason, message, at: clock::wall() }

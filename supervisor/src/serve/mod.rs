@@ -30,6 +30,7 @@ pub mod rest;
 pub mod schedule;
 pub mod source;
 pub mod systemd;
+pub mod taints;
 pub mod tokens;
 
 use std::cell::RefCell;
@@ -250,6 +251,7 @@ impl Daemon {
         self.rest.stir(tokio::time::Instant::now());
         loop {
             let (full, deferred) = (self.disk.due(), self.pods.deferred_until());
+            let leaves = self.pods.leaves();
             tokio::select! {
                 () = self.node.step() => {}
                 Some(fed) = self.feed.recv() => self.fed(fed).await,
@@ -267,6 +269,7 @@ impl Daemon {
                     self.notifier.alive();
                     self.disk.glance(&self.disk_limits());
                 }
+                () = until(leaves) => self.pods.drive_due(&mut self.node),
                 () = until(full) => self.disk.changed(&self.disk_limits()),
                 () = after(expiry) => {}
                 () = until(self.publish_again) => self.publish_node().await,

@@ -14,10 +14,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::admit;
+use super::clock;
+use super::drain::disruption;
 use super::events::{Recorder, Said};
 use super::host::Host;
 use super::schedule::{self, Misfit, Usage};
 use super::source::Claimed;
+use super::taints::{self, Leaving, Verdict};
 use crate::convert::machine;
 use crate::convert::status::{self, Surroundings};
 use crate::node::Node;
@@ -79,6 +82,8 @@ pub struct Pods {
     /// Pods whose resize found no room, looked at again at the same times, and at the latest then (RZ4).
     deferred: BTreeSet<String>,
     deferred_until: Option<Instant>,
+    /// Pods that the node's taints drive out in a while.
+    leaving: Leaving,
     /// Pods that only their manifests end.
     claimed: Claimed,
     /// The node drains: nothing new is taken in.
@@ -100,6 +105,7 @@ impl Pods {
             pending: BTreeSet::new(),
             deferred: BTreeSet::new(),
             deferred_until: None,
+            leaving: Leaving::default(),
             claimed,
             refusing: false,
             ending: JoinSet::new(),
@@ -111,7 +117,77 @@ impl Pods {
     /// The node's labels, taints or `unschedulable` have changed.
     pub fn set_host(&mut self, host: Rc<Host>, node: &mut Node) {
         self.host = host;
+        if self.is_tainted() {
+            let (objects, _) = self.store.list(PODS, None);
+            let pods = objects.iter().filter_map(read).filter(|pod| self.is_ours(pod));
+            pods.collect::<Vec<_>>().iter().for_each(|pod| self.weigh(pod, node));
+        }
         self.retry(node);
+    }
+
+    /// Whether taints of the node may drive a pod out, or no longer do.
+    fn is_tainted(&self) -> bool {
+        !self.leaving.is_empty() || self.host.taints.iter().any(|taint| taint.effect == taints::NO_EXECUTE)
+    }
+
+    /// Whether a pod of this node tolerates the node's taints. One that has ended takes nothing from anybody.
+    fn weigh(&mut self, pod: &Pod, node: &mut Node) {
+        let Some(uid) = pod.metadata.uid.as_deref().filter(|_| self.is_tainted()) else { return };
+        if pod.metadata.deletion_timestamp.is_some() || matches!(phase(pod), Some("Succeeded" | "Failed")) {
+            return self.leaving.forget(uid);
+        }
+        let stay = taints::stay(pod, &self.host.taints);
+        match self.leaving.look(uid, &key_of(pod), stay, Instant::now()) {
+            Verdict::Nothing => {}
+            Verdict::Stays => self.events.borrow_mut().say(&Said::of_taints(pod, false)),
+            Verdict::Leaves => self.drive_out(pod, node),
+        }
+    }
+
+    /// When the next pod has tolerated a taint long enough.
+    pub fn leaves(&self) -> Option<Instant> {
+        self.leaving.next()
+    }
+
+    /// Ends the pods that have.
+    pub fn drive_due(&mut self, node: &mut Node) {
+        for (uid, key) in self.leaving.take_due(Instant::now()) {
+            let pod = self.store.get(&key).as_ref().and_then(read);
+            if let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(&uid)) {
+                self.drive_out(&pod, node);
+            }
+        }
+    }
+
+    /// Deletes a pod that does not tolerate a taint (CO6).
+    fn drive_out(&self, pod: &Pod, node: &mut Node) {
+        self.events.borrow_mut().say(&Said::of_taints(pod, true));
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        node.change(&uid, |machine, now| {
+            let condition = disruption(taints::REASON, taints::MESSAGE, machine.spec().generation, now.wall);
+            machine.set_condition(condition, now);
+        });
+        let (store, key) = (self.store.clone(), key_of(pod));
+        tokio::task::spawn_local(async move {
+            loop {
+                let Some(object) = store.get(&key).filter(|object| uid_of(object).as_ref() == Some(&uid)) else {
+                    return;
+                };
+                let mut value = object.value();
+                if !taints::mark_leaving(&mut value, clock::wall()) {
+                    return;
+                }
+                let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
+                match store.commit(change, Durability::Kernel).await {
+                    Ok(_) | Err(StoreError::NotFound(_)) => return,
+                    Err(StoreError::Conflict { .. }) => {}
+                    Err(error) => {
+                        tracing::error!("delete {key}: {error}");
+                        tokio::time::sleep(WRITE_AGAIN).await;
+                    }
+                }
+            }
+        });
     }
 
     /// Takes over what runs, then goes through all objects.
@@ -213,6 +289,7 @@ impl Pods {
         if let Some(known) = self.known.get(&uid) {
             let echo = known.status.borrow().version == Some(object.version);
             if !echo {
+                self.weigh(&pod, node);
                 self.update(&uid, pod, node);
             }
             return;
@@ -262,7 +339,13 @@ impl Pods {
         };
         self.know(uid, object.key.clone(), &pod);
         match refusal {
-            None => node.add(pod, spec),
+            None => {
+                let tainted = self.is_tainted().then(|| pod.clone());
+                node.add(pod, spec);
+                if let Some(pod) = tainted {
+                    self.weigh(&pod, node);
+                }
+            }
             Some(admit::Refusal { reason, message }) => node.reject(pod, spec, reason, &message),
         }
     }
@@ -389,6 +472,7 @@ impl Pods {
 
     /// Nothing is left of a pod: its object goes, and what waited for its place comes.
     pub fn removed(&mut self, uid: &str, node: &mut Node) {
+        self.leaving.forget(uid);
         let known = self.known.remove(uid);
         if let Some(next) = known.as_ref().and_then(|known| known.next.clone()) {
             self.ended.retain(|_, (at, _)| at.elapsed() < ENDED_IS_KNOWN);

@@ -213,16 +213,18 @@ pub fn untolerated<'a>(pod: &Pod, host: &'a Host, effects: &[&str]) -> Option<&'
 }
 
 fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
-    let covers = |toleration: &Toleration| {
-        let effect = toleration.effect.as_deref().unwrap_or_default();
-        let key = toleration.key.as_deref().unwrap_or_default();
-        let value = match toleration.operator.as_deref() {
-            Some("Exists") => true,
-            _ => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
-        };
-        (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key) && value
+    spec.tolerations.iter().flatten().any(|toleration| covers(toleration, taint))
+}
+
+/// Whether the toleration is one of this taint.
+pub(super) fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let value = match toleration.operator.as_deref() {
+        Some("Exists") => true,
+        _ => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
     };
-    spec.tolerations.iter().flatten().any(covers)
+    (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key) && value
 }
 
 /// `nodeSelector` and required node affinity (VA10).
@@ -334,7 +336,7 @@ pub fn mark_unschedulable(value: &mut Value, message: &str) {
     put_condition(value, condition);
 }
 
-fn put_condition(value: &mut Value, mut condition: Value) {
+pub(super) fn put_condition(value: &mut Value, mut condition: Value) {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let generation = value["metadata"]["generation"].clone();
     let status = &mut value["status"];
