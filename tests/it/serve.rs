@@ -15,7 +15,8 @@ use crate::{Test, tests};
 pub fn tests() -> Vec<Test> {
     tests![Host: a_manifest_becomes_a_pod_and_its_removal_ends_it, a_killed_daemon_disturbs_no_container,
         kills_at_any_moment_lose_no_exit_code, an_edit_replaces_the_pod_and_a_broken_file_changes_nothing,
-        a_pod_whose_manifest_goes_while_nobody_looks_is_ended, a_pod_that_was_killed_with_its_monitor_comes_back, a_second_daemon_is_refused]
+        a_pod_whose_manifest_goes_while_nobody_looks_is_ended, a_pod_that_was_killed_with_its_monitor_comes_back, a_second_daemon_is_refused, a_deleted_mirror_comes_back_and_its_containers_go_on,
+        a_manifest_that_was_away_restarts_its_pod, a_manifest_has_any_name_and_refers_to_no_object]
 }
 
 pub const CONFIG: &str = "/run/serve.yaml";
@@ -355,6 +356,86 @@ fn a_pod_whose_manifest_goes_while_nobody_looks_is_ended() -> Result<()> {
         let daemon = Daemon::start()?;
         wait_until("the pod is gone", || gone("one"))?;
         wait_until("its processes are gone", || processes().is_empty().then_some(()))?;
+        daemon.kill()
+    })
+}
+
+fn shown(name: &str) -> Option<Value> {
+    let output =
+        host::binary("monopod").ok()?.args(["get", "pod", &format!("{name}-n1"), "-o", "json"]).output().ok()?;
+    serde_json::from_slice(&output.stdout).ok()
+}
+
+/// The object of a static pod that runs, once it has another uid than before.
+fn mirror(name: &str, before: &Value) -> Result<Value> {
+    wait_until("its object is there", || {
+        let pod = shown(name)?;
+        let runs = pod["status"]["containerStatuses"][0]["state"]["running"].is_object();
+        (runs && pod["metadata"]["uid"] != *before).then_some(pod)
+    })
+}
+
+/// ST3, GE4: whoever deletes the object of a static pod sees another one; nothing happens to its containers.
+fn a_deleted_mirror_comes_back_and_its_containers_go_on() -> Result<()> {
+    with_busybox(|| {
+        let daemon = Daemon::start()?;
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        let (before, mut uid) = (main_processes(), Value::Null);
+        for arguments in [&["--grace-period=30", "--wait=false"][..], &["--grace-period=0", "--force", "--wait=false"]]
+        {
+            let pod = mirror("one", &uid)?;
+            let hash = &pod["metadata"]["annotations"]["kubernetes.io/config.hash"];
+            ensure!(pod["metadata"]["uid"] != *hash && pod["metadata"]["generation"] == 1, "{pod}");
+            ensure!(!pod["status"].to_string().contains("observedGeneration"), "{pod}");
+            uid = pod["metadata"]["uid"].clone();
+            let output = host::binary("monopod")?.args(["delete", "pod", "one-n1"]).args(arguments).output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        mirror("one", &uid)?;
+        ensure!(main_processes() == before, "its containers were disturbed");
+        let output = host::binary("monopod")?.args(["logs", "one-n1", "--tail=1"]).output()?;
+        ensure!(output.stdout.starts_with(b"line "), "{}", String::from_utf8_lossy(&output.stderr));
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
+        daemon.kill()
+    })
+}
+
+/// ST4, LF6: the same content in a file that was removed is another life of the same pod.
+fn a_manifest_that_was_away_restarts_its_pod() -> Result<()> {
+    with_busybox(|| {
+        let daemon = Daemon::start()?;
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        let first = mirror("one", &Value::Null)?;
+        take_away("one.yaml")?;
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        let again = mirror("one", &first["metadata"]["uid"])?;
+        ensure!(again["status"]["containerStatuses"][0]["restartCount"] == 1, "{again}");
+        let hash = |pod: &Value| pod["metadata"]["annotations"]["kubernetes.io/config.hash"].clone();
+        ensure!(hash(&first) == hash(&again), "another pod: {again}");
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
+        daemon.kill()
+    })
+}
+
+/// ST1, ST5
+fn a_manifest_has_any_name_and_refers_to_no_object() -> Result<()> {
+    with_busybox(|| {
+        let daemon = Daemon::start()?;
+        let text = pod("one", "Always", COUNT);
+        put("one.yaml", &text.replace("spec:\n", "spec:\n  serviceAccountName: default\n"))?;
+        wait_until("the fault is told", || {
+            let told = std::fs::read_to_string("/run/serve.log").unwrap_or_default();
+            told.contains("spec.serviceAccountName: static pods may not reference serviceaccounts").then_some(())
+        })?;
+        take_away("one.yaml")?;
+        put("one.manifest", &text)?;
+        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        take_away("one.manifest")?;
+        wait_until("the pod is gone", || gone("one"))?;
         daemon.kill()
     })
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
+use super::references;
 use crate::admission::{defaults, validate};
 use crate::convert::machine::MIRROR;
 use crate::manifest::{Manifest, Object, decode, text_of};
@@ -55,6 +56,13 @@ fn admit(mut manifest: Manifest, file: &str, host: &Host, store: &Store) -> Resu
     if let Err(invalid) = validate::validate(&manifest.object) {
         let faults = invalid.0.iter().map(|error| manifest.fault(&error.path.to_string(), error.body()).to_string());
         return Err(faults.collect::<Vec<_>>().join("; "));
+    }
+    if let Object::Pod(pod) = &manifest.object
+        && let Some((field, resource)) = pod.spec.as_ref().and_then(references::first)
+    {
+        // As a kubelet with PreventStaticPodAPIReferences (ST5).
+        let message = format!("static pods may not reference {resource}");
+        return Err(manifest.fault(&field, message).to_string());
     }
     let mut value = to_value(&manifest.object).map_err(|error| format!("{file}: {error}"))?;
     let hash = hash(&[&value.to_string()]);
@@ -191,6 +199,15 @@ mod tests {
         let refused = read_text(&text).unwrap_err();
         assert!(refused.contains("a.yaml:") && refused.contains("UPPER"), "{refused}");
         assert!(read_text("a: [").is_err());
+    }
+
+    /// ST5
+    #[test]
+    fn a_static_pod_that_refers_to_an_object_is_refused_by_its_field() {
+        let text = POD.replace("image: busybox", "image: busybox, envFrom: [{configMapRef: {name: m}}]");
+        let refused = read_text(&text).unwrap_err();
+        let expected = "spec.containers[0].envFrom[0].configMapRef: static pods may not reference configmaps";
+        assert!(refused.starts_with("a.yaml:4:") && refused.ends_with(expected), "{refused}");
     }
 
     #[test]

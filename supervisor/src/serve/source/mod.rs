@@ -6,6 +6,7 @@
 
 pub mod diff;
 pub mod manifest;
+mod references;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +37,6 @@ pub const MANIFEST: &str = "monopod.io/manifest";
 const MANIFEST_HASH: &str = "monopod.io/manifest-hash";
 /// Attempts to end a pod whose status is written meanwhile.
 const ENDS_MAX: usize = 16;
-/// Endings of manifests.
-const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 /// Every resource that a file may hold, pods last: they need the others.
 const RESOURCES: [&str; 10] = [
     "namespaces",
@@ -286,7 +285,7 @@ fn stamped(wanted: Wanted) -> Value {
     value
 }
 
-/// Files in the order of their names; hidden ones and those with other endings are somebody else's (ST1).
+/// Files in the order of their names, whatever these are; hidden ones are somebody else's (ST1).
 fn manifests(dir: &Path) -> Vec<PathBuf> {
     if dir.as_os_str().is_empty() {
         return Vec::new();
@@ -300,8 +299,7 @@ fn manifests(dir: &Path) -> Vec<PathBuf> {
     };
     let wanted = |path: &PathBuf| {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let ending = path.extension().is_some_and(|own| ENDINGS.iter().any(|ending| own == *ending));
-        !hidden && ending && path.is_file()
+        !hidden && path.is_file()
     };
     let mut all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(wanted).collect();
     all.sort();
@@ -310,4 +308,36 @@ fn manifests(dir: &Path) -> Vec<PathBuf> {
 
 fn report(dir: &Path, error: &io::Error) {
     tracing::error!("read {}: {error}", dir.display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ST1
+    #[test]
+    fn files_of_any_name_are_manifests_but_hidden_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.yaml", "a", "c.manifest", ".hidden.yaml"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("sub.yaml")).unwrap();
+        let found = manifests(dir.path());
+        assert_eq!(found, ["a", "b.yaml", "c.manifest"].map(|name| dir.path().join(name)));
+    }
+
+    #[test]
+    fn a_mirror_has_a_uid_of_its_own_and_one_generation() {
+        let wanted = |uid: Option<&str>| Wanted {
+            key: Key::new(PODS, "default", "p"),
+            file: "a".into(),
+            hash: "h".into(),
+            uid: uid.map(str::to_owned),
+            value: json!({"metadata": {"uid": "hash"}}),
+        };
+        let [first, second] = [stamped(wanted(Some("hash"))), stamped(wanted(Some("hash")))];
+        assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
+        assert_eq!(first["metadata"]["generation"], 1);
+        assert!(stamped(wanted(None))["metadata"]["generation"].is_null());
+    }
 }
