@@ -54,8 +54,11 @@ impl Engine {
             Some((live, snapshot)) => (live, Some(snapshot)),
             None => (None, None),
         };
-        let containers = self.container_records(&record.id).into_iter();
-        let containers = containers.map(|own| self.adopted(record, own, snapshot.as_ref())).collect();
+        let containers = self.container_records(&record.id);
+        if live.is_some() {
+            containers.iter().for_each(|own| self.watch_logs(own));
+        }
+        let containers = containers.into_iter().map(|own| self.adopted(record, own, snapshot.as_ref())).collect();
         Adopted { live, containers }
     }
 

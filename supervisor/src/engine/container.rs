@@ -109,6 +109,7 @@ impl Engine {
         };
         record::save(&dir.join(RECORD), &record).map_err(EngineError::io("write", &dir))?;
         std::fs::create_dir_all(&request.log.dir).map_err(EngineError::io("make", &request.log.dir))?;
+        self.watch_logs(&record);
         let leaf = leaf(&sandbox.record, &request.id)?;
         let cgroup = self.shared.tree.create_container(&leaf, &request.settings)?;
         let mut descriptors = Descriptors::default();
@@ -178,6 +179,14 @@ impl Engine {
         }
         self.discard(&self.dirs().scratch(id))?;
         self.discard(&dir)
+    }
+
+    /// So that what is rotated is packed (LF3).
+    pub(super) fn watch_logs(&self, own: &ContainerRecord) {
+        let dir = own.log.as_deref().and_then(std::path::Path::parent);
+        if let (Some(packer), Some(dir)) = (&self.shared.packer, dir) {
+            packer.watch(dir);
+        }
     }
 
     /// One that stays is swept with its log.

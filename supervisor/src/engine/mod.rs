@@ -10,6 +10,7 @@ pub mod dirs;
 pub mod error;
 pub mod id;
 pub mod log_link;
+mod log_pack;
 pub mod program;
 pub mod record;
 pub mod sandbox;
@@ -65,6 +66,8 @@ struct Shared {
     tree: Arc<cgroupd::Tree>,
     network: netsetup::Network,
     programs: program::Programs,
+    /// None where the kernel gives no watch.
+    packer: Option<log_pack::LogPacker>,
     sandboxes: RefCell<BTreeMap<SandboxId, Rc<sandbox::Sandbox>>>,
     events: mpsc::UnboundedSender<EngineEvent>,
 }
@@ -79,7 +82,10 @@ impl Engine {
         let programs = program::Programs::open()?;
         let network = netsetup::Network::open(config.network.clone()).await?;
         let (events, receiver) = mpsc::unbounded_channel();
-        let shared = Shared { config, tree, network, programs, sandboxes: RefCell::new(BTreeMap::new()), events };
+        let packer = log_pack::LogPacker::start();
+        let packer = packer.inspect_err(|error| tracing::warn!("rotated logs are not packed: {error}")).ok();
+        let sandboxes = RefCell::new(BTreeMap::new());
+        let shared = Shared { config, tree, network, programs, packer, sandboxes, events };
         let engine = Self { shared: Rc::new(shared) };
         engine.sweep().await;
         Ok((engine, receiver))

@@ -58,7 +58,7 @@ impl LogFile {
     }
 
     /// Moves the full file aside to `<name>.<YYYYMMDD-HHMMSS>`, begins a new one, and removes the oldest ones above
-    /// `max_files`. Nothing is compressed here: that is work for somebody who may be slow.
+    /// `max_files`. Nothing is compressed here: that is work for the brain, which may be slow.
     pub fn rotate(&mut self) -> io::Result<()> {
         self.move_aside(Wall::now().seconds)?;
         let (file, size) = open(&self.directory, &self.name)?;
@@ -95,6 +95,8 @@ impl LogFile {
             }
         }
         rotated.sort();
+        // Packed and not yet removed: one file still.
+        rotated.dedup_by(|packed, plain| packed.to_bytes().strip_suffix(b".gz") == Some(plain.to_bytes()));
         let kept = usize::try_from(self.max_files.saturating_sub(1)).unwrap_or(usize::MAX);
         let excess = rotated.len().saturating_sub(kept);
         for name in rotated.iter().take(excess) {
