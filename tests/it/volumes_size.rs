@@ -63,8 +63,8 @@ fn containers_that_write_beyond_their_limits_are_evicted() -> Result<()> {
     with_busybox(|| {
         let node = Node::start()?;
         let pods = [
-            ("layer", LAYER, ["1Mi", "1Gi"], Some(CONTAINER)),
-            ("log", LOG, ["1Mi", "1Gi"], Some(CONTAINER)),
+            ("layer", LAYER, ["1Mi", "64Mi"], Some(CONTAINER)),
+            ("log", LOG, ["1Mi", "64Mi"], Some(CONTAINER)),
             ("all", LAYER, ["1Mi", "512Ki"], Some(POD)),
             ("within", LAYER, ["4Mi", "1Mi"], None),
         ];
