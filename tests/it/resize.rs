@@ -1,4 +1,4 @@
-//! In-place resize against `monopod serve` (section 5.10). Where the host has cgroup controllers, their files are read too.
+//! In-place resize against `monopod serve` (section 5.10). Where the host has cgroup controllers, their files are read.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

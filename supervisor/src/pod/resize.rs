@@ -1,7 +1,7 @@
 //! In-place resize (section 5.10): what the node allocated reaches the cgroups of what runs, step by step.
 //!
 //! The spec holds what is allocated; a container remembers what its cgroup has. While the two differ, the pod's limits
-//! rise, then containers that can be changed are changed and those that can't are restarted, then the pod's limits fall.
+//! rise, then containers that can be changed are changed and the others restarted, then the pod's limits fall.
 
 use std::collections::BTreeMap;
 
