@@ -24,7 +24,7 @@ use super::taints::{self, Leaving, Verdict};
 use crate::convert::machine;
 use crate::convert::status::{self, Surroundings};
 use crate::node::Node;
-use crate::pod::resize::{Reason, Refusal, Verdict};
+use crate::pod::resize::{self, Reason, Refusal};
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::store::{Change, Durability, Key, Object, Store, StoreError, Version, WatchEvent, WatchEventKind};
@@ -394,12 +394,12 @@ impl Pods {
         let usage = Usage::of(&held);
         let shrunk = usage.shrinks(&before);
         let reserved = match &verdict {
-            Verdict::Refused(Refusal { reason: Reason::Deferred, .. }) => {
+            resize::Verdict::Refused(Refusal { reason: Reason::Deferred, .. }) => {
                 self.deferred.insert(uid.to_owned());
                 self.deferred_until.get_or_insert_with(|| Instant::now() + DEFERRED_FIRST);
                 usage.larger(&wanted)
             }
-            Verdict::Refused(Refusal { reason: Reason::Infeasible, .. }) | Verdict::Allocated => {
+            resize::Verdict::Refused(Refusal { reason: Reason::Infeasible, .. }) | resize::Verdict::Allocated => {
                 self.deferred.remove(uid);
                 usage.clone()
             }
