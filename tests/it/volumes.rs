@@ -178,8 +178,8 @@ fn expected(kind: &str, read_only: bool, sub: bool, group: Option<u32>, user: u3
     let is_content = matches!(kind, "config" | "secret" | "info" | "all");
     let (base, gid) = match (kind, group) {
         ("host", _) => (0o755, 0),
-        ("mem", Some(group)) if !sub => (0o3777, group),
-        ("mem", None) if !sub => (0o1777, 0),
+        ("mem", Some(group)) => (0o3777, group),
+        ("mem", None) => (0o1777, 0),
         ("secret", Some(group)) if sub => (0o440, group),
         ("secret", None) if sub => (0o400, 0),
         (_, Some(group)) if is_content && sub => (0o644, group),

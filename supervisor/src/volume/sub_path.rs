@@ -23,8 +23,7 @@ pub fn open(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, VolumeError> {
 
 fn create(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, VolumeError> {
     let stat = rustix::fs::fstat(root).map_err(VolumeError::system("stat", path))?;
-    // The sticky bit of a root in memory is its own.
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o6777);
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
     let mut at = beneath(root, ".", OFlags::PATH | OFlags::DIRECTORY)?;
     let mut walked = String::new();
     for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
