@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::life_watch::{Line, OBEDIENT, Watch, cgroups_of, measured, pod, processes_of, sh, uid, with};
 use crate::run::{manifest, with_images};
+use crate::serve::wait_until;
 use crate::{Test, tests};
 
 pub fn tests() -> Vec<Test> {
@@ -123,8 +124,17 @@ fn what_asks_for_little_memory_goes_first() -> Result<()> {
         let expected = 1000 - 1000 * (256 << 20) / memory;
         println!("measured: oom_score_adj {found} of 256Mi in {memory} bytes (985 in 16 GiB)");
         ensure!(found == expected.to_string(), "oom_score_adj is {found}, not {expected}");
+        wait_until("it listens to TERM", || catches_term(process).then_some(()))?;
         let stopped = std::time::Instant::now();
         watch.delete()?;
         measured("deletion of an obedient pod", stopped.elapsed(), Duration::ZERO..=Duration::from_secs(5))
     })
+}
+
+/// Whether a process has a handler for the signal: `SigCgt` of proc_pid_status(5).
+fn catches_term(process: rustix::process::Pid) -> bool {
+    const TERM: u64 = 1 << (rustix::process::Signal::TERM.as_raw() - 1);
+    let status = read(format!("/proc/{}/status", process.as_raw_nonzero()).into()).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & TERM != 0))
 }
