@@ -12,6 +12,7 @@ use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
 use crate::logs::pack;
+use crate::sys::fd::registered;
 
 /// Watches the containers' directories of logs; those that go are watched no longer.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ impl LogPacker {
     /// Begins to listen, as long as the packer or a task that uses it lives; must run inside a `LocalSet`.
     pub(super) fn start() -> io::Result<Self> {
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let inotify = crate::serve::registered(inotify)?;
+        let inotify = registered(inotify)?;
         let packer = Self(Rc::new(Watched { inotify, dirs: RefCell::default() }));
         let listening = packer.clone();
         tokio::task::spawn_local(async move { listening.listen().await });

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::follow::{self, Follower};
 use super::record::{self, Record, Stream};
+use crate::sys::fd::registered;
 
 /// What is sent at once.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -180,14 +181,6 @@ fn watch(path: &std::path::Path) -> io::Result<AsyncFd<OwnedFd>> {
     let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, path.parent().unwrap_or(path), flags)?;
     registered(fd)
-}
-
-#[expect(
-    deprecated,
-    reason = "its replacement is unsafe, for types that lie about their descriptor; an OwnedFd does not"
-)]
-fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
 }
 
 /// What happened matters less than that something did.

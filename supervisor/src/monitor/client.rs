@@ -18,6 +18,7 @@ use super::protocol::{
 use super::spawn::Start;
 use super::{container, spawn, wire};
 use crate::runtime::launch::{FdSlot, Identity};
+use crate::sys::fd::registered;
 use crate::sys::spawn::Spawned;
 
 /// Why a request has no answer.
@@ -120,7 +121,7 @@ impl Client {
 
     async fn over(socket: OwnedFd) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
         rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| io_error("ioctl(FIONBIO)")(errno.into()))?;
-        let socket = async_fd(socket).map_err(io_error("epoll(monitor)"))?;
+        let socket = registered(socket).map_err(io_error("epoll(monitor)"))?;
         let shared = Arc::new(Shared { socket, pending: Mutex::default() });
         let (events_in, events) = mpsc::unbounded_channel();
         let (alive, dropped) = oneshot::channel();
@@ -350,7 +351,7 @@ pub struct MonitorProcess {
 
 impl MonitorProcess {
     pub(super) fn new(process: Spawned) -> io::Result<Self> {
-        Ok(Self { pidfd: async_fd(process.pidfd)? })
+        Ok(Self { pidfd: registered(process.pidfd)? })
     }
 
     /// Waits for the monitor's end and reaps it.
@@ -364,14 +365,6 @@ impl MonitorProcess {
     pub fn pidfd(&self) -> &OwnedFd {
         self.pidfd.get_ref()
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "its replacement is unsafe, for types that lie about their descriptor; an OwnedFd does not"
-)]
-pub(super) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
 }
 
 fn take(fds: &[OwnedFd], slot: FdSlot) -> Result<OwnedFd> {

@@ -15,10 +15,11 @@ use rustix::process::{Pid, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::client::{MonitorProcess, async_fd};
+use super::client::MonitorProcess;
 use super::spawn::Prepared;
 use super::wire;
 use crate::sys::clone::{Cloned, clone_sibling_into};
+use crate::sys::fd::registered;
 use crate::sys::spawn::{Program, Spawned, spawn};
 
 /// Where the program finds its brain.
@@ -84,7 +85,7 @@ impl Running {
             fds: &[null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()],
             working_directory: root.as_fd(),
         })?;
-        Ok(Self { process, socket: async_fd(ours)?, last: 0 })
+        Ok(Self { process, socket: registered(ours)?, last: 0 })
     }
 
     fn ask(&mut self, prepared: &Prepared, cgroup: BorrowedFd<'_>) -> io::Result<()> {

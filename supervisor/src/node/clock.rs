@@ -1,7 +1,6 @@
 //! Both clocks of the machines.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,9 +8,9 @@ use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
 };
-use tokio::io::unix::AsyncFd;
 
 use crate::pod::timer::{Instant, Now, WallTime};
+use crate::sys::fd::registered;
 
 pub(super) fn now() -> Now {
     Now { mono: Instant(read(ClockId::Boottime)), wall: WallTime(read(ClockId::Realtime).cast_signed()) }
@@ -55,11 +54,6 @@ async fn wait_for_wall(seconds: u64) -> io::Result<()> {
     timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &once)?;
     drop(registered(timer)?.readable().await?);
     Ok(())
-}
-
-#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
-fn registered(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(descriptor)
 }
 
 /// RFC 3339, as monitors write times.

@@ -35,14 +35,12 @@ pub mod tokens;
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use serde_json::value::RawValue;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -691,9 +689,4 @@ async fn after(span: Option<Duration>) {
         Some(span) => tokio::time::sleep(span).await,
         None => std::future::pending().await,
     }
-}
-
-#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
-pub(crate) fn registered(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(descriptor)
 }

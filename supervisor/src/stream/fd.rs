@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use crate::sys::fd::registered;
+
 /// A pipe's end or a terminal's master.
 #[derive(Debug)]
 pub struct Fd(AsyncFd<OwnedFd>);
@@ -71,14 +73,6 @@ fn end_of(read: rustix::io::Result<usize>) -> io::Result<usize> {
         Err(Errno::IO) => Ok(0),
         other => Ok(other?),
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "its replacement is unsafe, for types that lie about their descriptor; an OwnedFd does not"
-)]
-fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
 }
 
 impl AsyncRead for Fd {

@@ -1,10 +1,11 @@
-//! Descriptors that come by number.
+//! Descriptors that come by number, and those that are waited for.
 #![allow(unsafe_code, reason = "ownership of an inherited number can only be asserted")]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io;
+use tokio::io::unix::AsyncFd;
 
 /// Highest descriptor that can be taken once by [`take_inherited`].
 const MAX_INHERITED: RawFd = 63;
@@ -24,6 +25,15 @@ pub fn take_inherited(number: RawFd) -> Option<OwnedFd> {
     let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
     // SAFETY: the number is open and handed out once; main calls this before anything else opens descriptors.
     open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor that tasks wait for.
+#[expect(
+    deprecated,
+    reason = "its replacement is unsafe, for types that lie about their descriptor; an OwnedFd does not"
+)]
+pub fn registered(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(descriptor)
 }
 
 /// `close_range(first, ~0, 0)`: drops what a careless parent left open (D10). Only at start, before anything is owned.

@@ -13,6 +13,7 @@ use crate::logs::follow::Follower;
 use crate::logs::record;
 use crate::pod::spec::PodSpec;
 use crate::pod::status::{ContainerStatus, Status};
+use crate::sys::fd::registered;
 
 /// What all containers write.
 #[derive(Debug)]
@@ -100,11 +101,6 @@ impl Logs {
         }
         printed
     }
-}
-
-#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
-fn registered(watch: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(watch)
 }
 
 /// Only that something happened matters; every follower looks for itself.

@@ -14,7 +14,6 @@ use std::sync::Mutex;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use super::{Options, Progress, PullError, Pulled, Request, pull};
@@ -23,6 +22,7 @@ use crate::image::limits::Limits;
 use crate::image::registry::config::ConfigError;
 use crate::image::store::Store;
 use crate::sys;
+use crate::sys::fd::registered;
 use crate::sys::spawn::{Program, Spawned, spawn};
 
 /// The first argument that makes the program the puller.
@@ -141,7 +141,7 @@ pub async fn run(root: &Path, request: &Request, tell: &mut dyn FnMut(Progress))
     let (mut puller, reports) = start(root, request).map_err(other)?;
     let outcome = follow(reports, tell).await.map_err(other);
     let pidfd = puller.process.pidfd.try_clone().map_err(other)?;
-    watched(pidfd).map_err(other)?.readable().await.map_err(other)?.retain_ready();
+    registered(pidfd).map_err(other)?.readable().await.map_err(other)?.retain_ready();
     puller.ended = true;
     let _status = rustix::process::waitpid(Some(puller.process.pid), rustix::process::WaitOptions::empty());
     match outcome? {
@@ -149,11 +149,6 @@ pub async fn run(root: &Path, request: &Request, tell: &mut dyn FnMut(Progress))
         Some(Report::Failed(refused)) => Err(refused),
         Some(Report::Progress(_)) | None => Err(other(io::Error::other("it ended without a result"))),
     }
-}
-
-#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
-fn watched(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(pidfd)
 }
 
 fn start(root: &Path, request: &Request) -> io::Result<(Puller, OwnedFd)> {

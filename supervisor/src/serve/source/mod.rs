@@ -27,6 +27,7 @@ use super::{ServeError, clock};
 use crate::convert::machine::MIRROR;
 use crate::pod::event::Severity;
 use crate::store::{Change, Durability, Key, Store, StoreError};
+use crate::sys::fd::registered;
 
 use diff::{Step, Stored};
 use manifest::Wanted;
@@ -86,7 +87,7 @@ impl Source {
                 | inotify::WatchFlags::ONLYDIR;
             inotify::add_watch(&watch, dir, what).map_err(|errno| ServeError::io("watch", dir)(errno.into()))?;
         }
-        let watch = super::registered(watch).map_err(ServeError::io("watch", dir))?;
+        let watch = registered(watch).map_err(ServeError::io("watch", dir))?;
         let claimed = Claimed::default();
         Ok(Self {
             dir: dir.to_owned(),
