@@ -22,7 +22,7 @@ pub enum Counted<'a> {
 }
 
 /// Kinds that a quota also knows by their plain name, beside `count/PLURAL`.
-const PLAIN: &[&str] = &[
+pub(super) const PLAIN: &[&str] = &[
     "configmaps",
     "persistentvolumeclaims",
     "pods",
@@ -31,8 +31,9 @@ const PLAIN: &[&str] = &[
     "secrets",
     "services",
 ];
-/// Resources that every container must name when they are limited.
-const REQUIRED: &[&str] = &["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
+/// What pods ask for and may have: every container must name it when it is limited.
+pub(super) const COMPUTED: &[&str] =
+    &["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
 
 /// How much of the resource `name` of a quota an object takes; `plural` is qualified by its group. None when the
 /// resource has nothing to do with such objects.
@@ -147,7 +148,7 @@ fn is_best_effort(spec: &PodSpec) -> bool {
 /// A quota of cpu or memory is of no use when containers don't say what they need.
 fn missing(hard: &BTreeMap<String, Quantity>, spec: &PodSpec) -> Option<String> {
     let mut all = Vec::new();
-    for name in REQUIRED.iter().filter(|name| hard.contains_key(**name)) {
+    for name in COMPUTED.iter().filter(|name| hard.contains_key(**name)) {
         let (is_limit, resource) = match name.split_once('.') {
             Some((kind, resource)) => (kind == "limits", resource),
             None => (false, *name),

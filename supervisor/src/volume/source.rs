@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 use super::claims::{self, PROVISIONED_BY, PROVISIONER};
 use super::payload::{self, Payload, TokenSource};
 use super::{VolumeError, memory};
+use crate::admission::validate::NOT_A_SOURCE;
 use crate::convert::env::Sources;
 
 /// What one volume becomes.
@@ -198,19 +199,6 @@ fn place(volume: &PersistentVolume) -> Result<PersistentPlace, VolumeError> {
     let kind = spec.map(|spec| kind_in(spec, NOT_A_SOURCE)).unwrap_or_default();
     Err(VolumeError::Unsupported { kind: format!("{kind} of a persistentVolume") })
 }
-
-/// Fields of a persistent volume that say nothing of its type.
-const NOT_A_SOURCE: &[&str] = &[
-    "accessModes",
-    "capacity",
-    "claimRef",
-    "mountOptions",
-    "nodeAffinity",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "volumeAttributesClassName",
-    "volumeMode",
-];
 
 /// The volume's source as the manifest spells it.
 fn kind_of(volume: &Volume) -> String {

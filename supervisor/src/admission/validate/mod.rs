@@ -34,6 +34,7 @@ pub use error::{Cause, ErrorKind, FieldError, Invalid};
 pub use metadata::ANNOTATIONS_MAX;
 pub use objects::DATA_MAX;
 pub use resize::{static_pods_stay, validate_resize};
+pub use storage::NOT_A_SOURCE;
 pub use update::{validate_ephemeral_containers, validate_update};
 pub use warnings::warnings;
 

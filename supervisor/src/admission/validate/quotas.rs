@@ -7,21 +7,10 @@ use serde_json::json;
 
 use super::error::{Errors, IMMUTABLE, Path};
 use super::{names, resources};
+use crate::admission::quota::{COMPUTED, PLAIN};
 
-/// Objects that are counted by name alone.
-const COUNTED: &[&str] = &[
-    "configmaps",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-];
-/// What pods ask for and may have.
-const COMPUTED: &[&str] = &["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
+/// Services that are counted by their type.
+const SERVICES: &[&str] = &["services.loadbalancers", "services.nodeports"];
 /// What is neither, nor a huge page.
 const STORED: &[&str] =
     &["ephemeral-storage", "limits.ephemeral-storage", "requests.ephemeral-storage", "requests.storage"];
@@ -56,7 +45,7 @@ pub(super) fn quota(old: Option<&ResourceQuota>, new: &ResourceQuota, errors: &m
 
 fn is_standard(name: &str) -> bool {
     let is_huge = name.starts_with("hugepages-") || name.starts_with("requests.hugepages-");
-    is_huge || [COUNTED, COMPUTED, STORED].concat().contains(&name)
+    is_huge || is_counted(name) || COMPUTED.contains(&name) || STORED.contains(&name)
 }
 
 fn hard_name(name: &str, path: &Path, errors: &mut Errors) {
@@ -67,9 +56,14 @@ fn hard_name(name: &str, path: &Path, errors: &mut Errors) {
     errors.invalid_all(path, name, problems);
 }
 
+/// Objects that are counted by name alone.
+fn is_counted(name: &str) -> bool {
+    PLAIN.contains(&name) || SERVICES.contains(&name)
+}
+
 /// There is no half of it.
 fn is_whole(name: &str) -> bool {
-    COUNTED.contains(&name) || resources::is_extended(name)
+    is_counted(name) || resources::is_extended(name)
 }
 
 /// Whether a scope says anything about a resource.

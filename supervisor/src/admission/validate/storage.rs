@@ -11,8 +11,8 @@ use super::error::{Errors, IMMUTABLE, Path};
 use super::objects::{ACCESS_MODES, VOLUME_MODES};
 use super::{metadata, names, resources};
 
-/// Fields of a volume that are not what it is made of.
-const NO_SOURCE: [&str; 9] = [
+/// Fields of a persistent volume that are not what it is made of.
+pub const NOT_A_SOURCE: &[&str] = &[
     "accessModes",
     "capacity",
     "claimRef",
@@ -83,7 +83,7 @@ fn capacity(spec: &PersistentVolumeSpec, path: &Path, errors: &mut Errors) {
 /// What a volume is made of: one entry, when it is right.
 fn source(spec: &PersistentVolumeSpec) -> Map<String, Value> {
     let Value::Object(mut fields) = json!(spec) else { return Map::new() };
-    NO_SOURCE.iter().for_each(|name| drop(fields.remove(*name)));
+    NOT_A_SOURCE.iter().for_each(|name| drop(fields.remove(*name)));
     fields
 }
 
