@@ -57,7 +57,8 @@ fn port(port: &EndpointPort, needs_name: bool, path: &Path, errors: &mut Errors)
 
 /// Addresses that mean another machine to everybody are no endpoints.
 fn ordinary(text: &str, path: &Path, errors: &mut Errors) {
-    let Ok(address) = text.parse::<IpAddr>() else { return };
+    // An IPv4 address may be written as one of IPv6.
+    let Ok(address) = text.parse::<IpAddr>().map(|address| address.to_canonical()) else { return };
     let (is_link_local, is_link_multicast) = match address {
         IpAddr::V4(address) => {
             (address.is_link_local(), address.octets()[..3] == Ipv4Addr::new(224, 0, 0, 0).octets()[..3])
@@ -170,6 +171,11 @@ mod tests {
                 json!({"notReadyAddresses": [{"ip": "127.0.0.1"}]}),
                 "subsets[0].notReadyAddresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range \
                  (127.0.0.0/8, ::1/128)",
+            ),
+            (
+                json!({"addresses": [{"ip": "::ffff:169.254.169.254"}]}),
+                "subsets[0].addresses[0].ip: Invalid value: \"::ffff:169.254.169.254\": may not be in the link-local \
+                 range (169.254.0.0/16, fe80::/10)",
             ),
             (
                 json!({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 0, "protocol": "TCP"}]}),

@@ -13,8 +13,12 @@ const NOTE_MAX: usize = 1024;
 /// Repetitions that make a series.
 const SERIES_MIN: i32 = 2;
 
+/// A core event's field for who reports it.
+pub(super) const CORE_REPORTER: &str = "reportingComponent";
+
 /// What holds for every event. Those with a time are told by newer clients, and say more.
-pub(super) fn event(event: &Event, errors: &mut Errors) {
+/// `controller` is what the API that they come by calls their reporter.
+pub(super) fn event(event: &Event, controller: &str, errors: &mut Errors) {
     let own = event.metadata.namespace.as_deref().unwrap_or_default();
     let about = event.involved_object.namespace.as_deref().unwrap_or_default();
     let is_new = event.event_time.is_some();
@@ -30,12 +34,11 @@ pub(super) fn event(event: &Event, errors: &mut Errors) {
         return;
     }
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let controller = text(&event.reporting_component);
-    let path = Path::new("reportingController");
-    if controller.is_empty() {
+    let (path, reporter) = (Path::new(controller), text(&event.reporting_component));
+    if reporter.is_empty() {
         errors.required(&path, "");
     }
-    errors.invalid_all(&path, &controller, names::qualified(&controller));
+    errors.invalid_all(&path, &reporter, names::qualified(&reporter));
     for (field, value) in [
         ("reportingInstance", text(&event.reporting_instance)),
         ("action", text(&event.action)),
@@ -57,7 +60,7 @@ fn limited(field: &str, text: &str, max: usize, errors: &mut Errors) {
 
 /// What holds for events of `events.k8s.io`, as they are stored.
 pub(super) fn viewed(old: Option<&Event>, new: &Event, errors: &mut Errors) {
-    event(new, errors);
+    event(new, "reportingController", errors);
     match old {
         Some(old) => changed(old, new, errors),
         None => created(new, errors),
@@ -146,7 +149,10 @@ mod tests {
             let value = json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": about}});
             let expected =
                 format!("involvedObject.namespace: Invalid value: {about:?}: does not match event.namespace");
-            assert_eq!(shown(|errors| event(&of(&value), errors)), if fits { String::new() } else { expected });
+            assert_eq!(
+                shown(|errors| event(&of(&value), CORE_REPORTER, errors)),
+                if fits { String::new() } else { expected }
+            );
         }
     }
 
@@ -176,6 +182,14 @@ mod tests {
             let mut changed = full.clone();
             changed[field] = value;
             assert_eq!(shown(|errors| viewed(None, &of(&changed), errors)), expected);
+        }
+        let mut nobodys = full.clone();
+        nobodys["reportingComponent"] = Value::Null;
+        for (controller, expected) in
+            [(CORE_REPORTER, "[reportingComponent: R"), ("reportingController", "[reportingController: R")]
+        {
+            let message = shown(|errors| event(&of(&nobodys), controller, errors));
+            assert!(message.starts_with(expected), "{message}");
         }
         let mut changed = full.clone();
         changed["reason"] = json!("Other");

@@ -128,7 +128,7 @@ pub fn validate_endpoint_slice(old: Option<&EndpointSlice>, new: &EndpointSlice)
 
 /// Checks a core event.
 pub fn validate_event(_: Option<&Event>, new: &Event) -> Result<(), Invalid> {
-    checked(|errors| events::event(new, errors))
+    checked(|errors| events::event(new, events::CORE_REPORTER, errors))
 }
 
 /// Checks an event of `events.k8s.io`, as it is stored.
