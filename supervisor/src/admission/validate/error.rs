@@ -248,14 +248,14 @@ impl Errors {
         }
     }
 
-    /// What another check has found.
-    pub(super) fn take(&mut self, invalid: Invalid) {
-        let new: Vec<FieldError> = invalid.0.into_iter().filter(|error| !self.0.contains(error)).collect();
-        self.0.extend(new);
-    }
-
     pub(super) fn done(self) -> Result<(), Invalid> {
         if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+    }
+}
+
+impl From<Invalid> for Errors {
+    fn from(invalid: Invalid) -> Self {
+        Self(invalid.0)
     }
 }
 

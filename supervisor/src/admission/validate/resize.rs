@@ -15,12 +15,9 @@ type Amounts = BTreeMap<String, Quantity>;
 
 /// Checks a resize of a pod; `class` is its new QoS class when that is another one. Everything that is wrong is told.
 pub fn validate_resize(before: &Pod, pod: &Pod, class: Option<String>) -> Result<(), Invalid> {
-    let mut errors = Errors::default();
     let (Some(old), Some(new)) = (&before.spec, &pod.spec) else { return Ok(()) };
     let bare = Pod { spec: Some(PodSpec { ephemeral_containers: None, ..new.clone() }), ..pod.clone() };
-    if let Err(invalid) = validate_pod(&bare) {
-        errors.take(invalid);
-    }
+    let mut errors = validate_pod(&bare).err().map(Errors::from).unwrap_or_default();
     let path = Path::new("spec");
     if let Some(class) = class {
         errors.invalid(&path, class, "Pod QOS Class may not change as a result of resizing");
