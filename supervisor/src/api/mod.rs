@@ -42,3 +42,4 @@ pub use body::{Body, Writer};
 pub use server::{Backends, Config, SERVICE_ADDRESS, SERVICE_PORT, Server, ServerError};
 pub use status::{Reason, Status};
 pub use streams::{IssuedToken, Local, Metrics, PodUsage, Streams, TokenOrder, TokenOwner, Tokens, Usage};
+pub(crate) use verbs::ending;

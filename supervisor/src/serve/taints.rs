@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::clock;
 use super::drain::DISRUPTION;
 use super::schedule::{covers, put_condition};
+use crate::api;
 use crate::pod::timer::WallTime;
 use crate::store::Key;
 
@@ -81,19 +82,10 @@ impl Leaving {
 
 /// Writes into a stored pod that it is deleted, and why (CO6, DE2); false for one that is being deleted already.
 pub fn mark_leaving(value: &mut Value, now: WallTime) -> bool {
-    if !value["metadata"]["deletionTimestamp"].is_null() {
-        return false;
-    }
-    let own = value["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
-    // UP2
-    let grace = if own < 0 { 1 } else { own };
-    let at = WallTime(now.0.saturating_add(grace.saturating_mul(1_000_000_000)));
-    value["metadata"]["deletionTimestamp"] = json!(clock::seconds(at));
-    value["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
-    put_condition(value, json!({"type": DISRUPTION, "status": "True", "reason": REASON, "message": MESSAGE}));
-    if let Some(generation) = value["metadata"]["generation"].as_i64() {
-        value["metadata"]["generation"] = json!(generation + 1);
-    }
+    let mut told = value.clone();
+    put_condition(&mut told, json!({"type": DISRUPTION, "status": "True", "reason": REASON, "message": MESSAGE}));
+    let Some(ending) = api::ending(&told, clock::stamp(now)) else { return false };
+    *value = ending;
     true
 }
 

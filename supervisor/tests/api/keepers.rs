@@ -130,3 +130,18 @@ fn a_namespace_waits_for_the_finalizers_of_others() {
     assert_eq!(finalizers(json!([])), 200);
     until(&api, NAMESPACES, || api.get(path).code, |code| *code == 404);
 }
+
+/// DE1, GE2: as if its user had deleted it.
+#[test]
+fn a_pod_of_a_namespace_that_ends_is_deleted_with_its_grace() {
+    let api = Api::start();
+    api.post(NAMESPACES, &json!({"metadata": {"name": "demo"}}));
+    let path = format!("{NAMESPACES}/demo/pods");
+    let spec = json!({"nodeName": "elsewhere", "terminationGracePeriodSeconds": 9,
+        "containers": [{"name": "c", "image": "i"}]});
+    assert_eq!(api.post(&path, &json!({"metadata": {"name": "p"}, "spec": spec})).code, 201);
+    api.delete(&format!("{NAMESPACES}/demo"));
+    let metadata = || api.get(&format!("{path}/p")).body["metadata"].clone();
+    let pod = until(&api, NAMESPACES, metadata, |own| own["deletionTimestamp"].is_string());
+    assert_eq!((&pod["deletionGracePeriodSeconds"], &pod["generation"]), (&json!(9), &json!(2)));
+}

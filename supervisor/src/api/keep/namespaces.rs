@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::fields;
 use super::super::registry::{Class, RESOURCES, Resource};
 use super::super::server::State;
+use super::super::verbs::{self, DeleteOptions, Plan};
 use super::{RESUME, ensure};
 use crate::store::{Change, Durability, Key, Object, StoreError, WatchEventKind};
 
@@ -90,10 +91,9 @@ pub(crate) async fn furnish(state: &State, name: &str) -> Result<(), StoreError>
 /// Deletes what is in a namespace, and the namespace once nothing is left.
 async fn end(state: &State, name: &str) -> Result<(), StoreError> {
     let mut left = Left::default();
-    let may_be_stored = |resource: &&Resource| matches!(resource.class, Class::Stored | Class::Workload);
-    for resource in RESOURCES.iter().filter(may_be_stored).filter(|resource| resource.is_namespaced) {
+    for resource in RESOURCES.iter().filter(|resource| resource.class == Class::Stored && resource.is_namespaced) {
         for object in state.store.list(&resource.storage(), Some(name)).0 {
-            if !delete(state, &object).await? {
+            if !delete(state, resource, &object).await? {
                 left.count(resource, &object.value());
             }
         }
@@ -206,30 +206,17 @@ fn set_condition(namespace: &mut Value, mut new: Value, now: jiff::Timestamp) {
 }
 
 /// Deletes an object, or asks its keeper to; true when it is gone.
-async fn delete(state: &State, object: &Object) -> Result<bool, StoreError> {
-    let value = object.value();
-    let is_marked = !fields::text(&value, &["metadata", "deletionTimestamp"]).is_empty();
-    let has_finalizers = fields::is_filled(&value, &["metadata", "finalizers"]);
-    let runs = &*object.key.resource == "pods"
-        && !fields::text(&value, &["spec", "nodeName"]).is_empty()
-        && !matches!(fields::text(&value, &["status", "phase"]), "Succeeded" | "Failed");
-    if is_marked && (runs || has_finalizers) {
-        return Ok(false);
-    }
+async fn delete(state: &State, resource: &Resource, object: &Object) -> Result<bool, StoreError> {
     let (key, expected) = (object.key.clone(), Some(object.version));
-    if !runs && !has_finalizers {
-        state.store.commit(Change::Delete { key, expected }, Durability::Disk).await?;
-        return Ok(true);
-    }
-    let grace = fields::at(&value, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
-    let grace = grace.filter(|_| runs).unwrap_or_default().max(0);
-    let mut value = value;
-    let end = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(grace)).unwrap_or_default();
-    let metadata = fields::metadata(&mut value);
-    metadata.insert("deletionTimestamp".to_owned(), fields::time(end));
-    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
-    state.store.commit(Change::Update { key, expected, value }, Durability::Disk).await?;
-    Ok(false)
+    let plan = verbs::plan(resource, &object.value(), &DeleteOptions::default(), jiff::Timestamp::now());
+    let is_gone = plan == Plan::Remove;
+    let change = match plan {
+        Plan::Nothing => return Ok(false),
+        Plan::Remove => Change::Delete { key, expected },
+        Plan::Mark(value) => Change::Update { key, expected, value },
+    };
+    state.store.commit(change, Durability::Disk).await?;
+    Ok(is_gone)
 }
 
 /// Brings back the account and the CA of a namespace when somebody deletes them.

@@ -13,7 +13,7 @@ use super::super::registry::{Class, Resource};
 use super::super::respond::{Content, Form};
 use super::super::status::{Reason, Status};
 use super::super::{event_view, fields, json, patch as patches, shape, strategy};
-use super::create::{decoded, document, durability, match_namespace, must_be_kept};
+use super::create::{decoded, document, durability, match_namespace};
 use super::read::{show, stored, viewed};
 use crate::store::{self, Object, StoreError};
 use crate::stream::received::Received;
@@ -169,7 +169,6 @@ pub(crate) async fn change(
         let live = stored(call, name)?;
         let old = live.value();
         let mut new = make(&viewed(call, &old))?;
-        must_be_kept(call, &new)?;
         if resource.class == Class::EventView {
             new = event_view::inward(&new);
         }

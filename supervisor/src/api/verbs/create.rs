@@ -46,7 +46,7 @@ pub(crate) async fn create(call: &Call, request: Request<Received>) -> Result<Re
 }
 
 /// What nothing here acts on is not stored, in whichever way it is written.
-pub(super) fn must_be_kept(call: &Call, value: &Value) -> Result<(), Status> {
+fn must_be_kept(call: &Call, value: &Value) -> Result<(), Status> {
     let resource = call.target.resource;
     if resource.class != Class::Workload {
         return Ok(());

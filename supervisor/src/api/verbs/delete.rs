@@ -9,6 +9,7 @@ use super::super::body::Body;
 use super::super::call::Call;
 use super::super::query::bad_dry_run;
 use super::super::receive;
+use super::super::registry::Resource;
 use super::super::respond::Content;
 use super::super::status::{self, Status};
 use super::super::{fields, strategy};
@@ -202,7 +203,7 @@ pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> 
         let live = stored(call, name)?;
         let old = live.value();
         check(call, name, &live, &old, options)?;
-        let marked = match plan(call, &old, options) {
+        let marked = match plan(resource, &old, options, call.now) {
             Plan::Nothing => return Ok(Removed::Marked(live)),
             Plan::Remove => None,
             Plan::Mark(value) => Some(value),
@@ -254,18 +255,18 @@ fn check(call: &Call, name: &str, live: &Object, old: &Value, options: &DeleteOp
 
 /// What deleting does to an object.
 #[derive(Debug, PartialEq)]
-enum Plan {
+pub(crate) enum Plan {
     Nothing,
     Remove,
     Mark(Value),
 }
 
-fn plan(call: &Call, old: &Value, options: &DeleteOptions) -> Plan {
+pub(crate) fn plan(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestamp) -> Plan {
     let wanted = with_policy(old, options.policy);
-    let plan = match call.target.resource.plural {
-        "pods" => plan_pod(&wanted, options.grace, call.now),
-        "namespaces" => plan_namespace(&wanted, call.now),
-        _ => plan_other(&wanted, call.now),
+    let plan = match resource.plural {
+        "pods" => plan_pod(&wanted, options.grace, now),
+        "namespaces" => plan_namespace(&wanted, now),
+        _ => plan_other(&wanted, now),
     };
     // It is being deleted already, from now on in another way.
     if plan == Plan::Nothing && wanted != *old { Plan::Mark(wanted) } else { plan }
@@ -310,17 +311,9 @@ fn plan_namespace(old: &Value, now: Timestamp) -> Plan {
 
 /// DE1-DE4
 fn plan_pod(old: &Value, asked: Option<i64>, now: Timestamp) -> Plan {
-    let number = |path: &[&str]| fields::at(old, path).and_then(Value::as_i64);
-    let own = number(&["spec", "terminationGracePeriodSeconds"]);
     let is_over = matches!(fields::text(old, &["status", "phase"]), "Succeeded" | "Failed");
     let has_node = !fields::text(old, &["spec", "nodeName"]).is_empty();
-    let mut grace = asked.or(own).unwrap_or_default();
-    if grace < 0 {
-        grace = 1;
-    }
-    if is_over || !has_node {
-        grace = 0;
-    }
+    let grace = if is_over || !has_node { 0 } else { grace(old, asked) };
     let has_finalizers = fields::is_filled(old, &["metadata", "finalizers"]);
     let deadline: Option<Timestamp> = fields::text(old, &["metadata", "deletionTimestamp"]).parse().ok();
     let Some(deadline) = deadline else {
@@ -329,7 +322,7 @@ fn plan_pod(old: &Value, asked: Option<i64>, now: Timestamp) -> Plan {
         }
         return Plan::Mark(marked(old, now, grace));
     };
-    let before = number(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or_default();
+    let before = fields::at(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
     // Without a wish of its own, a second deletion changes nothing.
     let grace = if asked.is_none() && !is_over && has_node { before } else { grace };
     if grace == 0 && !has_finalizers {
@@ -340,6 +333,19 @@ fn plan_pod(old: &Value, asked: Option<i64>, now: Timestamp) -> Plan {
     }
     let begin = deadline.saturating_sub(SignedDuration::from_secs(before)).unwrap_or(now);
     Plan::Mark(marked(old, begin, grace))
+}
+
+/// A pod that its node ends, with the time that it may have; none for one that ends already.
+pub(crate) fn ending(pod: &Value, now: Timestamp) -> Option<Value> {
+    let is_new = fields::text(pod, &["metadata", "deletionTimestamp"]).is_empty();
+    is_new.then(|| marked(pod, now, grace(pod, None)))
+}
+
+/// DE1, UP2
+fn grace(pod: &Value, asked: Option<i64>) -> i64 {
+    let own = fields::at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64);
+    let grace = asked.or(own).unwrap_or_default();
+    if grace < 0 { 1 } else { grace }
 }
 
 /// DE2, GE2

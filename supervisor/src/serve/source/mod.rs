@@ -24,6 +24,7 @@ use super::events::{Recorder, Said};
 use super::host::Host;
 use super::pods::PODS;
 use super::{ServeError, clock};
+use crate::api;
 use crate::convert::machine::MIRROR;
 use crate::pod::event::Severity;
 use crate::store::{Change, Durability, Key, Store, StoreError};
@@ -215,11 +216,7 @@ impl Source {
         let mut ended = Ok(());
         for _ in 0..ENDS_MAX {
             let Some(object) = self.store.get(key) else { return Ok(()) };
-            let mut value = object.value();
-            let grace = value["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30).max(0);
-            let at = clock::wall().0.saturating_add(grace.saturating_mul(1_000_000_000));
-            value["metadata"]["deletionTimestamp"] = json!(clock::seconds(crate::pod::timer::WallTime(at)));
-            value["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+            let Some(value) = api::ending(&object.value(), clock::stamp(clock::wall())) else { return Ok(()) };
             let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
             ended = self.store.commit(change, Durability::Kernel).await.map(drop);
             if !matches!(ended, Err(StoreError::Conflict { .. })) {
