@@ -162,7 +162,7 @@ fn token(call: &Call, value: &Value) -> Value {
 /// The policy as rules, for `kubectl auth can-i --list`.
 fn rules(call: &Call, value: &Value) -> Value {
     let user = &call.user;
-    let paths = json!([{"verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"]}]);
+    let paths = json!([{"verbs": ["get"], "nonResourceURLs": open_urls()}]);
     let may_look = user.is_in(auth::READERS) || user.is_account_of(fields::text(value, &["spec", "namespace"]));
     let (resources, paths) = if user.is_in(auth::MASTERS) {
         let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]});
@@ -175,32 +175,40 @@ fn rules(call: &Call, value: &Value) -> Value {
     json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
 }
 
-/// Questions about oneself.
-fn own_rules() -> Vec<Value> {
-    let rule =
-        |group: &str, resources: &[&str]| json!({"verbs": ["create"], "apiGroups": [group], "resources": resources});
-    vec![
-        rule("authorization.k8s.io", &["selfsubjectaccessreviews", "selfsubjectrulesreviews"]),
-        rule("authentication.k8s.io", &["selfsubjectreviews"]),
-    ]
+/// Paths for everybody, and what is below them.
+fn open_urls() -> Vec<String> {
+    let below = auth::OPEN_PATHS.iter().filter(|path| **path != "/").map(|path| format!("{path}/*"));
+    auth::OPEN_PATHS.iter().map(|path| (*path).to_owned()).chain(below).collect()
 }
 
-/// One for each group: a rule is about each of its resources in each of its groups.
+/// Questions about oneself.
+fn own_rules() -> Vec<Value> {
+    let own = RESOURCES.iter().filter(|resource| auth::SELF_REVIEWS.contains(&resource.plural));
+    by_group(&["create"], own.map(|resource| (resource.group, resource.plural.to_owned())))
+}
+
 fn looking_rules() -> Vec<Value> {
-    const LOOK: [&str; 3] = ["get", "list", "watch"];
+    let names = |resource: &'static Resource| {
+        let parts = resource.subresources.iter().filter(|part| auth::is_visible(resource.plural, part.name));
+        let parts = parts.map(|part| format!("{}/{}", resource.plural, part.name));
+        std::iter::once(resource.plural.to_owned()).chain(parts).map(|name| (resource.group, name))
+    };
+    let visible = |resource: &&Resource| resource.class != Class::Review && auth::is_visible(resource.plural, "");
+    by_group(&auth::LOOKING, RESOURCES.iter().filter(visible).flat_map(names))
+}
+
+/// One rule for each group: a rule is about each of its resources in each of its groups.
+fn by_group<'a>(verbs: &[&str], resources: impl Iterator<Item = (&'a str, String)>) -> Vec<Value> {
     let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
-    for resource in RESOURCES.iter().filter(|resource| resource.class != Class::Review && resource.plural != "secrets")
-    {
-        let parts = resource.subresources.iter().filter(|part| matches!(part.name, "log" | "status"));
-        let names = parts.map(|part| format!("{}/{}", resource.plural, part.name));
-        let names = std::iter::once(resource.plural.to_owned()).chain(names);
-        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+    for (group, name) in resources {
+        match groups.iter_mut().find(|(known, _)| *known == group) {
             // Each version of a group has the same.
-            Some((_, known)) => known.extend(names.filter(|name| !known.contains(name)).collect::<Vec<_>>()),
-            None => groups.push((resource.group, names.collect())),
+            Some((_, names)) if names.contains(&name) => {}
+            Some((_, names)) => names.push(name),
+            None => groups.push((group, vec![name])),
         }
     }
-    let rule = |(group, resources)| json!({"verbs": LOOK, "apiGroups": [group], "resources": resources});
+    let rule = |(group, names)| json!({"verbs": verbs, "apiGroups": [group], "resources": names});
     groups.into_iter().map(rule).collect()
 }
 
@@ -248,5 +256,19 @@ mod tests {
                 assert!(RESOURCES.iter().any(|r| r.group == groups[0] && r.plural == plural), "{name} in {groups:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_everybody_may_get_is_in_the_rules() {
+        let somebody = User::new("x", []);
+        let urls = open_urls();
+        for path in
+            ["/", "/api", "/apis/apps/v1", "/openid/v1/jwks", "/.well-known/openid-configuration", "/livez/ping"]
+        {
+            assert!(auth::allows(&somebody, &Ask::Path { verb: "get", path }), "{path}");
+            let fits = |url: &String| url == path || url.strip_suffix('*').is_some_and(|own| path.starts_with(own));
+            assert!(urls.iter().any(fits), "{path} in {urls:?}");
+        }
+        assert!(!urls.iter().any(|url| url == "/metrics" || url == "/*" || url == "//*"), "{urls:?}");
     }
 }

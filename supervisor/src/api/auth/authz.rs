@@ -35,12 +35,13 @@ pub enum Ask<'a> {
     Path { verb: &'a str, path: &'a str },
 }
 
-const LOOKING: [&str; 3] = ["get", "list", "watch"];
+/// The verbs of looking.
+pub const LOOKING: [&str; 3] = ["get", "list", "watch"];
 /// Paths for everybody with a credential.
-const OPEN_PATHS: [&str; 10] =
+pub const OPEN_PATHS: [&str; 10] =
     ["/", "/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz", "/.well-known", "/openid"];
 /// Questions about oneself.
-const SELF_REVIEWS: [&str; 3] = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
+pub const SELF_REVIEWS: [&str; 3] = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
 
 /// Whether the policy allows it.
 pub fn allows(user: &User, ask: &Ask<'_>) -> bool {
@@ -54,12 +55,15 @@ pub fn allows(user: &User, ask: &Ask<'_>) -> bool {
         }
         Ask::Resource { verb: "create", resource, .. } if SELF_REVIEWS.contains(&resource) => true,
         Ask::Resource { verb, resource, subresource, namespace, .. } => {
-            // exec, attach, portforward and proxy are got as well.
-            let is_look =
-                LOOKING.contains(&verb) && resource != "secrets" && matches!(subresource, "" | "log" | "status");
+            let is_look = LOOKING.contains(&verb) && is_visible(resource, subresource);
             is_look && (user.is_in(READERS) || user.is_account_of(namespace))
         }
     }
+}
+
+/// Whether those who may look may look at it. exec, attach, portforward and proxy are got as well.
+pub fn is_visible(resource: &str, subresource: &str) -> bool {
+    resource != "secrets" && matches!(subresource, "" | "log" | "status")
 }
 
 /// The 403 in the API server's words.

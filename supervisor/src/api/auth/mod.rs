@@ -5,7 +5,7 @@ mod authz;
 mod impersonate;
 
 pub use authn::{Peer, authenticate, local_peer, of_token};
-pub use authz::{Ask, Groups, allows, denied};
+pub use authz::{Ask, Groups, LOOKING, OPEN_PATHS, SELF_REVIEWS, allows, denied, is_visible};
 pub use impersonate::impersonate;
 
 use std::collections::BTreeMap;
