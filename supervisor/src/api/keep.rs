@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::fields;
 use super::registry::{Class, RESOURCES};
 use super::server::State;
+use crate::admission::defaults;
 use crate::store::{Change, Durability, Key, StoreError};
 use crate::volume::claims;
 
@@ -29,9 +30,6 @@ pub(crate) use quotas::quotas;
 const RESUME: Duration = Duration::from_millis(100);
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
-/// Priority classes that are always there; described as Kubernetes does.
-pub(crate) const CLASSES: [(&str, i64); 2] =
-    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 /// Stores what is missing of the objects that every cluster has.
 ///
@@ -48,12 +46,13 @@ pub(crate) async fn bootstrap(state: &Rc<State>) -> Result<(), StoreError> {
         ensure(state, &Key::new("namespaces", "", name), value).await?;
         furnish(state, name).await?;
     }
-    for (name, value) in CLASSES {
+    // Described as Kubernetes does.
+    for (name, value) in defaults::BUILT_IN {
         let value = json!({
             "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name, "generation": 1},
             "value": value, "preemptionPolicy": "PreemptLowerPriority",
             "description": format!("Used for system critical pods that must {} moved from their current node.",
-                if name == "system-node-critical" { "not be" } else { "run in the cluster, but can be" }),
+                if name == defaults::NODE_CRITICAL { "not be" } else { "run in the cluster, but can be" }),
         });
         ensure(state, &Key::new("priorityclasses.scheduling.k8s.io", "", name), value).await?;
     }

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::expand::expand;
+use crate::admission::defaults::CRITICAL;
 use crate::pod::spec::{
     ContainerSpec, HookHandler, HttpGet, PodSpec, Port, ProbeHandler, ProbeSpec, PullPolicy, Resources, RestartPolicy,
     RestartRule, Role, RuleAction, RuleOperator, Signal, TerminationMessagePolicy,
@@ -18,8 +19,6 @@ use crate::pod::spec::{
 
 /// The uid of the static pod that an object mirrors (ST3). The node writes it; the API lets nobody else.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Pods of at least this priority are critical.
-pub const CRITICAL: i32 = 2_000_000_000;
 
 /// Whether a pod comes from a manifest of the node's own.
 pub fn is_static(pod: &Pod) -> bool {
@@ -31,7 +30,8 @@ pub fn uid(pod: &Pod) -> &str {
     mirrored(pod).or(pod.metadata.uid.as_deref()).unwrap_or_default()
 }
 
-fn mirrored(pod: &Pod) -> Option<&str> {
+/// The uid of the static pod that an object mirrors.
+pub fn mirrored(pod: &Pod) -> Option<&str> {
     pod.metadata.annotations.as_ref()?.get(MIRROR).map(String::as_str)
 }
 

@@ -123,6 +123,9 @@ fn condition(own: &Condition) -> PodCondition {
     }
 }
 
+/// The condition of a pod that ends for another one's sake, or the node's (CO6).
+pub const DISRUPTION: &str = "DisruptionTarget";
+
 /// Conditions that the node owns; all others belong to somebody else (CO11).
 pub fn is_own(kind: &str) -> bool {
     matches!(
@@ -135,7 +138,7 @@ pub fn is_own(kind: &str) -> bool {
             | "AllContainersRestarting"
             | "PodResizePending"
             | "PodResizeInProgress"
-            | "DisruptionTarget"
+            | DISRUPTION
     )
 }
 

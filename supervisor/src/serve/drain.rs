@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pods::Pods;
-use crate::convert::machine::CRITICAL;
+use crate::admission::defaults::CRITICAL;
+pub use crate::convert::status::DISRUPTION;
 use crate::node::Node;
 use crate::pod::status::{Condition, Truth};
 use crate::pod::timer::WallTime;
@@ -16,9 +17,7 @@ use crate::pod::timer::WallTime;
 /// `status.reason` of a pod that ended so.
 pub const REASON: &str = "Terminated";
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
-/// The condition of a pod that ends for another one's sake, or the node's (CO6).
-pub const DISRUPTION: &str = "DisruptionTarget";
-/// Its reason when the node decides.
+/// The reason of [`DISRUPTION`] when the node decides.
 pub const BY_KUBELET: &str = "TerminationByKubelet";
 
 /// How far it is.

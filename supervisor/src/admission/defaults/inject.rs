@@ -17,8 +17,10 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 /// The priority class that no pressure evicts.
 pub const NODE_CRITICAL: &str = "system-node-critical";
+/// Pods of at least this priority are critical.
+pub const CRITICAL: i32 = 2_000_000_000;
 /// Classes that exist without an object.
-const BUILT_IN: [(&str, i32); 2] = [(NODE_CRITICAL, 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+pub const BUILT_IN: [(&str, i32); 2] = [(NODE_CRITICAL, CRITICAL + 1000), ("system-cluster-critical", CRITICAL)];
 
 /// Why a pod's priority can't be set; refused with 403.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

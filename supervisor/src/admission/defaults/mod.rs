@@ -5,8 +5,8 @@ mod objects;
 mod pod;
 
 pub use inject::{
-    NODE_CRITICAL, PriorityError, ServiceAccountError, TokenVolume, add_tolerations, inject_token, set_priority,
-    set_service_account,
+    BUILT_IN, CRITICAL, NODE_CRITICAL, PriorityError, ServiceAccountError, TokenVolume, add_tolerations, inject_token,
+    set_priority, set_service_account,
 };
 pub use objects::{
     config_map, endpoint_slice, endpoints, limit_range, namespace, persistent_volume, persistent_volume_claim,

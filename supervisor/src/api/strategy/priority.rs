@@ -4,10 +4,10 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::Value;
 
 use super::super::call::Call;
-use super::super::keep;
 use super::super::registry::Resource;
 use super::super::status::Status;
 use super::{forbidden, typed};
+use crate::admission::defaults;
 
 /// Refuses a second class for pods that name none.
 pub(super) fn only_default(call: &Call, value: &Value) -> Result<(), Status> {
@@ -26,7 +26,7 @@ pub(super) fn only_default(call: &Call, value: &Value) -> Result<(), Status> {
 }
 
 pub(super) fn may_delete(resource: &Resource, name: &str) -> Result<(), Status> {
-    if resource.plural == "priorityclasses" && keep::CLASSES.iter().any(|(known, _)| *known == name) {
+    if resource.plural == "priorityclasses" && defaults::BUILT_IN.iter().any(|(known, _)| *known == name) {
         return Err(Status::forbidden(resource, name, "this is a system priority class and cannot be deleted"));
     }
     Ok(())
