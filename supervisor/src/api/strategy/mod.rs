@@ -29,8 +29,8 @@ use crate::manifest::{self, Object};
 use crate::volume::claims;
 
 /// An object that was decoded, as its type.
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Status> {
-    manifest::typed::read(&value).map_err(Status::internal)
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Status> {
+    manifest::typed::read(value).map_err(Status::internal)
 }
 
 /// An object as JSON.
@@ -138,7 +138,7 @@ fn valid(call: &Call, old: Option<&Value>, value: Value) -> Result<Value, Status
     let name = fields::text(&value, &["metadata", "name"]).to_owned();
     let refused = |invalid: &Invalid| Status::invalid(resource, &name, invalid);
     let Some(mut object) = known(resource, &value)? else {
-        let metadata = typed(value.get("metadata").cloned().unwrap_or_default())?;
+        let metadata = typed(&value["metadata"])?;
         // Names of events are made of what they are about, and need not be pretty.
         validate::validate_metadata(&metadata, resource.is_namespaced).map_err(|invalid| refused(&invalid))?;
         let value = rules::defaulted(resource, value)?;
@@ -164,11 +164,11 @@ fn known(resource: &Resource, value: &Value) -> Result<Option<Object>, Status> {
         return Ok(None);
     }
     fn boxed<T: DeserializeOwned>(value: &Value) -> Result<Box<T>, Status> {
-        manifest::typed::read(value).map(Box::new).map_err(Status::internal)
+        typed(value).map(Box::new)
     }
     Ok(Some(match (resource.group, resource.plural) {
         ("", "configmaps") => Object::ConfigMap(boxed::<ConfigMap>(value)?),
-        ("", "secrets") => Object::Secret(Box::new(merged(typed(value.clone())?))),
+        ("", "secrets") => Object::Secret(Box::new(merged(typed(value)?))),
         ("", "namespaces") => Object::Namespace(boxed::<Namespace>(value)?),
         ("", "serviceaccounts") => Object::ServiceAccount(boxed::<ServiceAccount>(value)?),
         ("", "persistentvolumes") => Object::PersistentVolume(boxed::<PersistentVolume>(value)?),

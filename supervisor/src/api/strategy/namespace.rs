@@ -41,7 +41,7 @@ pub(super) fn must_take(call: &Call, value: &Value) -> Result<(), Status> {
 }
 
 pub(super) fn create(value: Value) -> Result<Value, Status> {
-    let mut namespace: Namespace = typed(value)?;
+    let mut namespace: Namespace = typed(&value)?;
     defaults::namespace(&mut namespace);
     namespace.spec.get_or_insert_default().finalizers = Some(vec![FINALIZER.to_owned()]);
     let mut value = as_json(&namespace)?;
@@ -61,7 +61,7 @@ pub(super) fn update(call: &Call, old: &Value, mut new: Value) -> Result<Value, 
 fn warn_of_pods(call: &Call, old: &Value, new: &Value) -> Result<(), Status> {
     let policy = |value: &Value| -> Result<pss::Policy, Status> {
         let labels = fields::at(value, &["metadata", "labels"]).cloned().unwrap_or_else(|| json!({}));
-        Ok(pss::Policy::of_labels(&typed(labels)?))
+        Ok(pss::Policy::of_labels(&typed(&labels)?))
     };
     let rule = policy(new)?.enforce;
     if rule == policy(old)?.enforce {

@@ -16,11 +16,11 @@ use super::{forbidden, json, quota, typed};
 use crate::admission::validate;
 use crate::admission::{defaults, pss};
 use crate::convert;
-use crate::convert::machine::MIRROR;
+use crate::convert::machine::{MIRROR, is_static, mirrored};
 use crate::store::Key;
 
 pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
-    let mut pod: Pod = typed(value)?;
+    let mut pod: Pod = typed(&value)?;
     raise_grace(&mut pod);
     let name = pod.metadata.name.clone().unwrap_or_default();
     defaults::pod(&mut pod);
@@ -46,7 +46,7 @@ fn qos(spec: &PodSpec) -> Option<String> {
 
 /// Fills in what depends on other objects.
 fn admit(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
-    if mirrored(pod).is_some() {
+    if is_static(pod) {
         return Err(forbidden(call, name, "mirror pods are made by their node alone"));
     }
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
@@ -60,12 +60,7 @@ fn admit(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
     Ok(())
 }
 
-/// ST3
-fn mirrored(pod: &Pod) -> Option<&String> {
-    pod.metadata.annotations.as_ref()?.get(MIRROR)
-}
-
-/// It says whose containers the pod's are: whoever may change a pod must not reach another's.
+/// ST3: it says whose containers the pod's are: whoever may change a pod must not reach another's.
 fn check_mirror(call: &Call, old: &Value, before: &Pod, pod: &Pod) -> Result<(), Status> {
     let detail = match (mirrored(before), mirrored(pod)) {
         (before, after) if before == after => return Ok(()),
@@ -151,7 +146,7 @@ fn secure(call: &Call, name: &str, pod: &mut Pod) -> Result<(), Status> {
 }
 
 pub(super) fn update(call: &Call, part: Part, old: &Value, new: Value) -> Result<Value, Status> {
-    let (mut before, mut pod): (Pod, Pod) = (typed(old.clone())?, typed(new)?);
+    let (mut before, mut pod): (Pod, Pod) = (typed(old)?, typed(&new)?);
     [&mut before, &mut pod].into_iter().for_each(raise_grace);
     let name = before.metadata.name.clone().unwrap_or_default();
     let invalid = |error: &validate::Invalid| Status::invalid(call.target.resource, &name, error);
@@ -249,8 +244,7 @@ fn take_amounts(kept: &mut Vec<Container>, sent: Vec<Container>) {
 /// RZ1-RZ3; the class of a pod never changes (QS5).
 fn resize(call: &Call, name: &str, before: &Pod, pod: &Pod) -> Result<(), Status> {
     let invalid = |error: &validate::Invalid| Status::invalid(call.target.resource, name, error);
-    let is_mirror = before.metadata.annotations.as_ref().is_some_and(|notes| notes.contains_key(MIRROR));
-    if is_mirror || convert::machine::is_static(before) {
+    if is_static(before) {
         return Err(invalid(&validate::static_pods_stay()));
     }
     let class = |pod: &Pod| pod.spec.as_ref().and_then(qos);

@@ -11,7 +11,7 @@ use crate::admission::defaults;
 
 /// Refuses a second class for pods that name none.
 pub(super) fn only_default(call: &Call, value: &Value) -> Result<(), Status> {
-    let class: PriorityClass = typed(value.clone())?;
+    let class: PriorityClass = typed(value)?;
     if class.global_default != Some(true) {
         return Ok(());
     }

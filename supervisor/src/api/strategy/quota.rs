@@ -45,7 +45,7 @@ pub(super) fn check(call: &Call, new: &Value, old: Option<&Value>) -> Result<(),
         return Ok(());
     }
     if resource.plural == "persistentvolumeclaims" {
-        let claim: PersistentVolumeClaim = super::typed(new.clone())?;
+        let claim: PersistentVolumeClaim = super::typed(new)?;
         limits::check_claim(&ranges(call), &claim).map_err(|why| forbidden(call, name, why))?;
     }
     let store = &call.state.store;

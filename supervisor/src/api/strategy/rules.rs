@@ -22,7 +22,7 @@ pub(super) fn defaulted(resource: &Resource, value: Value) -> Result<Value, Stat
 }
 
 fn set<T: DeserializeOwned + Serialize>(value: Value, defaults: fn(&mut T)) -> Result<Value, Status> {
-    let mut object: T = typed(value)?;
+    let mut object: T = typed(&value)?;
     defaults(&mut object);
     json(&object)
 }
@@ -47,6 +47,6 @@ pub(super) fn check(resource: &Resource, old: Option<&Value>, new: &Value) -> Re
 type Rule<T> = fn(Option<&T>, &T) -> Result<(), Invalid>;
 
 fn of<T: DeserializeOwned>(old: Option<&Value>, new: &Value, rule: Rule<T>) -> Result<Result<(), Invalid>, Status> {
-    let old: Option<T> = old.map(|old| typed(old.clone())).transpose()?;
-    Ok(rule(old.as_ref(), &typed(new.clone())?))
+    let old: Option<T> = old.map(typed).transpose()?;
+    Ok(rule(old.as_ref(), &typed(new)?))
 }

@@ -48,7 +48,7 @@ pub(super) fn settled(call: &Call) {
 }
 
 pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
-    let mut service: Service = typed(value)?;
+    let mut service: Service = typed(&value)?;
     defaults::service(&mut service);
     service.status = None;
     let name = service.metadata.name.clone().unwrap_or_default();
@@ -64,7 +64,7 @@ pub(super) fn create(call: &Call, value: Value) -> Result<Value, Status> {
 }
 
 pub(super) fn update(call: &Call, old: &Value, new: Value) -> Result<Value, Status> {
-    let (before, mut service): (Service, Service) = (typed(old.clone())?, typed(new)?);
+    let (before, mut service): (Service, Service) = (typed(old)?, typed(&new)?);
     let name = before.metadata.name.clone().unwrap_or_default();
     let before = before.spec.unwrap_or_default();
     let spec = service.spec.get_or_insert_default();
