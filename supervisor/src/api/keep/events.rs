@@ -46,8 +46,10 @@ fn last_written(event: &Value, now: Timestamp) -> Timestamp {
     let writers = fields::at(event, &["metadata", "managedFields"]).and_then(Value::as_array).into_iter().flatten();
     let times =
         paths.iter().map(|path| fields::text(event, path)).chain(writers.map(|own| fields::text(own, &["time"])));
-    let times = times.filter_map(|text| text.parse().ok()).filter(|time: &Timestamp| *time <= now);
-    times.max().unwrap_or(Timestamp::UNIX_EPOCH)
+    let times: Vec<Timestamp> = times.filter_map(|text| text.parse().ok()).collect();
+    let past = times.iter().filter(|time| **time <= now).max().copied();
+    // All are ahead when the clock was set back: the event is new.
+    past.unwrap_or(if times.is_empty() { Timestamp::UNIX_EPOCH } else { now })
 }
 
 #[cfg(test)]
@@ -73,6 +75,15 @@ mod tests {
         event["metadata"]["managedFields"] = json!([{"time": time(40)}, {"time": time(20)}]);
         event["lastTimestamp"] = "2099-01-01T00:00:00Z".into();
         assert_eq!(ago(&event), 20);
+    }
+
+    #[test]
+    fn events_outlive_a_clock_that_is_set_back() {
+        let (before, now) = (Timestamp::from_second(20_000).unwrap(), Timestamp::from_second(10_000).unwrap());
+        let event =
+            json!({"metadata": {"creationTimestamp": fields::time(before)}, "lastTimestamp": fields::time(before)});
+        assert_eq!(last_written(&event, now), now);
+        assert_eq!(last_written(&json!({}), now), Timestamp::UNIX_EPOCH);
     }
 
     #[test]
