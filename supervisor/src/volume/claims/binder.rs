@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{
     BIND_COMPLETED, DEFAULT_CLASS, PROVISIONER, Step, VOLUME_PROTECTION, World, consumers, default_class, make, name,
-    own_directory, uid,
+    own_directory, protect, uid,
 };
 
 /// What is next for a claim.
@@ -239,7 +239,7 @@ fn bind_volume(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Choi
     let mut bound = volume.clone();
     bound.spec.get_or_insert_default().claim_ref = Some(make::reference(claim));
     set_phase(&mut bound, "Bound", None);
-    protect(&mut bound);
+    protect(&mut bound.metadata, VOLUME_PROTECTION);
     Choice::Volume(name(&volume.metadata), Step::UpdateVolume(Box::new(bound)))
 }
 
@@ -277,7 +277,7 @@ fn free(volume: &PersistentVolume) -> Option<Step> {
     }
     let mut available = volume.clone();
     set_phase(&mut available, "Available", None);
-    protect(&mut available);
+    protect(&mut available.metadata, VOLUME_PROTECTION);
     (available != *volume).then(|| Step::UpdateVolume(Box::new(available)))
 }
 
@@ -288,14 +288,6 @@ fn remove(volume: &PersistentVolume, directory: Option<&Path>) -> Option<Step> {
         return None;
     }
     Some(Step::RemoveVolume { name: name(&volume.metadata), directory: directory.map(Path::to_owned) })
-}
-
-/// A volume is kept for as long as a claim has it.
-fn protect(volume: &mut PersistentVolume) {
-    let finalizers = volume.metadata.finalizers.get_or_insert_default();
-    if !finalizers.iter().any(|name| name == VOLUME_PROTECTION) {
-        finalizers.push(VOLUME_PROTECTION.to_owned());
-    }
 }
 
 /// The claim is gone: what the volume's policy says. Data of an administrator's is never deleted.

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::{
     BIND_COMPLETED, BOUND_BY_CONTROLLER, CLAIM_PROTECTION, PROVISIONED_BY, PROVISIONER, VOLUME_PROTECTION, World,
-    ephemeral_name, name, text, uid,
+    ephemeral_name, name, protect, text, uid,
 };
 
 /// A volume with a directory of its own, bound to `claim` from the start.
@@ -95,10 +95,7 @@ pub(super) fn bound(claim: &PersistentVolumeClaim, volume: &PersistentVolume) ->
         annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
         spec.volume_name = volume.metadata.name.clone();
     }
-    let finalizers = bound.metadata.finalizers.get_or_insert_default();
-    if !finalizers.iter().any(|name| name == CLAIM_PROTECTION) {
-        finalizers.push(CLAIM_PROTECTION.to_owned());
-    }
+    protect(&mut bound.metadata, CLAIM_PROTECTION);
     let from = volume.spec.clone().unwrap_or_default();
     // What others say in the status stays.
     let status = bound.status.get_or_insert_default();

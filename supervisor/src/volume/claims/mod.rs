@@ -173,17 +173,17 @@ pub fn ephemeral_name(pod: &str, volume: &str) -> String {
 
 /// Whether the claim has its volume.
 pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
-    let named =
-        claim.spec.as_ref().is_some_and(|spec| spec.volume_name.as_deref().is_some_and(|name| !name.is_empty()));
-    named && claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(BIND_COMPLETED))
+    names_volume(claim) && claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(BIND_COMPLETED))
 }
 
 /// Whether the claim's class binds it only when a pod wants it. `classes` are the objects that are stored.
 pub fn waits_for_consumer(claim: &PersistentVolumeClaim, classes: &[StorageClass]) -> bool {
-    let spec = claim.spec.as_ref();
-    let named = spec.and_then(|spec| spec.volume_name.as_deref()).is_some_and(|name| !name.is_empty());
-    let class = spec.and_then(|spec| spec.storage_class_name.as_deref());
-    !named && binder::class_of(classes, class).is_some_and(|class| binder::binds_late(&class))
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    !names_volume(claim) && binder::class_of(classes, class).is_some_and(|class| binder::binds_late(&class))
+}
+
+fn names_volume(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).is_some_and(|name| !name.is_empty())
 }
 
 /// A claim of that name which belongs to somebody else must not be used (VO37).
@@ -223,6 +223,14 @@ fn ephemeral_claims(world: &World) -> Vec<Step> {
     steps
 }
 
+/// Keeps an object, beside whoever else does.
+fn protect(meta: &mut ObjectMeta, finalizer: &str) {
+    let finalizers = meta.finalizers.get_or_insert_default();
+    if !finalizers.iter().any(|name| name == finalizer) {
+        finalizers.push(finalizer.to_owned());
+    }
+}
+
 /// It was made for a pod that is gone.
 fn is_orphan(world: &World, claim: &PersistentVolumeClaim) -> bool {
     let owners = claim.metadata.owner_references.as_deref().unwrap_or_default();
@@ -241,7 +249,8 @@ fn is_owned_by(meta: &ObjectMeta, pod: &ObjectMeta) -> bool {
 /// A claim that is to go goes when no pod uses it.
 fn release_claim(world: &World, claim: &PersistentVolumeClaim) -> Option<Step> {
     // One that has no node yet gets none while the claim is leaving.
-    let has_node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some();
+    let has_node =
+        |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|name| !name.is_empty());
     if consumers(world, claim).any(has_node) {
         return None;
     }

@@ -182,6 +182,20 @@ fn binding_changes_its_own_fields_alone() {
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Bound"), Some("of others")));
 }
 
+/// Nobody waits for a pod that no node has, whichever way its manifest says so.
+#[test]
+fn a_claim_that_goes_waits_for_pods_that_have_a_node() {
+    for (node, steps) in [(json!(null), 1), (json!(""), 1), (json!("node1"), 0)] {
+        let mut going = claim("c", json!({}));
+        going.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        let mut user = pod("p", json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]));
+        user.spec.as_mut().unwrap().node_name = serde_json::from_value(node.clone()).unwrap();
+        let mut world = world(vec![going], Vec::new());
+        world.pods.push(user);
+        assert_eq!(reconcile(&world).0.len(), steps, "{node}");
+    }
+}
+
 /// DE6
 #[test]
 fn a_volume_with_somebody_elses_finalizer_stays() {
