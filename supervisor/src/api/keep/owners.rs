@@ -162,7 +162,7 @@ fn is_leaving(value: &Value, finalizer: &str) -> bool {
 async fn look(state: &Rc<State>, dependent: &Dependent, all: &[Dependent]) -> Result<(), String> {
     let key = &dependent.object.key;
     let owners: Vec<Owner> = dependent.owners.iter().map(|reference| owner(state, key, reference)).collect();
-    match fate(&owners, below(dependent, all)) {
+    match fate(&owners, || below(dependent, all)) {
         Fate::Stays => Ok(()),
         Fate::Loses => {
             let is_lost = |reference: &Reference| matches!(owner(state, key, reference), Owner::Gone | Owner::Leaving);

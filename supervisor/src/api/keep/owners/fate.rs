@@ -84,15 +84,15 @@ pub(super) enum Fate {
     GoesUnblocking,
 }
 
-/// One owner is enough to stay.
-pub(super) fn fate(owners: &[Owner], below: Below) -> Fate {
+/// One owner is enough to stay: then nobody looks at what is `below`.
+pub(super) fn fate(owners: &[Owner], below: impl FnOnce() -> Below) -> Fate {
     let has = |wanted: &[Owner]| owners.iter().any(|owner| wanted.contains(owner));
     let is_kept = owners.is_empty() || has(&[Owner::Present, Owner::Unknown]);
     match (is_kept, has(&[Owner::Gone, Owner::Leaving])) {
         (true, false) => Fate::Stays,
         (true, true) => Fate::Loses,
         // Its own dependents go before it, as it goes before its owner.
-        (false, _) if has(&[Owner::Leaving]) => match below {
+        (false, _) if has(&[Owner::Leaving]) => match below() {
             Below::Nobody => Fate::Goes(Policy::Background),
             Below::Some => Fate::Goes(Policy::Foreground),
             Below::Leaving => Fate::GoesUnblocking,
@@ -120,7 +120,7 @@ mod tests {
             (&[Leaving], Below::Some, Fate::Goes(Policy::Foreground)),
             (&[Leaving], Below::Leaving, Fate::GoesUnblocking),
         ] {
-            assert_eq!(fate(owners, below), expected, "{owners:?}");
+            assert_eq!(fate(owners, || below), expected, "{owners:?}");
         }
     }
 
