@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cgroupd::Quantity;
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Volume};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 
 use super::VolumeError;
@@ -69,13 +69,11 @@ impl Limits {
     pub fn of(spec: &PodSpec) -> Self {
         let volumes = spec.volumes.iter().flatten().filter(|volume| is_on_disk(volume));
         let volumes = volumes.filter_map(|volume| Some((volume.name.clone(), size_limit(volume.empty_dir.as_ref()?)?)));
-        let own = |name: &str| {
-            let container = spec.containers.iter().find(|container| container.name == name)?;
+        let own = |container: &Container| {
             let limit: Quantity = container.resources.as_ref()?.limits.as_ref()?.get(RESOURCE)?.0.parse().ok()?;
-            limit.is_positive().then_some(limit)
+            limit.is_positive().then(|| (container.name.clone(), limit))
         };
-        let containers =
-            spec.containers.iter().filter_map(|container| Some((container.name.clone(), own(&container.name)?)));
+        let containers = spec.containers.iter().filter_map(own);
         let overhead = spec.overhead.as_ref().and_then(|all| all.get(RESOURCE)?.0.parse::<Quantity>().ok());
         let overhead = overhead.unwrap_or(Quantity::ZERO);
         let pod = effective_limit(spec, RESOURCE);

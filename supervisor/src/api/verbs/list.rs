@@ -196,11 +196,8 @@ fn exact_version(call: &Call) -> Result<Option<Version>, Status> {
             return Err(invalid_options("resourceVersionMatch", &why));
         }
     };
-    let now = call.state.store.version();
-    match asked {
-        Some(asked) if asked > now => Err(too_large(asked, now)),
-        asked => Ok(asked.filter(|_| is_exact)),
-    }
+    reached(call)?;
+    Ok(asked.filter(|_| is_exact))
 }
 
 /// What a rule about `resourceVersionMatch` says.

@@ -51,11 +51,9 @@ fn volume(path: &str, own: &Volume) -> Option<Reference> {
         (own.ephemeral.is_some(), "ephemeral", "persistentvolumeclaims"),
         (own.csi.is_some(), "csi", "csidrivers"),
     ];
-    let found = found.into_iter().find(|(is_there, ..)| *is_there);
-    let found = found.map(|(_, field, resource)| (format!("{path}.{field}"), resource));
     let projected = own.projected.as_ref().and_then(|projected| projected.sources.as_ref());
     let mut sources = projected.into_iter().flatten().enumerate();
-    found.or_else(|| {
+    first_of(path, found).or_else(|| {
         sources.find_map(|(index, source)| projection(&format!("{path}.projected.sources[{index}]"), source))
     })
 }
@@ -68,7 +66,12 @@ fn projection(path: &str, own: &VolumeProjection) -> Option<Reference> {
         (own.cluster_trust_bundle.is_some(), "clusterTrustBundle", "clustertrustbundles"),
         (own.pod_certificate.is_some(), "podCertificate", "podcertificaterequests"),
     ];
-    let found = found.into_iter().find(|(is_there, ..)| *is_there);
+    first_of(path, found)
+}
+
+/// The first field that is there.
+fn first_of(path: &str, fields: [(bool, &str, &'static str); 5]) -> Option<Reference> {
+    let found = fields.into_iter().find(|(is_there, ..)| *is_there);
     found.map(|(_, field, resource)| (format!("{path}.{field}"), resource))
 }
 
