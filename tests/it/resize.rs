@@ -106,16 +106,23 @@ fn daemon() -> Result<Daemon> {
     Daemon::configured("nodeName: node1\n")
 }
 
-/// RZ3-RZ5, RZ8
-fn a_resize_reaches_a_container_that_runs_on() -> Result<()> {
+/// A daemon with a pod `a` that runs and asks for 100m.
+fn with_pod(policy: &str, body: impl FnOnce(&Value) -> Result<()> + Send) -> Result<()> {
     with_busybox(|| {
         let daemon = daemon()?;
-        create("a", 100, "NotRequired")?;
-        let before = running("a")?;
+        create("a", 100, policy)?;
+        body(&running("a")?)?;
+        daemon.kill()
+    })
+}
+
+/// RZ3-RZ5, RZ8
+fn a_resize_reaches_a_container_that_runs_on() -> Result<()> {
+    with_pod("NotRequired", |before| {
         resize("a", 200, "128Mi")?;
         let after = resized("a", 200)?;
         ensure!(container(&after)["restartCount"] == 0, "{}", container(&after));
-        ensure!(started_at(&after) == started_at(&before), "it was started anew");
+        ensure!(started_at(&after) == started_at(before), "it was started anew");
         ensure!(container(&after)["resources"]["limits"]["memory"] == "128Mi", "{}", container(&after));
         if let Some(limit) = cgroup_file(&after, "memory.max") {
             ensure!(limit == (128 << 20).to_string(), "memory.max is {limit}");
@@ -127,16 +134,13 @@ fn a_resize_reaches_a_container_that_runs_on() -> Result<()> {
         let refused = monopod(&["patch", "pod", "a", "--subresource", "resize", "-p", &patch.to_string()])?;
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         ensure!(text.contains("resource limits cannot be removed"), "{text}");
-        daemon.kill()
+        Ok(())
     })
 }
 
 /// RZ7
 fn a_resize_that_wants_a_restart_counts_one() -> Result<()> {
-    with_busybox(|| {
-        let daemon = daemon()?;
-        create("a", 100, "RestartContainer")?;
-        running("a")?;
+    with_pod("RestartContainer", |_| {
         resize("a", 200, "64Mi")?;
         let after = resized("a", 200)?;
         ensure!(container(&after)["restartCount"] == 1, "{}", container(&after));
@@ -145,7 +149,7 @@ fn a_resize_that_wants_a_restart_counts_one() -> Result<()> {
             get("pod", "a").filter(|pod| container(pod)["resources"]["limits"]["memory"] == "96Mi")
         })?;
         ensure!(container(&again)["restartCount"] == 1, "memory needs no restart: {}", container(&again));
-        daemon.kill()
+        Ok(())
     })
 }
 

@@ -212,7 +212,7 @@ fn a_manifest_becomes_a_pod_and_its_removal_ends_it() -> Result<()> {
     with_busybox(|| {
         let daemon = Daemon::start()?;
         put("one.yaml", &pod("one", "Always", COUNT))?;
-        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        writes("one")?;
         take_away("one.yaml")?;
         wait_until("the pod is gone", || gone("one"))?;
         ensure!(processes().is_empty(), "left: {:?}", processes());
@@ -235,7 +235,7 @@ fn a_killed_daemon_disturbs_no_container() -> Result<()> {
     with_busybox(|| {
         put("one.yaml", &pod("one", "Always", COUNT))?;
         let daemon = Daemon::start()?;
-        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        writes("one")?;
         let before = main_processes();
         ensure!(before.len() >= 2, "monitor, pause and container are looked for: {before:?}");
         daemon.kill()?;
@@ -252,6 +252,23 @@ fn a_killed_daemon_disturbs_no_container() -> Result<()> {
         ensure!(main_processes() == before, "{before:?} became {:?}", main_processes());
         consecutive(&log("one"))?;
         let daemon = Daemon::start()?;
+        take_away("one.yaml")?;
+        wait_until("the pod is gone", || gone("one"))?;
+        daemon.kill()
+    })
+}
+
+fn writes(name: &str) -> Result<()> {
+    wait_until("the pod writes", || log(name).contains("line 3").then_some(()))
+}
+
+/// A daemon with a static pod that counts, which goes in the end with its file.
+fn with_counter(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    with_busybox(|| {
+        let daemon = Daemon::start()?;
+        put("one.yaml", &pod("one", "Always", COUNT))?;
+        writes("one")?;
+        body()?;
         take_away("one.yaml")?;
         wait_until("the pod is gone", || gone("one"))?;
         daemon.kill()
@@ -326,10 +343,7 @@ fn a_pod_that_was_killed_with_its_monitor_comes_back() -> Result<()> {
 
 /// ST4
 fn an_edit_replaces_the_pod_and_a_broken_file_changes_nothing() -> Result<()> {
-    with_busybox(|| {
-        let daemon = Daemon::start()?;
-        put("one.yaml", &pod("one", "Always", COUNT))?;
-        wait_until("the first writes", || log("one").contains("line 3").then_some(()))?;
+    with_counter(|| {
         let before = main_processes();
         put("one.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: one}\nspec: {containers: {}}\n")?;
         wait_until("the fault is told", || {
@@ -340,9 +354,7 @@ fn an_edit_replaces_the_pod_and_a_broken_file_changes_nothing() -> Result<()> {
         put("one.yaml", &pod("one", "Always", "trap 'exit 0' TERM; echo second; sleep 1000 & wait"))?;
         wait_until("the second writes", || log("one").contains("second").then_some(()))?;
         wait_until("the first is gone", || (!log("one").contains("line")).then_some(()))?;
-        take_away("one.yaml")?;
-        wait_until("the pod is gone", || gone("one"))?;
-        daemon.kill()
+        Ok(())
     })
 }
 
@@ -350,7 +362,7 @@ fn a_pod_whose_manifest_goes_while_nobody_looks_is_ended() -> Result<()> {
     with_busybox(|| {
         put("one.yaml", &pod("one", "Always", COUNT))?;
         let daemon = Daemon::start()?;
-        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        writes("one")?;
         daemon.kill()?;
         take_away("one.yaml")?;
         let daemon = Daemon::start()?;
@@ -377,10 +389,7 @@ fn mirror(name: &str, before: &Value) -> Result<Value> {
 
 /// ST3, GE4: whoever deletes the object of a static pod sees another one; nothing happens to its containers.
 fn a_deleted_mirror_comes_back_and_its_containers_go_on() -> Result<()> {
-    with_busybox(|| {
-        let daemon = Daemon::start()?;
-        put("one.yaml", &pod("one", "Always", COUNT))?;
-        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+    with_counter(|| {
         let (before, mut uid) = (main_processes(), Value::Null);
         for arguments in [&["--grace-period=30", "--wait=false"][..], &["--grace-period=0", "--force", "--wait=false"]]
         {
@@ -396,18 +405,13 @@ fn a_deleted_mirror_comes_back_and_its_containers_go_on() -> Result<()> {
         ensure!(main_processes() == before, "its containers were disturbed");
         let output = host::binary("monopod")?.args(["logs", "one-n1", "--tail=1"]).output()?;
         ensure!(output.stdout.starts_with(b"line "), "{}", String::from_utf8_lossy(&output.stderr));
-        take_away("one.yaml")?;
-        wait_until("the pod is gone", || gone("one"))?;
-        daemon.kill()
+        Ok(())
     })
 }
 
 /// ST4, LF6: the same content in a file that was removed is another life of the same pod.
 fn a_manifest_that_was_away_restarts_its_pod() -> Result<()> {
-    with_busybox(|| {
-        let daemon = Daemon::start()?;
-        put("one.yaml", &pod("one", "Always", COUNT))?;
-        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+    with_counter(|| {
         let first = mirror("one", &Value::Null)?;
         take_away("one.yaml")?;
         put("one.yaml", &pod("one", "Always", COUNT))?;
@@ -415,9 +419,7 @@ fn a_manifest_that_was_away_restarts_its_pod() -> Result<()> {
         ensure!(again["status"]["containerStatuses"][0]["restartCount"] == 1, "{again}");
         let hash = |pod: &Value| pod["metadata"]["annotations"]["kubernetes.io/config.hash"].clone();
         ensure!(hash(&first) == hash(&again), "another pod: {again}");
-        take_away("one.yaml")?;
-        wait_until("the pod is gone", || gone("one"))?;
-        daemon.kill()
+        Ok(())
     })
 }
 
@@ -433,7 +435,7 @@ fn a_manifest_has_any_name_and_refers_to_no_object() -> Result<()> {
         })?;
         take_away("one.yaml")?;
         put("one.manifest", &text)?;
-        wait_until("the pod writes", || log("one").contains("line 3").then_some(()))?;
+        writes("one")?;
         take_away("one.manifest")?;
         wait_until("the pod is gone", || gone("one"))?;
         daemon.kill()
