@@ -52,10 +52,9 @@ impl LogPacker {
             ready.clear_ready();
             for dir in rotated {
                 let shown = dir.display().to_string();
-                match tokio::task::spawn_blocking(move || pack::pack(&dir)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!("pack rotated logs in {shown}: {error}"),
-                    Err(error) => tracing::warn!("pack rotated logs in {shown}: {error}"),
+                let packed = tokio::task::spawn_blocking(move || pack::pack(&dir)).await;
+                if let Err(error) = packed.unwrap_or_else(|panic| Err(panic.into())) {
+                    tracing::warn!("pack rotated logs in {shown}: {error}");
                 }
             }
         }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::super::fields;
 use super::super::server::State;
 use super::RESUME;
-use crate::store::{Change, Durability, Key, Object, StoreError, WatchEventKind};
+use crate::store::{Change, Durability, Key, Object, StoreError, Version, WatchEventKind};
 use wanted::{Keeper, Slice};
 
 /// Changes that come together are looked at together.
@@ -156,11 +156,11 @@ async fn remove(state: &State, object: Option<Object>) -> Result<(), StoreError>
     state.store.commit(change, Durability::Kernel).await.map(drop)
 }
 
-/// Stores the Endpoints of a service, if they say something else than before.
+/// Stores the Endpoints of a service.
 async fn write(state: &State, key: &Key, (labels, subsets): (Value, Value)) -> Result<(), StoreError> {
-    let stored = state.store.get(key);
-    let old = stored.as_ref().map(Object::value);
-    let mut value = old.clone().unwrap_or_else(|| fresh("v1", "Endpoints", &key.namespace, &key.name));
+    let stored = state.store.get(key).map(|object| (object.version, object.value()));
+    let fresh = || fresh("v1", "Endpoints", &key.namespace, &key.name);
+    let mut value = stored.as_ref().map_or_else(fresh, |(_, old)| old.clone());
     fields::metadata(&mut value).insert("labels".to_owned(), labels);
     if fields::is_filled(&json!({"subsets": subsets}), &["subsets"]) {
         value["subsets"] = subsets;
@@ -177,10 +177,11 @@ fn fresh(version: &str, kind: &str, namespace: &str, name: &str) -> Value {
     }})
 }
 
-async fn commit(state: &State, key: Key, stored: Option<Object>, value: Value) -> Result<(), StoreError> {
-    let change = match stored {
-        Some(object) if object.value() == value => return Ok(()),
-        Some(object) => Change::Update { key, expected: Some(object.version), value },
+/// Stores an object, if it says something else than before.
+async fn commit(state: &State, key: Key, old: Option<(Version, Value)>, value: Value) -> Result<(), StoreError> {
+    let change = match old {
+        Some((_, old)) if old == value => return Ok(()),
+        Some((version, _)) => Change::Update { key, expected: Some(version), value },
         None => Change::Create { key, value },
     };
     state.store.commit(change, Durability::Kernel).await.map(drop)
@@ -219,7 +220,7 @@ async fn settle(state: &State, namespace: &str, old: Vec<Object>, wanted: Vec<Sl
 }
 
 async fn put(state: &State, namespace: &str, slice: &Slice, stored: Option<(Object, Value)>) -> Result<(), StoreError> {
-    let Some((object, mut value)) = stored else {
+    let Some((object, old)) = stored else {
         let prefix = format!("{}-", slice.owner);
         let name = format!("{prefix}{}", fields::suffix());
         let mut value = fresh("discovery.k8s.io/v1", "EndpointSlice", namespace, &name);
@@ -227,6 +228,7 @@ async fn put(state: &State, namespace: &str, slice: &Slice, stored: Option<(Obje
         slice.write(&mut value);
         return commit(state, Key::new(SLICES, namespace, &name), None, value).await;
     };
+    let mut value = old.clone();
     slice.write(&mut value);
-    commit(state, object.key.clone(), Some(object), value).await
+    commit(state, object.key, Some((object.version, old)), value).await
 }

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use super::super::super::fields;
 
 /// Endpoints of one slice, as the controllers of a cluster fill it.
-pub(super) const ENDPOINTS_MAX: usize = 100;
+const ENDPOINTS_MAX: usize = 100;
 /// Endpoints of a mirrored subset; further ones are left out.
-pub(super) const MIRRORED_MAX: usize = 1000;
+const MIRRORED_MAX: usize = 1000;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const SLICE_MANAGER: &str = "endpointslice.kubernetes.io/managed-by";
@@ -22,7 +22,7 @@ const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Endpoints that are the lock of an election are not mirrored.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// By this, made Endpoints are told from those that users write.
-pub(super) const ENDPOINTS_MANAGER: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
+const ENDPOINTS_MANAGER: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 
 /// Who keeps a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
