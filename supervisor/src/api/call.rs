@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::auth::{self, Ask, Peer, User};
 use super::body::Body;
+use super::keep::heartbeat;
 use super::path::{self, Route, Target};
 use super::query::Query;
 use super::respond::{self, Accept, Content};
@@ -385,6 +386,9 @@ fn authorize(call: &Call, verb: Verb) -> Result<(), Status> {
 
 async fn dispatch(call: &Call, verb: Verb, request: Request<Received>) -> Result<Response<Body>, Status> {
     use super::registry::Class;
+    if matches!(verb, Verb::Get | Verb::List) && heartbeat::is_seen_in(call.target.resource) {
+        heartbeat::renew(&call.state).await;
+    }
     if call.target.subresource.is_some() {
         return subresource::answer(call, verb, request).await;
     }

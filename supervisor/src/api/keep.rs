@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod events;
+pub(crate) mod heartbeat;
 mod namespaces;
 mod owners;
 mod quotas;
@@ -29,7 +30,7 @@ pub(crate) use quotas::quotas;
 /// Wait before a feed that broke off is taken up again.
 const RESUME: Duration = Duration::from_millis(100);
 /// Namespaces that are always there.
-const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+const NAMESPACES: [&str; 4] = ["default", heartbeat::NAMESPACE, "kube-public", "kube-system"];
 
 /// Stores what is missing of the objects that every cluster has.
 ///

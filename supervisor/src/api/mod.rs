@@ -12,7 +12,7 @@ mod event_view;
 mod fields;
 mod health;
 pub(crate) mod json;
-mod keep;
+pub(crate) mod keep;
 mod listen;
 mod node_proxy;
 pub mod openapi;

@@ -1,7 +1,7 @@
 //! The Node object and its Lease.
 //!
-//! They are written when something of them changes, and never for their own sake: nobody on a single node decides by the
-//! age of a heartbeat whether it is there (docs/decisions).
+//! They are written when something of them changes; the API renews the Lease for those who look at it
+//! ([`crate::api::keep::heartbeat`]).
 
 use cgroupd::Resource;
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -10,13 +10,12 @@ use serde_json::{Value, json};
 use super::clock;
 use super::disk::DiskPressure;
 use super::host::Host;
+use crate::api::keep::heartbeat;
 use crate::image;
 use crate::store::{Change, Durability, Key, Store, StoreError};
 
 /// The resource.
 pub const NODES: &str = "nodes";
-const LEASES: &str = "leases.coordination.k8s.io";
-const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// The version of Kubernetes whose behaviour this is.
 pub const KUBELET_VERSION: &str = concat!("v1.36.0-monopod.", env!("CARGO_PKG_VERSION"));
 /// `nodeStatusMaxImages` of the kubelet.
@@ -38,7 +37,7 @@ pub async fn publish(store: &Store, host: &Host, images: &image::Store) -> Resul
     let value = object(host, images, old.as_ref());
     let uid = value["metadata"]["uid"].clone();
     put(store, key, old.is_some(), value).await?;
-    let key = Key::new(LEASES, LEASE_NAMESPACE, &host.name);
+    let key = heartbeat::key(&host.name);
     let old = store.get(&key).map(|object| object.value());
     let value = lease(host, &uid, old.as_ref());
     put(store, key, old.is_some(), value).await
@@ -193,10 +192,9 @@ fn names(image: &image::Image) -> Vec<String> {
 
 /// It goes with the Node of this uid.
 fn lease(host: &Host, uid: &Value, old: Option<&Value>) -> Value {
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     let mut metadata = old.map_or_else(
         || {
-            json!({"name": host.name, "namespace": LEASE_NAMESPACE, "uid": uuid::Uuid::new_v4().to_string(),
+            json!({"name": host.name, "namespace": heartbeat::NAMESPACE, "uid": uuid::Uuid::new_v4().to_string(),
                 "creationTimestamp": clock::now()})
         },
         |old| old["metadata"].clone(),
@@ -204,7 +202,11 @@ fn lease(host: &Host, uid: &Value, old: Option<&Value>) -> Value {
     metadata["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Node", "name": host.name, "uid": uid}]);
     json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata,
-        "spec": {"holderIdentity": host.name, "leaseDurationSeconds": 40, "renewTime": now},
+        "spec": {
+            "holderIdentity": host.name,
+            "leaseDurationSeconds": heartbeat::DURATION.as_secs(),
+            "renewTime": heartbeat::time(jiff::Timestamp::now()),
+        },
     })
 }
 

@@ -16,6 +16,8 @@ use supervisor::store::Store;
 
 /// The longest that any answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The server's node.
+pub(crate) const NODE: &str = "node1";
 
 /// A server that runs in a thread of its own until it is dropped.
 pub(crate) struct Api {
@@ -56,7 +58,7 @@ impl Api {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             tokio::task::LocalSet::new().block_on(&runtime, async {
                 let (store, _) = Store::open(&path.join("store")).unwrap();
-                let mut config = Config::new(path.clone(), "node1".to_owned());
+                let mut config = Config::new(path.clone(), NODE.to_owned());
                 config.listen = Some("127.0.0.1:0".parse().unwrap());
                 config.socket = Some(path.join("api.sock"));
                 config.addresses = vec!["10.11.0.1".parse().unwrap()];

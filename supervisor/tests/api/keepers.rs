@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Api;
+use crate::harness::{Api, NODE};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -144,4 +144,31 @@ fn a_pod_of_a_namespace_that_ends_is_deleted_with_its_grace() {
     let metadata = || api.get(&format!("{path}/p")).body["metadata"].clone();
     let pod = until(&api, NAMESPACES, metadata, |own| own["deletionTimestamp"].is_string());
     assert_eq!((&pod["deletionGracePeriodSeconds"], &pod["generation"]), (&json!(9), &json!(2)));
+}
+
+/// The kubelet renews its Lease every ten seconds; here it is as young as that for whoever looks.
+#[test]
+fn the_nodes_lease_is_never_seen_old() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    const OLD: &str = "2026-01-01T00:00:00.000000Z";
+    let api = Api::start();
+    let lease =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"renewTime": OLD, "leaseDurationSeconds": 40}});
+    let grow_old = || api.merge(&format!("{LEASES}/{NODE}"), &json!({"spec": {"renewTime": OLD}}));
+    assert_eq!(api.post(LEASES, &lease(NODE)).code, 201);
+    assert_eq!(api.post(LEASES, &lease("another")).code, 201);
+    let got = api.get(&format!("{LEASES}/{NODE}")).body;
+    assert!(got["spec"]["renewTime"].as_str().unwrap() > OLD, "{got}");
+    // A young one is left alone.
+    assert_eq!(api.get(&format!("{LEASES}/{NODE}")).body, got);
+    assert_eq!(api.get(&format!("{LEASES}/another")).body["spec"]["renewTime"], OLD);
+    grow_old();
+    let listed = api.get(LEASES).body["items"].as_array().unwrap().clone();
+    let mine = listed.iter().find(|lease| lease["metadata"]["name"] == NODE).unwrap();
+    assert!(mine["spec"]["renewTime"].as_str().unwrap() > OLD, "{mine}");
+    let version = grow_old().body["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut feed = api.watch(&format!("{LEASES}?watch=1&resourceVersion={version}"));
+    let event = feed.next().unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("MODIFIED"), &json!(NODE)));
+    assert!(event["object"]["spec"]["renewTime"].as_str().unwrap() > OLD, "{event}");
 }

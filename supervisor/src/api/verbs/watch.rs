@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::super::body::{Body, Gone, Writer};
 use super::super::call::Call;
 use super::super::fields;
+use super::super::keep::heartbeat;
 use super::super::registry::Class;
 use super::super::respond::Form;
 use super::super::shape;
@@ -176,6 +177,9 @@ impl Feeder {
         let has_bookmarks = self.call.query.flag("allowWatchBookmarks");
         let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let has_heartbeats = heartbeat::is_seen_in(self.call.target.resource);
+        let mut heartbeats = tokio::time::interval(heartbeat::RENEWAL);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = tokio::time::sleep(life);
         tokio::pin!(end);
         loop {
@@ -188,6 +192,7 @@ impl Feeder {
                     None => return self.error(&Status::expired("too old resource version: the watch fell behind")).await,
                 },
                 _ = bookmarks.tick(), if has_bookmarks => self.bookmark(self.call.state.store.version(), false).await?,
+                _ = heartbeats.tick(), if has_heartbeats => heartbeat::renew(&self.call.state).await,
                 () = &mut end => {
                     if has_bookmarks {
                         self.bookmark(self.call.state.store.version(), false).await?;
