@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::serve::{Daemon, wait_until, with_busybox};
-use crate::{Test, tests};
+use crate::{Test, ask, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: what_conformance_tests_ask_is_answered, the_python_client_works_as_with_a_cluster,
@@ -16,12 +16,11 @@ pub fn tests() -> Vec<Test> {
 
 /// Where the daemon puts certificates and kubeconfig.
 const ACCESS: &str = "/run/access";
-const SOCKET: &str = "/run/monopod/monopod.sock";
 
 fn what_conformance_tests_ask_is_answered() -> Result<()> {
     against(|| {
         let mut command = Command::new("python3");
-        command.arg(script("conformance.py")).arg(SOCKET);
+        command.arg(script("conformance.py")).arg(ask::SOCKET);
         command
     })
 }

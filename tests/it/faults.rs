@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::ask::ask;
 use crate::serve::{self, CONFIG, Daemon, wait_until, with_busybox};
-use crate::torture::client::ask;
 use crate::{Test, host, tests};
 
 pub fn tests() -> Vec<Test> {

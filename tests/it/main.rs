@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "nothing is outside of a program")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod ask;
 mod clients;
 mod cri;
 mod faults;

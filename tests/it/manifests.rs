@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::run::{manifest, start, with_images};
 use crate::serve::{Daemon, wait_until, with_busybox};
-use crate::{Test, host, tests};
+use crate::{Test, ask, host, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: a_hardened_pod_has_no_capability_and_a_read_only_root, a_namespace_refuses_what_it_restricts,
@@ -38,7 +38,7 @@ fn said(arguments: &[&str]) -> Result<String> {
 fn with_daemon(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     with_busybox(|| {
         let _daemon = Daemon::configured("nodeName: node1\n")?;
-        wait_until("the socket", || Path::new("/run/monopod/monopod.sock").exists().then_some(()))?;
+        wait_until("the socket", || Path::new(ask::SOCKET).exists().then_some(()))?;
         body()
     })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::host;
 use crate::registry::{Registry, put_index, with_own_configuration};
 use crate::serve::{Daemon, end_everything, wait_until};
-use crate::{Test, tests};
+use crate::{Test, ask, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: servers_from_a_registry_serve_their_clients]
@@ -25,7 +25,7 @@ impl Node {
 
     pub fn configured(more: &str) -> Result<Self> {
         let node = Self { daemon: Daemon::configured(&format!("nodeName: n1\n{more}"))? };
-        wait_until("the socket", || Path::new("/run/monopod/monopod.sock").exists().then_some(()))?;
+        wait_until("the socket", || Path::new(ask::SOCKET).exists().then_some(()))?;
         Ok(node)
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::serve::{Daemon, wait_until, with_busybox};
-use crate::{Test, host, tests};
+use crate::{Test, ask, host, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: a_resize_reaches_a_container_that_runs_on, a_resize_that_wants_a_restart_counts_one,
@@ -16,10 +16,6 @@ pub fn tests() -> Vec<Test> {
 
 fn monopod(arguments: &[&str]) -> Result<Output> {
     Ok(host::binary("monopod")?.args(arguments).output()?)
-}
-
-fn get(kind: &str, name: &str) -> Option<Value> {
-    serde_json::from_slice(&monopod(&["get", kind, name, "-o", "json"]).ok()?.stdout).ok()
 }
 
 /// A pod of one container with this amount of cpu, and how it wants to be resized.
@@ -55,14 +51,14 @@ fn condition(pod: &Value, kind: &str) -> Option<Value> {
 }
 
 fn running(name: &str) -> Result<Value> {
-    wait_until("the container runs", || get("pod", name).filter(|pod| container(pod)["state"]["running"].is_object()))
+    wait_until("the container runs", || ask::pod(name).filter(|pod| container(pod)["state"]["running"].is_object()))
 }
 
 /// The container runs with these requests, and nothing is left to do.
 fn resized(name: &str, cpu_milli: u64) -> Result<Value> {
     let cpu = format!("{cpu_milli}m");
     wait_until("the resize is done", || {
-        get("pod", name).filter(|pod| {
+        ask::pod(name).filter(|pod| {
             let own = container(pod);
             own["resources"]["requests"]["cpu"] == *cpu
                 && own["allocatedResources"]["cpu"] == *cpu
@@ -75,7 +71,7 @@ fn resized(name: &str, cpu_milli: u64) -> Result<Value> {
 
 fn pending(name: &str, reason: &str) -> Result<Value> {
     wait_until("the resize is refused", || {
-        get("pod", name).filter(|pod| condition(pod, "PodResizePending").is_some_and(|own| own["reason"] == reason))
+        ask::pod(name).filter(|pod| condition(pod, "PodResizePending").is_some_and(|own| own["reason"] == reason))
     })
 }
 
@@ -146,7 +142,7 @@ fn a_resize_that_wants_a_restart_counts_one() -> Result<()> {
         ensure!(container(&after)["restartCount"] == 1, "{}", container(&after));
         resize("a", 200, "96Mi")?;
         let again = wait_until("the limit is another", || {
-            get("pod", "a").filter(|pod| container(pod)["resources"]["limits"]["memory"] == "96Mi")
+            ask::pod("a").filter(|pod| container(pod)["resources"]["limits"]["memory"] == "96Mi")
         })?;
         ensure!(container(&again)["restartCount"] == 1, "memory needs no restart: {}", container(&again));
         Ok(())
@@ -157,7 +153,7 @@ fn a_resize_that_wants_a_restart_counts_one() -> Result<()> {
 fn a_resize_that_does_not_fit_waits_or_stays_away() -> Result<()> {
     with_busybox(|| {
         let daemon = daemon()?;
-        let node = wait_until("the node", || get("node", "node1"))?;
+        let node = wait_until("the node", || ask::get("/api/v1/nodes/node1"))?;
         let text = node["status"]["allocatable"]["cpu"].as_str().context("allocatable")?;
         let milli: u64 = match text.strip_suffix('m') {
             Some(milli) => milli.parse()?,

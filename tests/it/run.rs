@@ -256,7 +256,7 @@ fn a_second_signal_ends_at_once() -> Result<()> {
 }
 
 fn rounds_leave_nothing_behind() -> Result<()> {
-    const ROUNDS: usize = 20;
+    const ROUNDS: usize = 10;
     with_images(&["busybox"], || {
         let file = written(&one_container("echo hello"))?;
         for _ in 0..ROUNDS {

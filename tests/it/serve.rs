@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::host::{self, PATIENCE, private_host};
 use crate::run::image;
-use crate::{Test, tests};
+use crate::{Test, ask, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: a_manifest_becomes_a_pod_and_its_removal_ends_it, a_killed_daemon_disturbs_no_container,
@@ -373,9 +373,7 @@ fn a_pod_whose_manifest_goes_while_nobody_looks_is_ended() -> Result<()> {
 }
 
 fn shown(name: &str) -> Option<Value> {
-    let output =
-        host::binary("monopod").ok()?.args(["get", "pod", &format!("{name}-n1"), "-o", "json"]).output().ok()?;
-    serde_json::from_slice(&output.stdout).ok()
+    ask::pod(&format!("{name}-n1"))
 }
 
 /// The object of a static pod that runs, once it has another uid than before.

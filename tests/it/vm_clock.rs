@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::life_watch::{OBEDIENT, measured, pod, sh, with};
 use crate::serve::{COUNT, Daemon, consecutive, with_busybox};
-use crate::{Test, host, tests};
+use crate::{Test, ask, host, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Vm: a_clock_that_goes_back_a_day_holds_nothing_up]
@@ -21,7 +21,6 @@ const DAY_SECONDS: i64 = 86_400;
 const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const SOCKET: &str = "/run/monopod/monopod.sock";
 
 /// The wall clock as it was before, set right again at the end.
 struct Yesterday {
@@ -74,10 +73,10 @@ fn monopod(arguments: &[&str]) -> Result<String> {
 }
 
 fn start() -> Result<Daemon> {
-    let _old = std::fs::remove_file(SOCKET);
+    let _old = std::fs::remove_file(ask::SOCKET);
     let daemon = Daemon::configured("nodeName: n1\n")?;
-    wait_until("the socket", || Path::new(SOCKET).exists().then_some(()))?;
-    wait_until("the account", || monopod(&["get", "sa", "default"]).ok())?;
+    wait_until("the socket", || Path::new(ask::SOCKET).exists().then_some(()))?;
+    wait_until("the account", || ask::get("/api/v1/namespaces/default/serviceaccounts/default"))?;
     Ok(daemon)
 }
 
@@ -88,20 +87,21 @@ fn apply(objects: &[Value]) -> Result<String> {
     monopod(&["apply", "-f", &file.path().display().to_string()])
 }
 
-fn get(name: &str) -> Option<Value> {
-    serde_json::from_str(&monopod(&["get", "pod", name, "-o", "json"]).ok()?).ok()
+/// The status of a pod's container.
+fn container(name: &str) -> Option<Value> {
+    Some(ask::pod(name)?["status"]["containerStatuses"][0].clone())
 }
 
 fn restarts(name: &str) -> Option<i64> {
-    get(name)?["status"]["containerStatuses"][0]["restartCount"].as_i64()
+    container(name)?["restartCount"].as_i64()
 }
 
 fn instance(name: &str) -> Option<String> {
-    Some(get(name)?["status"]["containerStatuses"][0]["containerID"].as_str()?.to_owned())
+    Some(container(name)?["containerID"].as_str()?.to_owned())
 }
 
 fn is_ready(name: &str) -> Option<bool> {
-    get(name)?["status"]["containerStatuses"][0]["ready"].as_bool()
+    container(name)?["ready"].as_bool()
 }
 
 /// When the pod's token was issued: the second part of a JSON Web Token is what it claims.
@@ -137,7 +137,7 @@ fn a_clock_that_goes_back_a_day_holds_nothing_up() -> Result<()> {
         apply(&pods())?;
         wait_until("it counts", || (lines("counts") > 3).then_some(()))?;
         wait_until("it has crashed", || {
-            monopod(&["get", "pod", "crashes"]).ok()?.contains("CrashLoopBackOff").then_some(())
+            (container("crashes")?["state"]["waiting"]["reason"] == "CrashLoopBackOff").then_some(())
         })?;
         wait_until("all run", || is_ready("stubborn").filter(|ready| *ready))?;
         wait_until("it has a token", || issued("counts"))?;
@@ -165,10 +165,8 @@ fn a_clock_that_goes_back_a_day_holds_nothing_up() -> Result<()> {
 fn what_is_waited_for_comes() -> Result<()> {
     let crashed = restarts("crashes").context("crashes")?;
     wait_until("the token is of now", || issued("counts").filter(|issued| *issued <= wall()))?;
-    wait_until("the probe is asked", || {
-        monopod(&["exec", "probed", "--", "touch", "/tmp/ready"]).ok()?;
-        is_ready("probed").filter(|ready| *ready)
-    })?;
+    monopod(&["exec", "probed", "--", "touch", "/tmp/ready"])?;
+    wait_until("the probe is asked", || is_ready("probed").filter(|ready| *ready))?;
     wait_until("the back-off ends", || restarts("crashes").filter(|count| *count > crashed))?;
     let counted = lines("counts");
     wait_until("it counts on", || (lines("counts") > counted).then_some(()))?;
@@ -179,7 +177,7 @@ fn what_is_waited_for_comes() -> Result<()> {
 fn what_is_shown_is_sane() -> Result<()> {
     let pods = monopod(&["get", "pods"])?;
     ensure!(pods.lines().count() == 5 && pods.contains("<invalid>"), "made tomorrow:\n{pods}");
-    let made = get("crashes").context("crashes")?["metadata"]["creationTimestamp"].clone();
+    let made = ask::pod("crashes").context("crashes")?["metadata"]["creationTimestamp"].clone();
     let made = made.as_str().context("creationTimestamp")?;
     let events: Value = serde_json::from_str(&monopod(&["get", "events", "-o", "json"])?)?;
     let all = events["items"].as_array().context("items")?;

@@ -24,7 +24,8 @@ pub const MANIFESTS: &str = "/etc/monopod/manifests";
 const TREE: &str = "/sys/fs/cgroup/monopod/kubepods";
 /// Emulated and loaded machines are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A look is a shell or two, which take a fifth of a second there.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// A terminal that remembers: each command with what it printed.
 #[derive(Default)]
@@ -116,28 +117,31 @@ fn traces() -> BTreeSet<String> {
     looks.iter().flat_map(|look| quietly(look).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Runs `body` on a machine with the package, and looks for what is left after its purge.
+/// Runs `body` on a machine with the package, which is purged afterwards. What is left then is looked for by the first test.
 pub fn installed(body: impl FnOnce(&mut Terminal) -> Result<()>) -> Result<()> {
     let mut terminal = Terminal::default();
-    let before = install(&mut terminal)?;
+    install(&mut terminal)?;
     let done = body(&mut terminal);
-    let purged = purge(&mut terminal, &before);
-    done.and(purged)
+    let purged = terminal.run("dpkg --purge monopod");
+    done.and(purged.map(drop))
 }
 
-/// What was there before.
-fn install(terminal: &mut Terminal) -> Result<BTreeSet<String>> {
-    // The machine's own copies are there for other tests.
+/// The machine's own copies are there for other tests.
+fn remove_copies() {
     for name in ["monopod", "monitor", "pause"] {
         let _absent = std::fs::remove_file(Path::new("/usr/bin").join(name));
     }
-    let before = traces();
+}
+
+fn install(terminal: &mut Terminal) -> Result<()> {
+    remove_copies();
     terminal.say("Installation");
     terminal.run(&format!("dpkg -i {}", package()?.display()))?;
     terminal.run("systemctl is-active monopod")?;
-    Ok(before)
+    Ok(())
 }
 
+/// Removes the package; nothing may be there then that was not before.
 fn purge(terminal: &mut Terminal, before: &BTreeSet<String>) -> Result<()> {
     terminal.say("Removal and purge");
     terminal.run("dpkg --remove monopod")?;
@@ -221,7 +225,9 @@ pub fn before_boot(orders: &Orders) -> Result<()> {
 }
 
 fn first_half(terminal: &mut Terminal) -> Result<()> {
-    let before = install(terminal)?;
+    remove_copies();
+    let before = traces();
+    install(terminal)?;
     std::fs::write(BEFORE, before.into_iter().collect::<Vec<_>>().join("\n"))?;
     terminal.run("systemctl is-enabled monopod monopod-shutdown")?;
     let pid = first_pod(terminal)?;
@@ -370,7 +376,9 @@ fn a_drained_node_has_ended_them(terminal: &mut Terminal) -> Result<()> {
     terminal.say("A shutdown of the machine stops this unit first");
     terminal.run("systemctl stop monopod-shutdown")?;
     ensure!(quietly("pgrep -f '^sh -c trap .*done first$'").is_empty(), "it goes on");
-    terminal.run("systemctl restart monopod && systemctl is-active monopod-shutdown")?;
+    terminal.run("systemctl restart monopod")?;
+    // The manager starts what the daemon wants beside it.
+    terminal.until("systemctl show --property=ActiveState monopod-shutdown", "ActiveState=active\n")?;
     pid_of("first")?;
     Ok(())
 }

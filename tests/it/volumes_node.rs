@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::life_watch::{OBEDIENT, pod, sh, with};
 use crate::serve::{Daemon, wait_until, with_busybox};
-use crate::{Test, host, tests};
+use crate::{Test, ask, host, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: the_official_client_lists_pods_from_inside_a_pod, a_token_is_replaced_whole_and_dies_with_its_pod,
@@ -19,7 +19,6 @@ pub fn tests() -> Vec<Test> {
         a_full_disk_does_not_keep_its_pods]
 }
 
-const SOCKET: &str = "/run/monopod/monopod.sock";
 /// How many pods the rounds make and delete.
 const PODS: &str = "MONOPOD_VOLUME_PODS";
 /// Also waits for a token to grow old, which takes eight minutes.
@@ -47,9 +46,9 @@ fn start() -> Result<Daemon> {
 }
 
 fn start_with(options: &str) -> Result<Daemon> {
-    let _old = std::fs::remove_file(SOCKET);
+    let _old = std::fs::remove_file(ask::SOCKET);
     let daemon = Daemon::configured(&format!("nodeName: node1\n{options}"))?;
-    wait_until("the socket", || Path::new(SOCKET).exists().then_some(()))?;
+    wait_until("the socket", || Path::new(ask::SOCKET).exists().then_some(()))?;
     wait_until("the API answers", || monopod(&["get", "ns", "default"]).ok())?;
     wait_until("the account", || monopod(&["get", "sa", "default"]).ok())?;
     Ok(daemon)

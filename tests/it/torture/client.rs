@@ -1,8 +1,6 @@
 //! A client of the API over the local socket, and the model of what it was promised.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,50 +8,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::random::Random;
+use crate::ask::ask;
 
-const SOCKET: &str = "/run/monopod/monopod.sock";
-/// Longest that an answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Before a daemon that was just killed is asked again.
 const AGAIN: Duration = Duration::from_millis(2);
 /// How many small objects there are.
 const OBJECTS: u64 = 12;
-
-/// A status and a body; an error means that nobody knows what happened.
-pub fn ask(method: &str, path: &str, body: Option<&Value>) -> io::Result<(u16, Value)> {
-    let mut stream = UnixStream::connect(SOCKET)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\nAccept: application/json\r\n\
-         Connection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes())?;
-    let mut answer = Vec::new();
-    let read = stream.read_to_end(&mut answer);
-    // A status is a promise, also when the body was cut off.
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.get(9..12).and_then(|code| code.parse().ok());
-    let Some(status) = status else { return Err(read.err().unwrap_or(io::ErrorKind::UnexpectedEof.into())) };
-    let body = answer.split_once("\r\n\r\n").map(|(head, body)| unchunked(head, body)).unwrap_or_default();
-    Ok((status, serde_json::from_str(&body).unwrap_or_default()))
-}
-
-fn unchunked(head: &str, body: &str) -> String {
-    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        return body.to_owned();
-    }
-    let (mut whole, mut rest) = (String::new(), body);
-    while let Some((size, more)) = rest.split_once("\r\n")
-        && let Ok(size) = usize::from_str_radix(size.trim(), 16)
-        && let Some(chunk) = more.get(..size)
-    {
-        whole += chunk;
-        rest = more.get(size + 2..).unwrap_or_default();
-    }
-    whole
-}
 
 /// What is still to be done, whatever it takes.
 #[derive(Debug, Clone)]

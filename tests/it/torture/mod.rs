@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::ask::ask;
 use crate::serve::{self, CONFIG, Daemon, MANIFESTS, with_busybox};
 use crate::{Test, host, tests};
 
@@ -205,7 +206,7 @@ fn command() -> Result<Command> {
 }
 
 fn get(name: &str) -> (u16, Value) {
-    client::ask("GET", &format!("/api/v1/namespaces/default/pods/{name}"), None).unwrap_or_default()
+    ask("GET", &format!("/api/v1/namespaces/default/pods/{name}"), None).unwrap_or_default()
 }
 
 fn settled(plan: &Plan) -> Result<Value> {
