@@ -24,7 +24,11 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 fn start() -> Result<Daemon> {
-    let mut daemon = Daemon::configured("nodeName: n1\n")?;
+    // What happens to pods on a full disk is `pressure`'s; here none is evicted.
+    let mut daemon = Daemon::configured(
+        "nodeName: n1\nevictionHard: {nodefs.available: 0%, imagefs.available: 0%, nodefs.inodesFree: 0%, \
+         imagefs.inodesFree: 0%}\n",
+    )?;
     let answers = wait_until("the API answers", || {
         let answers = ask("GET", PODS, None).is_ok();
         (answers || daemon.has_ended()).then_some(answers)

@@ -90,7 +90,9 @@ fn body() -> Result<()> {
     println!("measured: busybox, redis and nginx take {} MiB", all / MIB);
     ensure!(all < 90 * MIB, "the images are larger than this test thinks: {} MiB", all / MIB);
     let node = Node::configured(OPTIONS)?;
-    node.apply(&pod("keeper", json!({"containers": [sh("c", OBEDIENT)]})).to_string())?;
+    // Critical: it is not evicted, and its image stays.
+    let keeper = json!({"priorityClassName": "system-node-critical", "containers": [sh("c", OBEDIENT)]});
+    node.apply(&pod("keeper", keeper.clone()).to_string())?;
     node.ready("keeper")?;
     use_once(&node, "nginx")?;
     ensure!(images()?.len() == 3 && condition(&node).as_deref() == Some("False"), "{:?}", images()?);
@@ -99,7 +101,7 @@ fn body() -> Result<()> {
     fill(101 * MIB)?;
     ensure!(Path::new(BALLAST).exists(), "the ballast is there");
     node.sh("monopod delete pod keeper")?;
-    node.apply(&pod("keeper", json!({"containers": [sh("c", OBEDIENT)]})).to_string())?;
+    node.apply(&pod("keeper", keeper).to_string())?;
     node.ready("keeper")?;
     wait_until("redis is gone", || (!images().ok()?.contains("redis")).then_some(()))?;
     let left = images()?;

@@ -23,6 +23,7 @@ mod manifests;
 mod pause;
 mod pause_image;
 mod pause_tools;
+mod pressure;
 mod registry;
 mod registry_hostile;
 mod registry_image;
@@ -163,6 +164,7 @@ fn all() -> Vec<Test> {
         clients::tests(),
         faults::tests(),
         full_disk::tests(),
+        pressure::tests(),
         kubectl::tests(),
         verbs::tests(),
         registry::tests(),

@@ -413,8 +413,8 @@ fn volumes_follow_their_objects() -> Result<()> {
 
 /// F05: what a pod has filled is free again after it.
 fn a_full_disk_does_not_keep_its_pods() -> Result<()> {
-    // Others are let in as soon as there is room, and not minutes later.
-    serving_with("evictionPressureTransitionPeriod: 0s\n", || {
+    // Nobody is evicted for it: it is a user who makes room.
+    serving_with("evictionHard: {nodefs.available: 0%, imagefs.available: 0%}\n", || {
         rustix::mount::mount_remount("/var/lib/monopod", MountFlags::empty(), c"size=48m,mode=755")
             .context("remount")?;
         let script = format!("dd if=/dev/zero of=/v/fill bs=64k 2>/dev/null; echo full; {OBEDIENT}");

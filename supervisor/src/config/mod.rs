@@ -85,7 +85,7 @@ pub struct Config {
     /// So long an image stays after its last use.
     #[serde(rename = "imageMinimumGCAge", deserialize_with = "duration")]
     pub image_minimum_gc_age: Duration,
-    /// With less free disk than this the node has DiskPressure.
+    /// With less than this the node has MemoryPressure, DiskPressure or PIDPressure, and pods go.
     pub eviction_hard: eviction::EvictionHard,
     /// The node has it for so long after it was seen last.
     #[serde(deserialize_with = "duration")]
@@ -365,7 +365,7 @@ mod tests {
             ("podCIDR6: 'fd00::/64'\n", "podCIDR6"),
             ("shutdownGracePeriod: 5s\n", "shutdownGracePeriodCriticalPods"),
             ("imageGCHighThresholdPercent: 80\n", "80 less than 80"),
-            ("evictionHard: {memory.available: 100Mi}\n", "memory.available"),
+            ("evictionHard: {memory.free: 100Mi}\n", "memory.free"),
             ("evictionHard: {nodefs.available: much}\n", "neither a percentage"),
             ("shutdownGracePeriod: soon\n", "shutdownGracePeriod"),
             ("imagePullCredentialsVerificationPolicy: Sometimes\n", "Sometimes"),

@@ -268,6 +268,13 @@ impl Engine {
         Ok(self.shared.tree.read(&leaf.path(), file)?)
     }
 
+    /// One file of the cgroup of a sandbox's pod.
+    pub fn read_pod_cgroup(&self, sandbox: &SandboxId, file: &str) -> Result<String, EngineError> {
+        let record = &self.sandbox(sandbox)?.record;
+        let cgroup = record.cgroup().ok_or_else(|| no_cgroup(record))?;
+        Ok(self.shared.tree.read(&cgroup.path(), file)?)
+    }
+
     pub async fn kill_exec(&self, sandbox: &SandboxId, id: &str) -> Result<(), EngineError> {
         gone_is_done(self.client(sandbox)?.kill_exec(id).await)
     }

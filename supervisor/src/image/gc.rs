@@ -54,38 +54,7 @@ impl FileSystem {
         let keep = capacity * u128::from(policy.low_percent.min(100)) / 100;
         u64::try_from(used.saturating_sub(keep)).unwrap_or(u64::MAX)
     }
-
-    /// Is there less than the hard eviction thresholds leave? (EV5)
-    pub fn is_under_pressure(&self, available: Threshold, inodes: Threshold) -> bool {
-        available.is_met(self.available_bytes, self.capacity_bytes) || inodes.is_met(self.inodes_free, self.inodes)
-    }
 }
-
-/// What has to stay free, as the kubelet's `evictionHard` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Threshold {
-    Percent(u64),
-    /// Bytes or inodes.
-    Amount(u64),
-}
-
-impl Threshold {
-    /// Less is free; never so where a file system does not count.
-    fn is_met(self, free: u64, all: u64) -> bool {
-        all > 0
-            && match self {
-                Self::Percent(percent) => u128::from(free) * 100 < u128::from(all) * u128::from(percent),
-                Self::Amount(amount) => free < amount,
-            }
-    }
-}
-
-/// Hard eviction threshold of the images' file system (EV5).
-pub const IMAGEFS_AVAILABLE: Threshold = Threshold::Percent(15);
-/// Of the node's file system.
-pub const NODEFS_AVAILABLE: Threshold = Threshold::Percent(10);
-/// Of both, free inodes.
-pub const INODES_FREE: Threshold = Threshold::Percent(5);
 
 /// An image as the decision sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,17 +117,37 @@ impl Store {
             if report.freed_bytes >= wanted_bytes {
                 break;
             }
-            match self.remove_image(&candidate.manifest) {
-                Ok(_) => {}
-                // A container was made of it meanwhile.
-                Err(StoreError::InUse { .. }) => continue,
-                Err(error) => return Err(error),
+            if self.remove_unless_used(candidate)? {
+                let image = images.iter().find(|image| image.manifest == candidate.manifest);
+                report.removed.extend(image.map(Image::shown));
+                report.freed_bytes = free()?.available_bytes.saturating_sub(before.available_bytes);
             }
-            let image = images.iter().find(|image| image.manifest == candidate.manifest);
-            report.removed.extend(image.map(Image::shown));
-            report.freed_bytes = free()?.available_bytes.saturating_sub(before.available_bytes);
         }
         Ok(report)
+    }
+
+    /// Removes every image that nobody uses and that is old enough: before a pod is evicted (EV5). Their names or ids.
+    pub fn remove_unused(&self, policy: &Policy) -> Result<Vec<String>, StoreError> {
+        let images: Vec<Image> = self.images()?.into_iter().flatten().collect();
+        let in_use = self.in_use()?;
+        let mut removed = Vec::new();
+        for image in &images {
+            let candidate = self.candidate(image, &in_use);
+            let goes = !order(std::slice::from_ref(&candidate), policy, SystemTime::now()).is_empty();
+            if goes && self.remove_unless_used(&candidate)? {
+                removed.push(image.shown());
+            }
+        }
+        Ok(removed)
+    }
+
+    /// False when a container was made of it meanwhile.
+    fn remove_unless_used(&self, candidate: &Candidate) -> Result<bool, StoreError> {
+        match self.remove_image(&candidate.manifest) {
+            Ok(_) => Ok(true),
+            Err(StoreError::InUse { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn candidate(&self, image: &Image, in_use: &BTreeSet<Digest>) -> Candidate {
@@ -187,19 +176,6 @@ mod tests {
         }
         let none = FileSystem { capacity_bytes: 0, available_bytes: 0, inodes: 0, inodes_free: 0 };
         assert_eq!(none.excess(&Policy::default()), 0);
-        assert!(!none.is_under_pressure(IMAGEFS_AVAILABLE, INODES_FREE));
-    }
-
-    // EV5
-    #[test]
-    fn pressure_is_less_than_the_threshold_of_bytes_or_inodes() {
-        let pressed = |fs: FileSystem| fs.is_under_pressure(IMAGEFS_AVAILABLE, INODES_FREE);
-        assert!(!pressed(file_system(85)));
-        assert!(pressed(file_system(86)));
-        assert!(pressed(FileSystem { inodes_free: 4, ..file_system(0) }));
-        assert!(!pressed(FileSystem { inodes_free: 5, ..file_system(0) }));
-        let amount = |used, bytes| file_system(used).is_under_pressure(Threshold::Amount(bytes), INODES_FREE);
-        assert!(amount(50, 501) && !amount(50, 500));
     }
 
     #[test]

@@ -295,6 +295,11 @@ impl Context {
         self.instances.borrow().get(&instance).cloned()
     }
 
+    /// All that are known, the ended ones, too.
+    pub(super) fn instances(&self) -> Vec<Known> {
+        self.instances.borrow().values().cloned().collect()
+    }
+
     pub(super) fn container_names(&self) -> Vec<String> {
         self.spec.containers.iter().map(|container| container.name.clone()).collect()
     }

@@ -16,6 +16,7 @@ mod objects;
 mod probes;
 pub mod session;
 mod snapshots;
+mod stats;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ pub use facts::{host_addresses, node_facts};
 pub use objects::StoreObjects;
 pub use session::Sessions;
 pub use snapshots::Snapshots;
+pub use stats::{PodStats, Scarce};
 
 /// What reaches the driver from its own tasks.
 #[derive(Debug)]

@@ -133,6 +133,10 @@ impl Sessions {
         self.0.pods.borrow().get(uid).map(|entry| entry.context.clone()).ok_or(SessionError::NoPod)
     }
 
+    pub(super) fn contexts(&self) -> Vec<Rc<Context>> {
+        self.0.pods.borrow().values().map(|entry| entry.context.clone()).collect()
+    }
+
     /// A place for a stream; 64 have one.
     fn slot(&self, uid: &str) -> Result<Slot, SessionError> {
         let pods = self.0.pods.borrow();

@@ -35,7 +35,7 @@ use crate::pod::event::{ImageFailure, VolumeFailure};
 use crate::pod::spec::Index;
 use crate::volume::payload::{self, Kind, Payload};
 use crate::volume::source::{self, Around, GroupPolicy, PersistentPlace, Source};
-use crate::volume::usage::{self, Exceeded, Limits, Taken};
+use crate::volume::usage::{self, Amount, Exceeded, Limits, Taken};
 use crate::volume::{self, ReadyVolume, Site, VolumeError, atomic, claims};
 
 /// Readers that are on their way through a directory that was replaced still find it for this long.
@@ -532,27 +532,53 @@ async fn count(context: Rc<Context>, inbox: tokio::sync::mpsc::UnboundedSender<I
 pub(super) async fn exceeded(context: &Rc<Context>) -> Option<Exceeded> {
     let pod = context.newest_pod();
     let limits = storage_limits(&pod)?;
+    let is_counted = |known: &ReadyVolume| limits.is_of_all() || limits.is_of_volume(&known.name) && !known.has_quota;
     let mut taken = Taken::default();
-    for volume in volumes(&pod).filter(|volume| usage::is_on_disk(volume)) {
+    for (name, amount) in volumes_taken(context, &pod, is_counted).await {
+        taken.volumes.insert(name, amount.bytes);
+    }
+    if limits.is_of_all() {
+        let containers = containers_taken(context).await;
+        taken.containers.extend(containers.into_iter().map(|(name, amount)| (name, amount.bytes)));
+    }
+    limits.exceeded(&taken)
+}
+
+/// What a pod has of the disk, as a whole and by its running containers (EV6).
+pub(super) async fn taken(context: &Rc<Context>, of: fn(&Amount) -> u64) -> (u64, Vec<(String, u64)>) {
+    let volumes = volumes_taken(context, &context.newest_pod(), |_| true).await;
+    let containers = containers_taken(context).await;
+    let all = volumes.iter().chain(&containers).map(|(_, amount)| of(amount)).fold(0, u64::saturating_add);
+    (all, containers.iter().map(|(name, amount)| (name.clone(), of(amount))).collect())
+}
+
+/// Volumes on the node's own disk.
+async fn volumes_taken(
+    context: &Context,
+    pod: &Pod,
+    is_counted: impl Fn(&ReadyVolume) -> bool,
+) -> Vec<(String, Amount)> {
+    let mut all = Vec::new();
+    for volume in volumes(pod).filter(|volume| usage::is_on_disk(volume)) {
         let root = context.volumes.with(|ready| {
-            let is_counted =
-                |known: &ReadyVolume| limits.is_of_all() || limits.is_of_volume(&known.name) && !known.has_quota;
             let found = ready.iter().find(|known| known.name == volume.name && is_counted(known));
             found.and_then(|known| known.root.try_clone().ok())
         });
-        if let Some(bytes) = bytes_below(root.into_iter().collect(), &volume.name).await {
-            taken.volumes.insert(volume.name.clone(), bytes);
-        }
+        let amount = counted_below(root.into_iter().collect(), &volume.name).await;
+        all.extend(amount.map(|amount| (volume.name.clone(), amount)));
     }
-    let running = if limits.is_of_all() { context.running() } else { Vec::new() };
-    for (instance, name, known) in running {
+    all
+}
+
+/// Writable layers and logs of what runs.
+async fn containers_taken(context: &Context) -> Vec<(String, Amount)> {
+    let mut all = Vec::new();
+    for (instance, name, known) in context.running() {
         let layer = context.engine.dirs().scratch(&known.id).join("upper");
         let roots = [layer, context.container_log_dir(instance)].iter().filter_map(|dir| open(dir)).collect();
-        if let Some(bytes) = bytes_below(roots, &name).await {
-            taken.containers.insert(name, bytes);
-        }
+        all.extend(counted_below(roots, &name).await.map(|amount| (name, amount)));
     }
-    limits.exceeded(&taken)
+    all
 }
 
 fn open(dir: &Path) -> Option<OwnedFd> {
@@ -561,7 +587,7 @@ fn open(dir: &Path) -> Option<OwnedFd> {
 }
 
 /// Counted off the loop; no more than a few trees at a time, however many pods there are.
-async fn bytes_below(roots: Vec<OwnedFd>, of: &str) -> Option<u64> {
+async fn counted_below(roots: Vec<OwnedFd>, of: &str) -> Option<Amount> {
     static TURNS: Semaphore = Semaphore::const_new(COUNTED_AT_ONCE);
     if roots.is_empty() {
         return None;
@@ -570,10 +596,10 @@ async fn bytes_below(roots: Vec<OwnedFd>, of: &str) -> Option<u64> {
     let counting = tokio::task::spawn_blocking(move || {
         // Whoever gives up waiting does not end the walk.
         let _turn = turn;
-        roots.iter().map(|root| usage::bytes(root.as_fd())).sum::<Result<u64, VolumeError>>()
+        roots.iter().map(|root| usage::amount(root.as_fd())).sum::<Result<Amount, VolumeError>>()
     });
     match counting.await {
-        Ok(Ok(bytes)) => Some(bytes),
+        Ok(Ok(amount)) => Some(amount),
         Ok(Err(error)) => {
             tracing::warn!("count what {of} takes: {error}");
             None

@@ -1,13 +1,14 @@
 //! What the node itself checks before it takes a pod in, in the kubelet's words (PH15).
 
+use cgroupd::QosClass;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::disk::DiskPressure;
 use super::host::Host;
-use super::schedule::{Need, Usage, affinity_fits, untolerated};
+use super::pressure::{Pressure, Pressures};
+use super::schedule::{Need, Usage, affinity_fits, covers, untolerated};
 use crate::config::sysctls;
-use crate::convert::machine;
 use crate::convert::security::{AppArmor, Security};
+use crate::convert::{machine, resources};
 use crate::pod::resize::{Reason, Refusal as Refused, Verdict};
 
 /// Why the node refuses a pod.
@@ -99,14 +100,28 @@ fn unenforceable(pod: &Pod, host: &Host) -> Option<Refusal> {
     })
 }
 
-/// PH15: under pressure of the disk the node takes only critical and static pods, whatever taints they tolerate.
+/// PH15: under pressure the node takes only critical and static pods, whatever taints they tolerate. If it is of memory alone,
+/// also those that ask for some, and those that tolerate it.
 fn pressed(pod: &Pod, host: &Host) -> Option<Refusal> {
-    let message = "The node had condition: [DiskPressure]. ".to_owned();
-    match host.disk {
-        DiskPressure::None => None,
-        DiskPressure::Pressure if machine::is_critical(pod) => None,
-        DiskPressure::Pressure => Some(Refusal { reason: "Evicted", message }),
+    if host.pressure.is_empty() || machine::is_critical(pod) {
+        return None;
     }
+    let of_memory_alone = host.pressure == Pressures::from_iter([Pressure::Memory]);
+    if of_memory_alone && (!is_best_effort(pod) || tolerates_memory_pressure(pod)) {
+        return None;
+    }
+    Some(Refusal { reason: "Evicted", message: format!("The node had condition: {}. ", host.pressure) })
+}
+
+fn is_best_effort(pod: &Pod) -> bool {
+    let asked = pod.spec.as_ref().and_then(|spec| resources::pod(spec).ok());
+    asked.is_none_or(|asked| cgroupd::qos::qos_class(&asked) == QosClass::BestEffort)
+}
+
+fn tolerates_memory_pressure(pod: &Pod) -> bool {
+    let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
+    let taint = Pressure::Memory.taint();
+    tolerations.into_iter().any(|toleration| covers(toleration, &taint))
 }
 
 /// Extended resources that the node does not have are not asked for, as with the kubelet.
@@ -139,10 +154,14 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).unwrap()
     }
 
+    fn under(pressures: &[Pressure]) -> Host {
+        Host { pressure: pressures.iter().copied().collect(), ..example() }
+    }
+
     /// PH15
     #[test]
     fn a_full_disk_is_for_critical_and_static_pods() {
-        let full = Host { disk: DiskPressure::Pressure, ..example() };
+        let full = under(&[Pressure::Disk]);
         let plain = pod(json!({"containers": [{"name": "c"}], "tolerations": [{"operator": "Exists"}]}));
         let refusal = check(&plain, &full, &[]).unwrap();
         assert_eq!((refusal.reason, &*refusal.message), ("Evicted", "The node had condition: [DiskPressure]. "));
@@ -151,6 +170,26 @@ mod tests {
         let mut own = plain;
         own.metadata.annotations = Some([(machine::MIRROR.to_owned(), "hash".to_owned())].into());
         assert_eq!(check(&own, &full, &[]), None);
+    }
+
+    /// PH15
+    #[test]
+    fn scarce_memory_keeps_pods_away_that_ask_for_none() {
+        let message = |pod: &Pod, pressures: &[Pressure]| check(pod, &under(pressures), &[]).map(|own| own.message);
+        let memory = [Pressure::Memory];
+        let plain = pod(json!({"containers": [{"name": "c"}]}));
+        assert_eq!(message(&plain, &memory).as_deref(), Some("The node had condition: [MemoryPressure]. "));
+        let other = json!([{"key": "node.kubernetes.io/disk-pressure", "operator": "Exists"}]);
+        let other = pod(json!({"containers": [{"name": "c"}], "tolerations": other}));
+        assert!(message(&other, &memory).is_some());
+        let own = json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}]);
+        let tolerant = pod(json!({"containers": [{"name": "c"}], "tolerations": own}));
+        let asking = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1m"}}}]}));
+        for own in [&tolerant, &asking] {
+            assert_eq!(message(own, &memory), None);
+            let both = message(own, &[Pressure::Memory, Pressure::Pid]);
+            assert_eq!(both.as_deref(), Some("The node had condition: [MemoryPressure PIDPressure]. "));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cgroupd::{Quantity, Resource, ResourceList};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
-use super::disk::DiskPressure;
+use super::pressure::Pressures;
 use crate::config::Config;
 use crate::config::sysctls::Allowed;
 use crate::convert::facts::NodeFacts;
@@ -34,7 +34,7 @@ pub struct Host {
     pub allowed_unsafe_sysctls: Vec<Allowed>,
     /// Whether the kernel enforces AppArmor profiles.
     pub apparmor: bool,
-    pub disk: DiskPressure,
+    pub pressure: Pressures,
     pub log_dir: PathBuf,
     pub crash_back_off_max: Duration,
 }
@@ -67,7 +67,7 @@ impl Host {
             max_pods: config.max_pods,
             allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             apparmor: facts.apparmor,
-            disk: DiskPressure::default(),
+            pressure: Pressures::default(),
             log_dir: config.log_dir.clone(),
             crash_back_off_max: config.max_container_restart_period,
         }

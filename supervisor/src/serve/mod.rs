@@ -16,7 +16,6 @@ pub mod api;
 mod backends;
 mod clock;
 pub mod control;
-pub mod disk;
 pub mod drain;
 pub mod events;
 pub mod feeds;
@@ -25,6 +24,7 @@ pub mod journal;
 pub mod lock;
 pub mod node_object;
 pub mod pods;
+pub mod pressure;
 pub mod reset;
 pub mod rest;
 pub mod schedule;
@@ -65,13 +65,14 @@ pub use reset::reset;
 use api::Api;
 use backends::{NodeMetrics, NodeStreams};
 use control::{Control, Order};
-use disk::{Disk, Looked};
 use drain::{Drain, Periods};
 use events::{Recorder, Said};
 use feeds::Fed;
 use host::Host;
 use lock::Lock;
 use pods::{PODS, Pods};
+use pressure::monitor::Monitor;
+use pressure::stall::Stalls;
 use rest::Rest;
 use source::Source;
 use systemd::Notifier;
@@ -158,7 +159,8 @@ struct Daemon {
     feed: mpsc::UnboundedReceiver<Fed>,
     claims: Controller,
     issuer: Rc<Issuer>,
-    disk: Disk,
+    pressure: Monitor,
+    stalls: Stalls,
     rest: Rest,
     /// The node's own object could not be written.
     publish_again: Option<tokio::time::Instant>,
@@ -221,7 +223,8 @@ impl Daemon {
             feed,
             claims,
             issuer,
-            disk: Disk::default(),
+            pressure: Monitor::default(),
+            stalls: Stalls::watch(),
             rest: Rest::default(),
             publish_again,
             notifier,
@@ -240,7 +243,7 @@ impl Daemon {
         self.bind_claims().await;
         self.pods.begin(&mut self.node).await;
         self.publish_all();
-        self.disk.glance(&self.disk_limits());
+        self.glance();
         let mut signals = Signals::new()?;
         self.api = Some(Api::start(&self.config, &self.host, &self.store, self.backends())?);
         self.notifier.ready(&self.status());
@@ -248,13 +251,14 @@ impl Daemon {
         let mut expiry = self.events.borrow_mut().expire();
         self.rest.stir(tokio::time::Instant::now());
         loop {
-            let (full, deferred) = (self.disk.due(), self.pods.deferred_until());
+            let (scarce, deferred) = (self.pressure.due(), self.pods.deferred_until());
             let leaves = self.pods.leaves();
             tokio::select! {
                 () = self.node.step() => {}
                 Some(fed) = self.feed.recv() => self.fed(fed).await,
                 Some(uid) = self.pods.ended() => self.pods.begin_again(&uid, &mut self.node),
-                looked = self.disk.looked() => self.disk_looked(looked).await,
+                looked = self.pressure.looked() => self.looked(looked).await,
+                () = self.stalls.next() => self.stalled(),
                 () = self.source.changed() => self.source.look().await,
                 wanted = signals.next() => match wanted {
                     Wanted::Stop => break,
@@ -265,10 +269,10 @@ impl Daemon {
                 () = until(self.drain.as_ref().and_then(Drain::until)) => {}
                 () = tick(&mut alive) => {
                     self.notifier.alive();
-                    self.disk.glance(&self.disk_limits());
+                    self.glance();
                 }
                 () = until(leaves) => self.pods.drive_due(&mut self.node),
-                () = until(full) => self.disk.changed(&self.disk_limits()),
+                () = until(scarce) => self.look(),
                 () = after(expiry) => {}
                 () = until(self.publish_again) => self.publish_node().await,
                 () = until(deferred) => self.pods.retry_resizes(&mut self.node),
@@ -277,6 +281,7 @@ impl Daemon {
             }
             self.publish_all();
             self.drain_on();
+            self.peek();
             expiry = self.events.borrow_mut().expire();
             self.show_status();
         }
@@ -370,59 +375,17 @@ impl Daemon {
                 }
                 Notice::Event { uid, event } => {
                     if event.reason == "Pulled" {
-                        self.disk.changed(&self.disk_limits());
+                        self.look();
                     }
                     self.pods.said(&uid, &event, &self.node);
                 }
                 Notice::Warning { uid, text } => tracing::warn!(pod = uid, "{text}"),
                 Notice::Removed { uid } => {
-                    self.disk.changed(&self.disk_limits());
+                    self.look();
                     self.pods.removed(&uid, &mut self.node);
                 }
             }
         }
-    }
-
-    async fn disk_looked(&mut self, looked: Result<Looked, String>) {
-        if self.disk.take_again() {
-            self.disk.changed(&self.disk_limits());
-        }
-        let looked = match looked {
-            Ok(looked) => looked,
-            Err(error) => return tracing::error!("look at the disk: {error}"),
-        };
-        if !looked.removed.is_empty() {
-            tracing::info!("removed images that nobody uses, the disk is nearly full: {}", looked.removed.join(", "));
-        }
-        let period = self.config.eviction_pressure_transition_period;
-        let pressure = self.disk.judge(looked.pressure, period, tokio::time::Instant::now());
-        if self.disk.fails_anew(looked.failure.is_some())
-            && let Some(failure) = &looked.failure
-        {
-            self.say_of_node(Severity::Warning, "FreeDiskSpaceFailed", failure);
-        }
-        // The list of images is a part of the node's status, too.
-        if pressure == self.host.disk && looked.removed.is_empty() {
-            return;
-        }
-        if pressure != self.host.disk {
-            let reason = pressure.event();
-            let text = format!("Node {} status is now: {reason}", self.host.name);
-            self.say_of_node(Severity::Normal, reason, &text);
-        }
-        let mut host = Host::clone(&self.host);
-        host.disk = pressure;
-        self.host = Rc::new(host);
-        self.publish_node().await;
-        self.pods.set_host(self.host.clone(), &mut self.node);
-    }
-
-    fn say_of_node(&self, severity: Severity, reason: &str, text: &str) {
-        self.events.borrow_mut().say(&Said::of_node(&self.host.name, severity, reason, text));
-    }
-
-    fn disk_limits(&self) -> disk::Limits {
-        disk::Limits::new(&self.config, &self.images)
     }
 
     async fn publish_node(&mut self) {
@@ -474,7 +437,7 @@ impl Daemon {
             tracing::warn!("taken at the next start: {}", later.join(", "));
         }
         let facts = node_facts(Some(self.host.name.clone()), self.host.ips.clone());
-        let mut host = Host { disk: self.host.disk, ..Host::new(&config, &facts) };
+        let mut host = Host { pressure: self.host.pressure.clone(), ..Host::new(&config, &facts) };
         let published = node_object::publish(&self.store, &host, &self.images).await;
         self.publish_again = published.err().map(|error| try_later(&error));
         take_node(&self.store, &mut host);

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use serde_json::{Value, json};
 
 use super::clock;
-use super::disk::DiskPressure;
 use super::host::Host;
+use super::pressure::{Pressure, Pressures};
 use crate::api::keep::heartbeat;
 use crate::image;
 use crate::store::{Change, Durability, Key, Store, StoreError};
@@ -54,7 +54,7 @@ pub fn adopt_spec(host: &mut Host, node: &Node) {
     host.cordoned = spec.unschedulable.unwrap_or(false);
     host.taints = spec.taints.unwrap_or_default();
     // The object may not have been written: the disk is full.
-    host.disk.taint(&mut host.taints);
+    host.pressure.taint(&mut host.taints);
     host.labels.extend(node.metadata.labels.clone().unwrap_or_default());
     let status = node.status.clone().unwrap_or_default();
     // As with a kubelet, what is only in the capacity can be had, too.
@@ -91,7 +91,7 @@ fn object(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
     // As with a kubelet, those of the configuration are only registered: users may remove them.
     let known = spec.get("taints").and_then(|taints| serde_json::from_value(taints.clone()).ok()).unwrap_or_default();
     let mut taints: Vec<Taint> = if old.is_none() { host.taints.clone() } else { known };
-    host.disk.taint(&mut taints);
+    host.pressure.taint(&mut taints);
     if taints.is_empty() {
         spec.as_object_mut().map(|spec| spec.remove("taints"));
     } else {
@@ -117,8 +117,7 @@ fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
     let mut addresses: Vec<Value> =
         host.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": host.name}));
-    let conditions =
-        conditions(host.disk).map(|(kind, truth, reason, message)| condition(kind, truth, reason, message, old));
+    let conditions = conditions(&host.pressure, old);
     json!({
         "capacity": list("capacity", &host.capacity),
         "allocatable": list("allocatable", &host.allocatable),
@@ -132,17 +131,14 @@ fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
 }
 
 /// In the kubelet's words.
-fn conditions(disk: DiskPressure) -> [(&'static str, &'static str, &'static str, &'static str); 4] {
-    let disk = match disk {
-        DiskPressure::None => ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        DiskPressure::Pressure => ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+fn conditions(pressures: &Pressures, old: Option<&Value>) -> Vec<Value> {
+    let pressure = |own: Pressure| {
+        let holds = pressures.contains(own);
+        let truth = if holds { "True" } else { "False" };
+        condition(own.kind(), truth, &own.reason(holds), own.message(holds), old)
     };
-    [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        disk,
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ]
+    let ready = condition("Ready", "True", "KubeletReady", "kubelet is posting ready status", old);
+    Pressure::ALL.map(pressure).into_iter().chain([ready]).collect()
 }
 
 fn condition(kind: &str, truth: &str, reason: &str, message: &str, old: Option<&Value>) -> Value {
@@ -266,23 +262,33 @@ mod tests {
         assert_eq!(gives(&rendered(None)), (0, 2000));
     }
 
-    /// EV5: a node whose disk is full takes nothing, and what users wrote stays.
+    /// EV5: a node that has too little takes nothing, and what users wrote stays.
     #[test]
-    fn disk_pressure_is_a_condition_and_a_taint() {
+    fn pressure_is_a_condition_and_a_taint() {
         let dir = tempfile::tempdir().unwrap();
         let images = image::Store::open(dir.path(), image::Limits::default()).unwrap();
         let mut old = rendered(None);
         old["spec"]["taints"] = json!([{"key": "mine", "effect": "NoExecute"}]);
-        let full = Host { disk: DiskPressure::Pressure, ..example() };
-        let shown = object(&full, &images, Some(&old));
-        assert_eq!(shown["status"]["conditions"][1]["status"], "True");
-        let taint = json!({"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"});
-        assert_eq!(shown["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}, taint]));
-        let after = object(&example(), &images, Some(&shown));
-        assert_eq!((&after["spec"], &after["status"]["conditions"][1]["status"]), (&old["spec"], &json!("False")));
-        let mut read = Host { disk: DiskPressure::Pressure, ..example() };
-        adopt_spec(&mut read, &serde_json::from_value(rendered(None)).unwrap());
-        assert_eq!(read.taints[0].key, "node.kubernetes.io/disk-pressure");
+        for (pressure, index, key, reason) in [
+            (Pressure::Memory, 0, "node.kubernetes.io/memory-pressure", "KubeletHasInsufficientMemory"),
+            (Pressure::Disk, 1, "node.kubernetes.io/disk-pressure", "KubeletHasDiskPressure"),
+            (Pressure::Pid, 2, "node.kubernetes.io/pid-pressure", "KubeletHasInsufficientPID"),
+        ] {
+            let full = Host { pressure: [pressure].into_iter().collect(), ..example() };
+            let shown = object(&full, &images, Some(&old));
+            let condition = &shown["status"]["conditions"][index];
+            assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!(reason)));
+            let taint = json!({"key": key, "effect": "NoSchedule"});
+            assert_eq!(shown["spec"]["taints"], json!([{"key": "mine", "effect": "NoExecute"}, taint]));
+            let after = object(&example(), &images, Some(&shown));
+            assert_eq!(
+                (&after["spec"], &after["status"]["conditions"][index]["status"]),
+                (&old["spec"], &json!("False"))
+            );
+            let mut read = full.clone();
+            adopt_spec(&mut read, &serde_json::from_value(rendered(None)).unwrap());
+            assert_eq!(read.taints[0].key, key);
+        }
     }
 
     #[test]

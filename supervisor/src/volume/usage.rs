@@ -123,24 +123,44 @@ fn size_limit(source: &EmptyDirVolumeSource) -> Option<Quantity> {
     source.size_limit.as_ref()?.0.parse::<Quantity>().ok().filter(|limit| limit.is_positive())
 }
 
-/// Bytes on disk below `root`, directories included. Files that vanish meanwhile do not count, those with several names
+/// What a tree takes of its file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+impl std::iter::Sum for Amount {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Self::plus)
+    }
+}
+
+impl Amount {
+    fn plus(self, other: Self) -> Self {
+        let inodes = self.inodes.saturating_add(other.inodes);
+        Self { bytes: self.bytes.saturating_add(other.bytes), inodes }
+    }
+
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES, inodes: 1 }
+    }
+}
+
+/// What is on disk below `root`, directories included. Files that vanish meanwhile do not count, those with several names
 /// count once; links are not followed and other file systems not entered.
 ///
 /// # Errors
 /// The root can't be read.
-pub fn bytes(root: BorrowedFd<'_>) -> Result<u64, VolumeError> {
+pub fn amount(root: BorrowedFd<'_>) -> Result<Amount, VolumeError> {
     let stat = rustix::fs::fstat(root).map_err(VolumeError::system("stat", "volume"))?;
-    Ok(blocks(&stat) + below(root, 0, &mut HashSet::new())?)
-}
-
-fn blocks(stat: &rustix::fs::Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES
+    Ok(Amount::of(&stat).plus(below(root, 0, &mut HashSet::new())?))
 }
 
 /// `linked`: the inodes with several names so far.
-fn below(directory: BorrowedFd<'_>, depth: u32, linked: &mut HashSet<u64>) -> Result<u64, VolumeError> {
+fn below(directory: BorrowedFd<'_>, depth: u32, linked: &mut HashSet<u64>) -> Result<Amount, VolumeError> {
     let entries = Dir::read_from(directory).map_err(VolumeError::system("read directory", "volume"))?;
-    let mut sum = 0;
+    let mut sum = Amount::default();
     for entry in entries.flatten() {
         let name = entry.file_name();
         if name == c"." || name == c".." {
@@ -151,12 +171,12 @@ fn below(directory: BorrowedFd<'_>, depth: u32, linked: &mut HashSet<u64>) -> Re
         if !is_directory && stat.st_nlink > 1 && is_counted(stat.st_ino, linked) {
             continue;
         }
-        sum += blocks(&stat);
+        sum = sum.plus(Amount::of(&stat));
         if is_directory
             && depth < DEPTH_MAX
             && let Some(opened) = open(directory, name)
         {
-            sum += below(opened.as_fd(), depth + 1, linked).unwrap_or(0);
+            sum = sum.plus(below(opened.as_fd(), depth + 1, linked).unwrap_or_default());
         }
     }
     Ok(sum)
@@ -181,12 +201,14 @@ mod tests {
     fn blocks_are_counted_and_links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let root = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let empty = bytes(root.as_fd()).unwrap();
+        let empty = amount(root.as_fd()).unwrap();
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         std::fs::write(dir.path().join("sub/file"), vec![1; 1 << 20]).unwrap();
         symlink("/", dir.path().join("link")).unwrap();
-        let used = bytes(root.as_fd()).unwrap() - empty;
-        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&used), "{used}");
+        let used = amount(root.as_fd()).unwrap();
+        let bytes = used.bytes - empty.bytes;
+        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&bytes), "{bytes}");
+        assert_eq!((empty.inodes, used.inodes), (1, 4));
     }
 
     #[test]
@@ -195,8 +217,9 @@ mod tests {
         let root = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
         std::fs::write(dir.path().join("file"), vec![1; 1 << 20]).unwrap();
         std::fs::hard_link(dir.path().join("file"), dir.path().join("again")).unwrap();
-        let used = bytes(root.as_fd()).unwrap();
-        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&used), "{used}");
+        let used = amount(root.as_fd()).unwrap();
+        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&used.bytes), "{used:?}");
+        assert_eq!(used.inodes, 2);
     }
 
     fn limits(text: &str) -> Limits {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use cgroupd::parse::{CpuStat, MemoryStat, number, working_set};
+use cgroupd::parse::CpuStat;
 use tokio::time::Instant;
 
 use super::super::context::{Context, Known};
+use super::super::stats::memory_of;
 use super::Sessions;
 
 /// Over at least this long is measured how much CPU is used.
@@ -27,9 +28,7 @@ pub struct Usage {
 fn sample(context: &Context, known: &Known) -> (u64, u64) {
     let read = |file: &str| context.engine.read_cgroup(&known.sandbox, &known.id, file).ok();
     let cpu = read("cpu.stat").and_then(|text| CpuStat::parse(&text).ok()).map_or(0, |stat| stat.usage_usec);
-    let current = read("memory.current").and_then(|text| number("memory.current", &text).ok());
-    let stat = read("memory.stat").and_then(|text| MemoryStat::parse(&text).ok());
-    (cpu, current.zip(stat).map_or(0, |(current, stat)| working_set(current, &stat)))
+    (cpu, memory_of(read).unwrap_or(0))
 }
 
 impl Sessions {
