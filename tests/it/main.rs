@@ -23,6 +23,7 @@ mod manifests;
 mod pause;
 mod pause_image;
 mod pause_tools;
+mod preempt;
 mod pressure;
 mod registry;
 mod registry_hostile;
@@ -164,6 +165,7 @@ fn all() -> Vec<Test> {
         clients::tests(),
         faults::tests(),
         full_disk::tests(),
+        preempt::tests(),
         pressure::tests(),
         kubectl::tests(),
         verbs::tests(),

@@ -65,6 +65,13 @@ impl Machine {
         self.fail(REASON, message, Some(EVICTION_GRACE), now);
     }
 
+    /// A critical pod needs its place (section 10.8); it gets its own grace.
+    pub fn preempt(&mut self, message: &str, now: Now) {
+        const REASON: &str = "Preempting";
+        self.record(Severity::Warning, REASON, message.to_owned(), None, now);
+        self.fail(REASON, message, None, now);
+    }
+
     /// Another image for a container (IN12); the generation of the changed spec.
     pub fn set_image(&mut self, index: Index, image: &str, policy: PullPolicy, generation: i64, now: Now) {
         self.spec.generation = self.spec.generation.max(generation);

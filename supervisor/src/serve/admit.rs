@@ -4,6 +4,7 @@ use cgroupd::QosClass;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::host::Host;
+use super::preempt::{PODS, Shortage, TooLittle};
 use super::pressure::{Pressure, Pressures};
 use super::schedule::{Need, Usage, affinity_fits, covers, untolerated};
 use crate::config::sysctls;
@@ -23,6 +24,12 @@ impl Refusal {
     pub fn shutdown() -> Self {
         Self { reason: "NodeShutdown", message: "Pod was rejected as the node is shutting down.".to_owned() }
     }
+
+    /// For a critical pod that nobody can make room for.
+    pub fn unexpected(error: &TooLittle) -> Self {
+        let message = format!("Unexpected error while attempting to recover from admission failure: {error}");
+        Self { reason: "UnexpectedAdmissionError", message }
+    }
 }
 
 /// None for a pod that may run.
@@ -33,19 +40,43 @@ pub fn check(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     if let Some(refusal) = pressed(pod, host) {
         return Some(refusal);
     }
-    let own = Usage::of(pod);
-    if used.len() >= usize::try_from(host.max_pods).unwrap_or(usize::MAX) {
+    if is_full(host, used) {
         let numbers = (1, used.len() as u64, u64::from(host.max_pods));
-        return Some(out_of("OutOfpods", "pods", numbers));
+        return Some(out_of("OutOfpods", PODS, numbers));
     }
-    if let Some(refusal) = lacking(&own.needs(host, used)) {
-        return Some(refusal);
-    }
+    lacking(&Usage::of(pod).needs(host, used)).or_else(|| misplaced(pod, host, used))
+}
+
+fn is_full(host: &Host, used: &[&Usage]) -> bool {
+    used.len() >= usize::try_from(host.max_pods).unwrap_or(usize::MAX)
+}
+
+/// What refuses a critical pod: for want of resources others go.
+pub fn besides_resources(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
+    unenforceable(pod, host).or_else(|| pressed(pod, host)).or_else(|| misplaced(pod, host, used))
+}
+
+/// What others have to give back so that the pod fits.
+pub fn shortages(pod: &Pod, host: &Host, used: &[&Usage]) -> Vec<Shortage> {
+    let needs = Usage::of(pod).needs(host, used);
+    let lacking = needs.iter().filter(|need| out_of_reason(&need.resource).is_some() && need.lacks());
+    let short = |need: &Need| {
+        let amount = need.asked.saturating_add(need.used).saturating_sub(need.capacity);
+        Shortage { resource: need.resource.clone(), amount }
+    };
+    let room = (used.len() as u64).saturating_add(1).saturating_sub(u64::from(host.max_pods));
+    let pods = is_full(host, used).then(|| Shortage { resource: PODS.to_owned(), amount: room });
+    lacking.map(short).chain(pods).collect()
+}
+
+/// It belongs on another node, or its place here is taken.
+fn misplaced(pod: &Pod, host: &Host, used: &[&Usage]) -> Option<Refusal> {
     if !affinity_fits(pod, host) {
         let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Some(Refusal { reason: "NodeAffinity", message: message.to_owned() });
     }
-    if own.ports.iter().any(|port| used.iter().any(|other| other.ports.iter().any(|taken| taken.conflicts(port)))) {
+    let ports = Usage::of(pod).ports;
+    if ports.iter().any(|port| used.iter().any(|other| other.ports.iter().any(|taken| taken.conflicts(port)))) {
         let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return Some(Refusal { reason: "NodePorts", message: message.to_owned() });
     }
@@ -127,14 +158,18 @@ fn tolerates_memory_pressure(pod: &Pod) -> bool {
 /// Extended resources that the node does not have are not asked for, as with the kubelet.
 fn lacking(needs: &[Need]) -> Option<Refusal> {
     needs.iter().find_map(|need| {
-        let reason = match need.resource.as_str() {
-            "cpu" => "OutOfcpu",
-            "memory" => "OutOfmemory",
-            "ephemeral-storage" => "OutOfephemeral-storage",
-            _ => return None,
-        };
+        let reason = out_of_reason(&need.resource)?;
         need.lacks().then(|| out_of(reason, &need.resource, (need.asked, need.used, need.capacity)))
     })
+}
+
+fn out_of_reason(resource: &str) -> Option<&'static str> {
+    match resource {
+        "cpu" => Some("OutOfcpu"),
+        "memory" => Some("OutOfmemory"),
+        "ephemeral-storage" => Some("OutOfephemeral-storage"),
+        _ => None,
+    }
 }
 
 fn out_of(reason: &'static str, resource: &str, (asked, used, capacity): (u64, u64, u64)) -> Refusal {
@@ -250,6 +285,24 @@ mod tests {
         // The node is overbooked already, and what is not asked for anew is not in the way.
         let heavy = of("2", "1Gi");
         assert_eq!(judged(&of("100m", "256Mi"), &[&heavy]), "fits");
+    }
+
+    #[test]
+    fn what_a_critical_pod_lacks_is_counted() {
+        let of = |cpu: &str, memory: &str| {
+            let requests = json!({"cpu": cpu, "memory": memory, "example.com/gpu": "1"});
+            pod(json!({"containers": [{"name": "c", "resources": {"requests": requests}}]}))
+        };
+        let running = Usage::of(&of("1500m", "512Mi"));
+        let full = Host { max_pods: 1, ..example() };
+        let short = |amount: u64, resource: &str| Shortage { resource: resource.to_owned(), amount };
+        let missing = shortages(&of("700m", "1Gi"), &full, &[&running]);
+        assert_eq!(missing, [short(200, "cpu"), short(512 << 20, "memory"), short(1, "pods")]);
+        assert_eq!(shortages(&of("500m", "1Mi"), &example(), &[&running]), []);
+        let wanted = of("2", "1Mi");
+        assert_eq!(besides_resources(&wanted, &example(), &[&running]), None);
+        let pressed = besides_resources(&wanted, &under(&[Pressure::Disk]), &[]);
+        assert_eq!(pressed.map(|refusal| refusal.reason), Some("Evicted"));
     }
 
     /// PH15: cpu in milli, the rest in base units.

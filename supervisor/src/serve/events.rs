@@ -101,6 +101,12 @@ impl Said {
         Self::of_scheduler(about_pod(pod), Severity::Warning, "FailedScheduling", message.to_owned())
     }
 
+    /// Of who goes for a pod of higher priority, which is named by its uid.
+    pub fn preempted(victim: &Pod, by: &str, node: &str) -> Self {
+        let message = format!("Preempted by pod {by} on node {node}");
+        Self::of_scheduler(about_pod(victim), Severity::Normal, "Preempted", message)
+    }
+
     /// What the controller says that ends pods which don't tolerate the node's taints.
     pub fn of_taints(pod: &Pod, leaves: bool) -> Self {
         let about = about_pod(pod);

@@ -24,6 +24,7 @@ pub mod journal;
 pub mod lock;
 pub mod node_object;
 pub mod pods;
+pub mod preempt;
 pub mod pressure;
 pub mod reset;
 pub mod rest;
@@ -281,6 +282,7 @@ impl Daemon {
             }
             self.publish_all();
             self.drain_on();
+            self.pods.admit_waiting(&mut self.node);
             self.peek();
             expiry = self.events.borrow_mut().expire();
             self.show_status();

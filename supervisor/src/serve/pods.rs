@@ -3,11 +3,14 @@
 //! The store says which pods there should be; nothing here remembers what can be read there again. A pod's status is
 //! written by one task at a time, the newest one wins, and a conflict means reading again.
 
+mod room;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use cgroupd::QosClass;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -18,17 +21,18 @@ use super::clock;
 use super::drain::disruption;
 use super::events::{Recorder, Said};
 use super::host::Host;
-use super::schedule::{self, Misfit, Usage};
+use super::schedule::{self, Misfit, Preemption, Usage};
 use super::source::Claimed;
 use super::taints::{self, Leaving, Verdict};
-use crate::convert::machine;
 use crate::convert::status::{self, Surroundings};
+use crate::convert::{machine, resources};
 use crate::node::Node;
 use crate::pod::resize::{self, Reason, Refusal};
 use crate::pod::spec::PodSpec;
 use crate::pod::status::Status;
 use crate::store::{Change, Durability, Key, Object, Store, StoreError, Version, WatchEvent, WatchEventKind};
 use crate::volume::claims::controller;
+use room::{Room, priority};
 
 /// The resource.
 pub const PODS: &str = "pods";
@@ -55,6 +59,9 @@ struct Known {
     /// With what a resize waits for: nothing new gets that (RZ4).
     reserved: Usage,
     priority: i32,
+    qos: QosClass,
+    /// Critical or static: only users end it.
+    critical: bool,
     status: Rc<RefCell<Writing>>,
     /// Of a static pod: the number of its containers' next instances.
     next: Option<BTreeMap<String, u32>>,
@@ -82,6 +89,8 @@ pub struct Pods {
     /// Pods whose resize found no room, looked at again at the same times, and at the latest then (RZ4).
     deferred: BTreeSet<String>,
     deferred_until: Option<Instant>,
+    /// What is kept for pods that matter more.
+    room: Room,
     /// Pods that the node's taints drive out in a while.
     leaving: Leaving,
     /// Pods that only their manifests end.
@@ -105,6 +114,7 @@ impl Pods {
             pending: BTreeSet::new(),
             deferred: BTreeSet::new(),
             deferred_until: None,
+            room: Room::default(),
             leaving: Leaving::default(),
             claimed,
             refusing: false,
@@ -162,9 +172,14 @@ impl Pods {
     /// Deletes a pod that does not tolerate a taint (CO6).
     fn drive_out(&self, pod: &Pod, node: &mut Node) {
         self.events.borrow_mut().say(&Said::of_taints(pod, true));
+        self.end_for(pod, node, taints::WHY);
+    }
+
+    /// Deletes a pod for this reason, with this message (CO6).
+    fn end_for(&self, pod: &Pod, node: &mut Node, why: (&'static str, &'static str)) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         node.change(&uid, |machine, now| {
-            let condition = disruption(taints::REASON, taints::MESSAGE, machine.spec().generation, now.wall);
+            let condition = disruption(why.0, why.1, machine.spec().generation, now.wall);
             machine.set_condition(condition, now);
         });
         let (store, key) = (self.store.clone(), key_of(pod));
@@ -174,7 +189,7 @@ impl Pods {
                     return;
                 };
                 let mut value = object.value();
-                if !taints::mark_leaving(&mut value, clock::wall()) {
+                if !taints::mark_leaving(&mut value, why, clock::wall()) {
                     return;
                 }
                 let change = Change::Update { key: key.clone(), expected: Some(object.version), value };
@@ -260,12 +275,15 @@ impl Pods {
         let there: BTreeSet<String> = objects.iter().filter_map(known_uid).collect();
         let gone: Vec<String> = self.known.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
         gone.iter().for_each(|uid| self.lose(uid, node));
+        self.room.keep(&there);
         objects.iter().for_each(|object| self.sync(object, node));
     }
 
     fn deleted(&mut self, object: &Object, node: &mut Node) {
         self.pending.remove(&object.key);
-        match known_uid(object).filter(|uid| node.has(uid)) {
+        let uid = known_uid(object);
+        uid.iter().for_each(|uid| self.room.forget(uid));
+        match uid.filter(|uid| node.has(uid)) {
             Some(uid) => self.lose(&uid, node),
             None => self.retry(node),
         }
@@ -317,14 +335,21 @@ impl Pods {
 
     fn know(&mut self, uid: &str, key: Key, pod: &Pod) {
         let around = Rc::new(self.host.surroundings(pod));
-        let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+        let priority = priority(pod);
         let usage = Usage::of(pod);
         let next = machine::is_static(pod).then(BTreeMap::new);
-        let known = Known { key, around, reserved: usage.clone(), usage, priority, status: Rc::default(), next };
+        let asked = pod.spec.as_ref().and_then(|spec| resources::pod(spec).ok());
+        let qos = asked.map_or(QosClass::BestEffort, |asked| cgroupd::qos::qos_class(&asked));
+        let (critical, status) = (machine::is_critical(pod), Rc::default());
+        let known = Known { key, around, reserved: usage.clone(), usage, priority, qos, critical, status, next };
         self.known.insert(uid.to_owned(), known);
     }
 
     fn add(&mut self, uid: &str, object: &Object, pod: Pod, node: &mut Node) {
+        if self.awaits_room(uid, node) {
+            return;
+        }
+        self.room.forget(uid);
         let mut spec = machine::spec(&pod);
         self.host.complete(&mut spec);
         for (container, next) in self.ended.remove(uid).into_iter().flat_map(|(_, next)| next) {
@@ -336,6 +361,13 @@ impl Pods {
         let refusal = match self.refusing {
             true => Some(admit::Refusal::shutdown()),
             false => admit::check(&pod, &self.host, &used),
+        };
+        let refusal = match refusal {
+            Some(_) if machine::is_critical(&pod) && !self.refusing => match self.make_room(uid, object, &pod, node) {
+                None => return,
+                refusal => refusal,
+            },
+            refusal => refusal,
         };
         self.know(uid, object.key.clone(), &pod);
         match refusal {
@@ -350,18 +382,11 @@ impl Pods {
         }
     }
 
-    /// What living pods have, but for one.
+    /// What living pods have, but for one, and what critical ones are about to get.
     fn used(&self, node: &Node, without: Option<&str>) -> Vec<&Usage> {
         let living = self.known.iter().filter(|(uid, _)| Some(uid.as_str()) != without);
         let living = living.filter(|(uid, _)| node.status(uid).is_some_and(|status| !status.phase.is_final()));
-        living.map(|(_, known)| &known.usage).collect()
-    }
-
-    /// What living pods have or wait for.
-    fn reserved(&self, node: &Node) -> Vec<&Usage> {
-        let living = self.known.iter();
-        let living = living.filter(|(uid, _)| node.status(uid).is_some_and(|status| !status.phase.is_final()));
-        living.map(|(_, known)| &known.reserved).collect()
+        living.map(|(_, known)| &known.usage).chain(self.room.waited_for()).collect()
     }
 
     fn update(&mut self, uid: &str, pod: Pod, node: &mut Node) {
@@ -531,20 +556,31 @@ impl Pods {
             self.pending.insert(object.key.clone());
             return;
         }
-        let used = self.reserved(node);
+        let awaited = self.take_promise(pod.metadata.uid.as_deref().unwrap_or_default());
+        let used = self.taken(node, priority(pod), &BTreeSet::new());
         let neighbours = || self.neighbours();
         let claims = self.claims_fit(pod);
         match claims.and_then(|()| schedule::fit(pod, &self.host, &used, &neighbours)) {
             Ok(()) => self.bind(object, pod),
             Err(misfit) => {
                 self.pending.insert(object.key.clone());
-                let message = misfit.message();
-                if unschedulable_message(pod) != Some(&message) {
-                    self.events.borrow_mut().say(&Said::failed_scheduling(pod, &message));
-                    self.commit_now(object, |value| schedule::mark_unschedulable(value, &message));
-                }
+                let preemption = self.preempt(pod, &misfit, &awaited, node);
+                self.tell_why(object, pod, &misfit, &preemption);
             }
         }
+    }
+
+    /// Why a pod stays Pending, and whether room is being made for it.
+    fn tell_why(&self, object: &Object, pod: &Pod, misfit: &Misfit, preemption: &Preemption) {
+        let message = misfit.message(preemption);
+        let nominated = preemption.nominates().then_some(self.host.name.as_str());
+        let shown = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+        if unschedulable_message(pod) != Some(&message) {
+            self.events.borrow_mut().say(&Said::failed_scheduling(pod, &message));
+        } else if nominated == shown {
+            return;
+        }
+        self.commit_now(object, |value| schedule::mark_unschedulable(value, &message, nominated));
     }
 
     fn claims_fit(&self, pod: &Pod) -> Result<(), Misfit> {
@@ -567,6 +603,7 @@ impl Pods {
     fn bind(&mut self, object: &Object, pod: &Pod) {
         let name = self.host.name.clone();
         self.events.borrow_mut().say(&Said::scheduled(pod, &name));
+        self.room.bound(pod.metadata.uid.as_deref().unwrap_or_default(), pod);
         // The feed brings it back with its node's name.
         self.commit_now(object, |value| schedule::mark_bound(value, &name));
     }
@@ -595,10 +632,8 @@ impl Pods {
     /// Something became free.
     pub fn retry(&mut self, node: &mut Node) {
         self.retry_resizes(node);
-        for key in std::mem::take(&mut self.pending) {
-            if let Some(object) = self.store.get(&key) {
-                self.sync(&object, node);
-            }
+        for object in self.take_pending() {
+            self.sync(&object, node);
         }
     }
 

@@ -52,6 +52,11 @@ impl Usage {
         Self { amounts: requests.iter().map(amount).filter(|(_, amount)| *amount > 0).collect(), ports: ports(spec) }
     }
 
+    /// How much of it; cpu in milli.
+    pub fn amount(&self, resource: &str) -> u64 {
+        self.amounts.get(resource).copied().unwrap_or(0)
+    }
+
     /// The larger one of both for each resource: what is promised while one turns into the other.
     pub fn larger(&self, other: &Self) -> Self {
         let mut larger = self.clone();
@@ -110,17 +115,54 @@ impl Misfit {
         Self { reasons: vec![reason], preemptible: false, counted: false }
     }
 
+    pub fn is_preemptible(&self) -> bool {
+        self.preemptible
+    }
+
     /// The text of the condition and of the event.
-    pub fn message(&self) -> String {
+    pub fn message(&self, preemption: &Preemption) -> String {
+        const UNHELPFUL: &str = "1 Preemption is not helpful for scheduling";
+        const NO_VICTIMS: &str = "1 No preemption victims found for incoming pod";
+        let nodes = |reasons: &str| format!("0/1 nodes are available: {reasons}.");
+        let preemption = match preemption {
+            Preemption::Never => "not eligible due to preemptionPolicy=Never.".to_owned(),
+            Preemption::NoVictims => nodes(if self.preemptible { NO_VICTIMS } else { UNHELPFUL }),
+            Preemption::Unhelpful(misfit) => nodes(&misfit.reasons()),
+            Preemption::Terminating => "not eligible due to a terminating pod on the nominated node.".to_owned(),
+            Preemption::Nominated => return nodes(&self.reasons()),
+        };
+        format!("{} preemption: {preemption}", nodes(&self.reasons()))
+    }
+
+    fn reasons(&self) -> String {
         let count = if self.counted { "1 " } else { "" };
         let reasons: Vec<String> = self.reasons.iter().map(|reason| format!("{count}{reason}")).collect();
-        let preemption = if self.preemptible {
-            "No preemption victims found for incoming pod"
-        } else {
-            "Preemption is not helpful for scheduling"
-        };
-        let reasons = reasons.join(", ");
-        format!("0/1 nodes are available: {reasons}. preemption: 0/1 nodes are available: 1 {preemption}.")
+        reasons.join(", ")
+    }
+}
+
+/// What became of the attempt to make room for a pod that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preemption {
+    /// The pod does not want others to go for it.
+    Never,
+    /// There are none that matter less, or none that could help.
+    NoVictims,
+    /// It would not fit without all of those either.
+    Unhelpful(Misfit),
+    /// Somebody goes already.
+    Terminating,
+    /// Somebody has been told to go.
+    Nominated,
+}
+
+impl Preemption {
+    /// Whether `status.nominatedNodeName` is the node.
+    pub fn nominates(&self) -> bool {
+        match self {
+            Self::Never | Self::NoVictims | Self::Unhelpful(_) => false,
+            Self::Terminating | Self::Nominated => true,
+        }
     }
 }
 
@@ -327,11 +369,21 @@ fn matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
 /// Writes the binding into a stored pod: node, and `PodScheduled` (CO1).
 pub fn mark_bound(value: &mut Value, node: &str) {
     value["spec"]["nodeName"] = json!(node);
+    nominate(value, None);
     put_condition(value, json!({"type": "PodScheduled", "status": "True"}));
 }
 
-/// Writes why a pod stays Pending.
-pub fn mark_unschedulable(value: &mut Value, message: &str) {
+fn nominate(value: &mut Value, node: Option<&str>) {
+    match (value["status"].as_object_mut(), node) {
+        (Some(status), None) => drop(status.remove("nominatedNodeName")),
+        (None, None) => {}
+        (_, Some(node)) => value["status"]["nominatedNodeName"] = json!(node),
+    }
+}
+
+/// Writes why a pod stays Pending, and where room is made for it.
+pub fn mark_unschedulable(value: &mut Value, message: &str, nominated: Option<&str>) {
+    nominate(value, nominated);
     let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
     put_condition(value, condition);
 }
@@ -378,7 +430,7 @@ mod tests {
     }
 
     fn message(host: &Host, spec: Value, used: &[&Usage], others: &[Pod]) -> Option<String> {
-        fit(&pod(spec), host, used, &|| others.to_vec()).err().map(|misfit| misfit.message())
+        fit(&pod(spec), host, used, &|| others.to_vec()).err().map(|misfit| misfit.message(&Preemption::NoVictims))
     }
 
     fn text(reason: &str, preemption: &str) -> Option<String> {
@@ -463,7 +515,7 @@ mod tests {
                 assert_eq!(name, "x");
                 claim.clone().map(|claim| serde_json::from_value(claim).unwrap())
             };
-            claims_fit(&pod, &find, &|| vec![class(mode)]).err().map(|misfit| misfit.message())
+            claims_fit(&pod, &find, &|| vec![class(mode)]).err().map(|misfit| misfit.message(&Preemption::NoVictims))
         };
         let claim = json!({"metadata": {"name": "x"}, "spec": {"storageClassName": "c"}});
         let mut leaving = claim.clone();
@@ -513,15 +565,31 @@ mod tests {
     #[test]
     fn a_condition_keeps_its_transition_while_its_status_stays() {
         let mut value = json!({"metadata": {"generation": 1}, "spec": {}});
-        mark_unschedulable(&mut value, "one");
+        mark_unschedulable(&mut value, "one", Some("n1"));
+        assert_eq!(value["status"]["nominatedNodeName"], "n1");
         value["status"]["conditions"][0]["lastTransitionTime"] = json!("2026-01-01T00:00:00Z");
-        mark_unschedulable(&mut value, "two");
+        mark_unschedulable(&mut value, "two", Some("n1"));
         let condition = &value["status"]["conditions"][0];
         assert_eq!((&condition["message"], &condition["reason"]), (&json!("two"), &json!("Unschedulable")));
         assert_eq!(condition["lastTransitionTime"], "2026-01-01T00:00:00Z");
         mark_bound(&mut value, "n1");
         assert_eq!(value["status"]["conditions"].as_array().unwrap().len(), 1);
         assert_eq!(value["status"]["conditions"][0]["status"], "True");
-        assert_eq!(value["spec"]["nodeName"], "n1");
+        assert_eq!((&value["spec"]["nodeName"], &value["status"]["nominatedNodeName"]), (&json!("n1"), &Value::Null));
+    }
+
+    #[test]
+    fn a_message_tells_what_became_of_preemption() {
+        let running = Usage::of(&pod(requests("2", "1Mi")));
+        let misfit = fit(&pod(requests("1", "1Mi")), &example(), &[&running], &Vec::new).unwrap_err();
+        let head = "0/1 nodes are available: 1 Insufficient cpu.";
+        for (preemption, tail) in [
+            (Preemption::Never, " preemption: not eligible due to preemptionPolicy=Never."),
+            (Preemption::Terminating, " preemption: not eligible due to a terminating pod on the nominated node."),
+            (Preemption::Nominated, ""),
+            (Preemption::Unhelpful(misfit.clone()), " preemption: 0/1 nodes are available: 1 Insufficient cpu."),
+        ] {
+            assert_eq!(misfit.message(&preemption), format!("{head}{tail}"));
+        }
     }
 }

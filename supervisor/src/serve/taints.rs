@@ -81,17 +81,16 @@ impl Leaving {
 }
 
 /// Writes into a stored pod that it is deleted, and why (CO6, DE2); false for one that is being deleted already.
-pub fn mark_leaving(value: &mut Value, now: WallTime) -> bool {
+pub fn mark_leaving(value: &mut Value, (reason, message): (&str, &str), now: WallTime) -> bool {
     let mut told = value.clone();
-    put_condition(&mut told, json!({"type": DISRUPTION, "status": "True", "reason": REASON, "message": MESSAGE}));
+    put_condition(&mut told, json!({"type": DISRUPTION, "status": "True", "reason": reason, "message": message}));
     let Some(ending) = api::ending(&told, clock::stamp(now)) else { return false };
     *value = ending;
     true
 }
 
-/// Of the condition.
-pub const REASON: &str = "DeletionByTaintManager";
-pub const MESSAGE: &str = "Taint manager: deleting due to NoExecute taint";
+/// Reason and message of the condition.
+pub const WHY: (&str, &str) = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
 
 #[cfg(test)]
 mod tests {
@@ -144,12 +143,12 @@ mod tests {
     #[test]
     fn a_pod_that_leaves_says_why() {
         let mut value = json!({"metadata": {"generation": 1}, "spec": {"terminationGracePeriodSeconds": 5}});
-        assert!(mark_leaving(&mut value, WallTime(0)));
+        assert!(mark_leaving(&mut value, WHY, WallTime(0)));
         assert_eq!(value["metadata"]["deletionTimestamp"], "1970-01-01T00:00:05Z");
         assert_eq!(
             (&value["metadata"]["generation"], &value["status"]["conditions"][0]["reason"]),
-            (&json!(2), &json!(REASON))
+            (&json!(2), &json!(WHY.0))
         );
-        assert!(!mark_leaving(&mut value, WallTime(0)), "once");
+        assert!(!mark_leaving(&mut value, WHY, WallTime(0)), "once");
     }
 }
