@@ -1,7 +1,9 @@
-//! Looking at the node: file systems, memory, processes, and what can be given back before a pod goes. Blocks.
+//! Looking at the node: file systems, memory, processes, and what can be given back before a pod goes.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::signal::{self, Met, Observed, Signal};
 use crate::config::Config;
@@ -84,6 +86,9 @@ impl Limits {
 
 /// The kubelet's order: images beyond their threshold, then what is scarce, then images that nobody uses.
 pub async fn look(limits: Limits, sessions: Sessions) -> Result<Looked, String> {
+    if limits.is_pressed() {
+        await_deletion(&limits.trash).await;
+    }
     let looking = tokio::task::spawn_blocking(move || without_pods(&limits)).await;
     let mut looked = looking.unwrap_or_else(|error| Err(error.to_string()))?;
     if let Some((met, Reclaimed::TooLittle)) = &looked.most_urgent {
@@ -97,12 +102,8 @@ fn without_pods(limits: &Limits) -> Result<Looked, String> {
     let report = images.garbage_collect(&limits.collect).map_err(|error| error.to_string())?;
     let failure = report.failure();
     let mut removed = report.removed;
-    let mut observed = limits.observe()?;
-    let mut met = signal::met(&observed, &limits.keep);
-    if met.iter().any(|met| met.signal.scarce().is_of_disk()) && await_deletion(&limits.trash) {
-        observed = limits.observe()?;
-        met = signal::met(&observed, &limits.keep);
-    }
+    let observed = limits.observe()?;
+    let met = signal::met(&observed, &limits.keep);
     let is_near = signal::is_near(&observed, &limits.keep);
     let most_urgent = match met.first().copied() {
         Some(first) if first.signal.scarce().is_of_disk() => {
@@ -116,15 +117,13 @@ fn without_pods(limits: &Limits) -> Result<Looked, String> {
     Ok(Looked { met, most_urgent, is_near, pods: Vec::new(), removed, failure })
 }
 
-/// Waits until everything that was removed is deleted; false when there was nothing.
-fn await_deletion(trash: &Path) -> bool {
+/// Waits until everything that was removed is deleted.
+async fn await_deletion(trash: &Path) {
     let is_empty = || std::fs::read_dir(trash).map_or(true, |mut entries| entries.next().is_none());
     let until = Instant::now() + DELETION;
-    let had_some = !is_empty();
     while !is_empty() && Instant::now() < until {
-        std::thread::sleep(DELETION_LOOK);
+        tokio::time::sleep(DELETION_LOOK).await;
     }
-    had_some
 }
 
 fn free(path: &Path) -> Result<FileSystem, String> {
