@@ -5,6 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Highest descriptor that can be taken once by [`take_inherited`].
@@ -27,13 +28,18 @@ pub fn take_inherited(number: RawFd) -> Option<OwnedFd> {
     open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// A descriptor that tasks wait for, to read or write.
+pub fn registered(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    registered_for(descriptor, Interest::READABLE | Interest::WRITABLE)
+}
+
 /// A descriptor that tasks wait for.
 #[expect(
     deprecated,
     reason = "its replacement is unsafe, for types that lie about their descriptor; an OwnedFd does not"
 )]
-pub fn registered(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(descriptor)
+pub fn registered_for(descriptor: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, interest)
 }
 
 /// `close_range(first, ~0, 0)`: drops what a careless parent left open (D10). Only at start, before anything is owned.

@@ -8,6 +8,8 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::sys::fd::registered_for;
+
 const FILE: &str = "/proc/pressure/memory";
 /// Some process has waited for 100 ms within two seconds, both in microseconds; told at most once in that time. Shorter windows
 /// need CAP_SYS_RESOURCE.
@@ -37,10 +39,5 @@ fn open() -> io::Result<AsyncFd<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(FILE, flags, Mode::empty())?;
     rustix::io::write(&file, TRIGGER)?;
-    registered(file)
-}
-
-#[expect(deprecated, reason = "what replaces it is an unsafe function; an owned descriptor keeps its number valid")]
-fn registered(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(file, Interest::PRIORITY)
+    registered_for(file, Interest::PRIORITY)
 }
