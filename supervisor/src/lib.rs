@@ -26,4 +26,5 @@ pub mod store;
 pub mod stream;
 pub mod sys;
 mod tls;
+pub mod user_namespace;
 pub mod volume;

@@ -443,7 +443,7 @@ fn overlay_both_ways() {
         let _parts = (open("scratch/upper"), open("scratch/work"));
         let scratch = open("scratch");
         let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
-        let root = overlay::mount_root_by(method, &layers, scratch.as_fd()).unwrap();
+        let root = overlay::mount_root_by(method, &layers, scratch.as_fd(), None).unwrap();
         let root = format!("/proc/self/fd/{}", root.as_raw_fd());
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), overlay::MAX_LAYERS + 1, "{method:?}");
         assert_eq!(std::fs::read_to_string(format!("{root}/top")).unwrap(), "0", "{method:?}");

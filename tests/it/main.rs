@@ -37,6 +37,7 @@ mod serve;
 mod tidy;
 mod torture;
 mod transcript;
+mod user_namespaces;
 mod verbs;
 mod vm;
 mod vm_cgroups;
@@ -161,6 +162,7 @@ fn all() -> Vec<Test> {
         manifests::tests(),
         serve::tests(),
         resize::tests(),
+        user_namespaces::tests(),
         torture::tests(),
         clients::tests(),
         faults::tests(),

@@ -65,6 +65,9 @@ pub struct Config {
     pub container_log_max_files: u32,
     /// Runs pods with limits that this host can't enforce, and says so, instead of refusing to start.
     pub allow_unenforced_limits: bool,
+    /// Whether pods that don't say have the host's users; else those without host namespaces get their own, where the kernel
+    /// can do that. A pod keeps what it began with.
+    pub host_users: bool,
     /// The directory in the cgroup tree below which pods lie. By default the unit's own, else `monopod`.
     pub cgroup_parent: Option<PathBuf>,
     /// What all pods get at a shutdown of the machine, as a duration; `0s` leaves them to the machine.
@@ -138,6 +141,7 @@ impl Default for Config {
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
             allow_unenforced_limits: false,
+            host_users: true,
             cgroup_parent: None,
             shutdown_grace_period: Duration::from_secs(60),
             shutdown_grace_period_critical_pods: Duration::from_secs(10),
@@ -264,6 +268,7 @@ impl Config {
             ("containerLogMaxSize", self.container_log_max_size != new.container_log_max_size),
             ("containerLogMaxFiles", self.container_log_max_files != new.container_log_max_files),
             ("allowUnenforcedLimits", self.allow_unenforced_limits != new.allow_unenforced_limits),
+            ("hostUsers", self.host_users != new.host_users),
             ("api", self.api != new.api),
             (
                 "imagePullCredentialsVerificationPolicy",

@@ -9,16 +9,21 @@ use crate::monitor::protocol::{HostNamespaces, PidNamespace};
 
 /// The runtime's handlers: what a runtime class may name. There is one way to run a pod, by the name that everybody's
 /// default has.
-const HANDLERS: [&str; 1] = ["runc"];
+pub const HANDLERS: [&str; 1] = ["runc"];
 
 /// Whether this node can make a sandbox that isolates the pod as its spec asks; less than that is none. `handler_of` gives
 /// the handler of a runtime class.
 ///
 /// # Errors
 /// It can't, in words.
-pub fn possible(spec: &PodSpec, handler_of: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+pub fn possible(
+    spec: &PodSpec,
+    user_namespaces: impl FnOnce() -> Result<(), String>,
+    handler_of: impl Fn(&str) -> Option<String>,
+) -> Result<(), String> {
     if spec.host_users == Some(false) {
-        return Err("this node has no user namespaces for pods (hostUsers: false)".to_owned());
+        let told = |cause| format!("this node has no user namespaces for pods (hostUsers: false): {cause}");
+        user_namespaces().map_err(told)?;
     }
     let Some(class) = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty()) else { return Ok(()) };
     let handler = handler_of(class).ok_or_else(|| format!("RuntimeClass {class:?} not found"))?;
@@ -26,6 +31,29 @@ pub fn possible(spec: &PodSpec, handler_of: impl Fn(&str) -> Option<String>) -> 
         return Ok(());
     }
     Err(format!("no runtime for {handler:?} is configured (RuntimeClass {class:?})"))
+}
+
+/// Whose users a pod has (section 8.4, D22).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Users {
+    Host,
+    /// Its own, or it does not run.
+    Own,
+    /// What the node says, where it can.
+    Unsaid {
+        host: bool,
+    },
+}
+
+/// `by_default` is the node's word: true gives pods that don't say the host's users. Host namespaces go with no others.
+pub fn users(spec: &PodSpec, by_default: bool) -> Users {
+    let host = host_namespaces(spec);
+    match spec.host_users {
+        Some(false) => Users::Own,
+        Some(true) => Users::Host,
+        None if host.network || host.pid || host.ipc => Users::Host,
+        None => Users::Unsaid { host: by_default },
+    }
 }
 
 /// The namespaces that the pod shares with the host.
@@ -122,17 +150,37 @@ mod tests {
             "vm" => Some("kata".to_owned()),
             _ => None,
         };
-        let refused = |rest: &str| possible(&spec(&format!(r#"{{"containers":[]{rest}}}"#)), handler_of).err();
+        let refused_by = |users: Result<(), String>, rest: &str| {
+            possible(&spec(&format!(r#"{{"containers":[]{rest}}}"#)), || users, handler_of).err()
+        };
+        let refused = |rest: &str| refused_by(Err("too old".to_owned()), rest);
         for fine in ["", r#","hostUsers":true"#, r#","runtimeClassName":"plain""#] {
             assert_eq!(refused(fine), None, "{fine}");
         }
+        assert_eq!(refused_by(Ok(()), r#","hostUsers":false"#), None);
         for (rest, said) in [
-            (r#","hostUsers":false"#, "this node has no user namespaces for pods (hostUsers: false)"),
+            (r#","hostUsers":false"#, "this node has no user namespaces for pods (hostUsers: false): too old"),
             (r#","runtimeClassName":"vm""#, r#"no runtime for "kata" is configured (RuntimeClass "vm")"#),
             (r#","runtimeClassName":"none""#, r#"RuntimeClass "none" not found"#),
         ] {
             assert_eq!(refused(rest).as_deref(), Some(said), "{rest}");
         }
+    }
+
+    /// Section 8.4, D22: the pod's own word and host namespaces win over the node's.
+    #[test]
+    fn whose_users_a_pod_has() {
+        for (rest, expected) in [
+            ("", Users::Unsaid { host: false }),
+            (r#","hostUsers":true"#, Users::Host),
+            (r#","hostUsers":false"#, Users::Own),
+            (r#","hostNetwork":true"#, Users::Host),
+            (r#","hostPID":true"#, Users::Host),
+            (r#","hostIPC":true"#, Users::Host),
+        ] {
+            assert_eq!(users(&spec(&format!(r#"{{"containers":[]{rest}}}"#)), false), expected, "{rest}");
+        }
+        assert_eq!(users(&spec(r#"{"containers":[]}"#), true), Users::Unsaid { host: true });
     }
 
     /// Section 8.4, EP5

@@ -13,7 +13,7 @@ use super::container::RECORD as CONTAINER_RECORD;
 use super::error::EngineError;
 use super::id::SandboxId;
 use super::record::{self, ContainerRecord, SandboxRecord};
-use super::sandbox::{RECORD, Sandbox, pod_id};
+use super::sandbox::{RECORD, Sandbox, open_user_namespace, pod_id};
 use crate::convert::mounts::FILES_VOLUME;
 use crate::monitor::client::Client;
 use crate::monitor::protocol::{ContainerState, Snapshot};
@@ -88,7 +88,8 @@ impl Engine {
             // The monitor has not reaped pause, so the number is still its.
             let path = format!("/proc/{pause}/ns/net");
             let netns = OwnedFd::from(File::open(&path).map_err(EngineError::io("open", &path))?);
-            let sandbox = Sandbox { client: client.clone(), record: record.clone(), files, netns };
+            let users = record.user_namespace.map(|_| open_user_namespace(pause)).transpose()?;
+            let sandbox = Sandbox { client: client.clone(), record: record.clone(), files, netns, users };
             let sandbox = std::rc::Rc::new(sandbox);
             self.shared.sandboxes.borrow_mut().insert(record.id.clone(), sandbox.clone());
             self.forward(record.id.clone(), events, None);

@@ -58,6 +58,11 @@ impl Dirs {
         self.data.join("scratch").join(id.as_str())
     }
 
+    /// What pods have on disk: a directory for each, named by its uid.
+    pub fn pods(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+
     /// Where directories wait to be deleted: renaming is quick, deleting a large tree is not.
     pub fn trash(&self) -> PathBuf {
         self.data.join("trash")

@@ -20,6 +20,8 @@ pub enum EngineError {
     Monitor(#[from] ClientError),
     #[error("more than {0} descriptors for one container: too many layers or mounts")]
     TooManyDescriptors(usize),
+    #[error(transparent)]
+    Ids(#[from] crate::user_namespace::claims::ClaimError),
     #[error("name of a cgroup: {0}")]
     CgroupName(#[from] cgroupd::plan::NameError),
     #[error("launch plan: {0}")]

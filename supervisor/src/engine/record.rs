@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{ContainerId, SandboxId};
 use crate::image::digest::Digest;
+use crate::user_namespace::IdRange;
 
 /// Format of the records below.
 pub const VERSION: u16 = 1;
@@ -34,6 +35,9 @@ pub struct SandboxRecord {
     /// As the kubelet names it; with the pod's uid it says where the cgroup is.
     pub qos: String,
     pub network: bool,
+    /// The ids of the pod's user namespace; none when it has the host's users.
+    #[serde(default)]
+    pub user_namespace: Option<IdRange>,
     /// What else the owner made for the pod: goes with a dead owner's sandbox.
     #[serde(default)]
     pub directories: Vec<PathBuf>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use tokio::sync::mpsc;
 
@@ -19,6 +19,7 @@ use crate::monitor::client::{Client, ClientError, Descriptors, MonitorProcess};
 use crate::monitor::protocol::{Event, HostNamespaces, SandboxSpec, WhenBrainDies};
 use crate::monitor::spawn::Start;
 use crate::runtime::launch::FdSlot;
+use crate::user_namespace::{IdRange, claims};
 
 /// Name of the owner record in a sandbox's directory.
 pub(super) const RECORD: &str = "sandbox.json";
@@ -34,6 +35,8 @@ pub struct SandboxRequest {
     pub pod: PodReference,
     pub hostname: Option<String>,
     pub host: HostNamespaces,
+    /// The pod's own users; none when it has the host's.
+    pub user_namespace: Option<IdRange>,
     pub sysctls: Vec<(String, String)>,
     pub qos: cgroupd::QosClass,
     /// The files of the pod's cgroup.
@@ -56,6 +59,8 @@ pub struct Sandbox {
     /// The pod's own files, until and after the monitor keeps the mount.
     pub(super) files: OwnedFd,
     pub(super) netns: OwnedFd,
+    /// The pod's own user namespace, if it has one.
+    pub(super) users: Option<OwnedFd>,
 }
 
 /// What is known once a sandbox stands.
@@ -80,6 +85,7 @@ impl Engine {
             pod: request.pod.clone(),
             qos: request.qos.to_string(),
             network: !request.host.network,
+            user_namespace: request.user_namespace,
             directories: request.directories.clone(),
             memo: request.memo.clone(),
         };
@@ -89,9 +95,13 @@ impl Engine {
         let durable = self.sync_sandbox_record(&request.id);
         // What runs in threads begins first: starting the monitor keeps this one busy.
         let (connected, durable, started) = tokio::join!(network, durable, self.start_sandbox(&request, receiver));
-        let (started, addresses) = match (connected, started, durable) {
-            (Ok(addresses), Ok(started), Ok(())) => (started, addresses),
-            (Err(error), _, _) | (Ok(_), Err(error), _) | (Ok(_), Ok(_), Err(error)) => {
+        let made = match (connected, started, durable) {
+            (Ok(addresses), Ok(started), Ok(())) => self.connect_isolated(&request, started, addresses).await,
+            (Err(error), _, _) | (Ok(_), Err(error), _) | (Ok(_), Ok(_), Err(error)) => Err(error),
+        };
+        let (started, addresses) = match made {
+            Ok(made) => made,
+            Err(error) => {
                 // A failed attach has undone itself, and then this changes nothing.
                 if record.network {
                     self.detach(&request.id).await?;
@@ -100,7 +110,13 @@ impl Engine {
             }
         };
         let status = SandboxStatus { id: request.id.clone(), addresses, warnings: started.warnings };
-        let sandbox = Sandbox { client: started.client, record, files: started.files, netns: started.netns };
+        let sandbox = Sandbox {
+            client: started.client,
+            record,
+            files: started.files,
+            netns: started.netns,
+            users: started.users,
+        };
         shared.sandboxes.borrow_mut().insert(request.id, std::rc::Rc::new(sandbox));
         Ok(status)
     }
@@ -120,12 +136,14 @@ impl Engine {
             pause: add(&mut descriptors, shared.programs.pause()?)?,
             netns: netns.map(|netns| add(&mut descriptors, netns)).transpose()?,
         };
-        let files = files_volume(request.files)?;
+        let files = files_volume(request.files, request.user_namespace)?;
         let keeping = client.keep_volume(FILES_VOLUME, duplicate(&files, "mount")?);
         let creating = client.create_sandbox(sandbox_spec(request, slots), descriptors);
         let (created, kept) = tokio::join!(creating, keeping);
         kept?;
-        Ok(Started { client, files, netns: created?.netns, warnings: warnings(&unenforced) })
+        let created = created?;
+        let users = request.user_namespace.map(|_| open_user_namespace(created.pause_pid)).transpose()?;
+        Ok(Started { client, files, netns: created.netns, users, warnings: warnings(&unenforced) })
     }
 
     /// Ends every process of the sandbox and its monitor, gives its address back. The records of its containers stay until
@@ -166,6 +184,10 @@ impl Engine {
             .map_err(EngineError::system(format!("openat({name})")))?;
         // Independent of our umask.
         rustix::fs::fchmod(&file, mode).map_err(EngineError::system(format!("fchmod({name})")))?;
+        if let Some(ids) = sandbox.record.user_namespace {
+            let (uid, gid) = (Uid::from_raw(ids.first()), Gid::from_raw(ids.first()));
+            rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(EngineError::system(format!("fchown({name})")))?;
+        }
         use std::io::Write as _;
         std::fs::File::from(file).write_all(content).map_err(EngineError::io("write", name))
     }
@@ -200,6 +222,23 @@ impl Engine {
     /// The pod's network namespace.
     pub fn network_namespace(&self, id: &SandboxId) -> Result<OwnedFd, EngineError> {
         self.sandbox(id)?.netns.try_clone().map_err(EngineError::io("duplicate", "network namespace"))
+    }
+
+    /// The pod's own user namespace, which its volumes get their ids from.
+    pub fn user_namespace(&self, id: &SandboxId) -> Result<Option<OwnedFd>, EngineError> {
+        let sandbox = self.sandbox(id)?;
+        sandbox.users.as_ref().map(|users| duplicate(users, "user namespace")).transpose()
+    }
+
+    /// Ids for a pod, no other pod's as long as its directory or a sandbox of it is there; written down when this returns.
+    pub fn claim_ids(&self, uid: &str) -> Result<IdRange, EngineError> {
+        let sandboxes = self.sandboxes();
+        if let Some(known) = sandboxes.iter().filter(|record| record.pod.uid == uid).find_map(|own| own.user_namespace)
+        {
+            return Ok(known);
+        }
+        let taken = sandboxes.iter().filter_map(|record| record.user_namespace).collect();
+        Ok(claims::claim(&self.dirs().pods(), uid, taken)?)
     }
 
     fn write_sandbox_record(&self, record: &SandboxRecord) -> Result<(), EngineError> {
@@ -255,8 +294,8 @@ impl Engine {
         request: &SandboxRequest,
         netns: oneshot::Sender<Option<OwnedFd>>,
     ) -> Result<Vec<IpAddr>, EngineError> {
-        // Who takes it may have failed before; then what is made here is undone.
-        if request.host.network {
+        // Who takes it may have failed before; then what is made here is undone. In a user namespace it is made with it.
+        if request.host.network || request.user_namespace.is_some() {
             let _failed = netns.send(None);
             return Ok(Vec::new());
         }
@@ -267,6 +306,21 @@ impl Engine {
         };
         let attached = self.shared.network.attach_new(&pod_id(&request.id)?, &request.ports, make).await?;
         Ok(attached.addresses)
+    }
+
+    /// Connects the network namespace that was made with the pod's user namespace.
+    async fn connect_isolated(
+        &self,
+        request: &SandboxRequest,
+        started: Started,
+        addresses: Vec<IpAddr>,
+    ) -> Result<(Started, Vec<IpAddr>), EngineError> {
+        if request.user_namespace.is_none() {
+            return Ok((started, addresses));
+        }
+        let network = &self.shared.network;
+        let attached = network.attach(&pod_id(&request.id)?, started.netns.as_fd(), &request.ports).await?;
+        Ok((started, attached.addresses))
     }
 
     pub(super) async fn detach(&self, id: &SandboxId) -> Result<(), EngineError> {
@@ -347,6 +401,7 @@ struct Started {
     client: Client,
     files: OwnedFd,
     netns: OwnedFd,
+    users: Option<OwnedFd>,
     warnings: Vec<String>,
 }
 
@@ -363,6 +418,7 @@ fn sandbox_spec(request: &SandboxRequest, slots: SandboxSlots) -> SandboxSpec {
         cgroup: slots.cgroup,
         pause: slots.pause,
         netns: slots.netns,
+        user_namespace: request.user_namespace,
         oom_score_adj: Some(cgroupd::oom::SANDBOX_ADJ),
         shm_bytes: (!request.host.ipc).then_some(SHM_BYTES),
         when_brain_dies: request.when_brain_dies,
@@ -370,15 +426,24 @@ fn sandbox_spec(request: &SandboxRequest, slots: SandboxSlots) -> SandboxSpec {
 }
 
 /// A detached tmpfs for the pod's own files, as large as they may become together.
-fn files_volume(files: u64) -> Result<OwnedFd, EngineError> {
+fn files_volume(files: u64, ids: Option<IdRange>) -> Result<OwnedFd, EngineError> {
     let call = |call: &str| EngineError::system(format!("{call}(tmpfs of the pod's files)"));
     let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(call("fsopen"))?;
-    let options = BTreeMap::from([("size", (files * POD_FILE_BYTES).to_string()), ("mode", "0755".to_owned())]);
+    let mut options = BTreeMap::from([("size", (files * POD_FILE_BYTES).to_string()), ("mode", "0755".to_owned())]);
+    if let Some(ids) = ids {
+        options.extend(["uid", "gid"].map(|key| (key, ids.first().to_string())));
+    }
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(&fs, key, value.as_str()).map_err(call("fsconfig"))?;
     }
     rustix::mount::fsconfig_create(&fs).map_err(call("fsconfig"))?;
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(call("fsmount"))
+}
+
+/// The monitor has not reaped pause, so the number is still its.
+pub(super) fn open_user_namespace(pause: u32) -> Result<OwnedFd, EngineError> {
+    let path = format!("/proc/{pause}/ns/user");
+    Ok(std::fs::File::open(&path).map_err(EngineError::io("open", &path))?.into())
 }
 
 /// A container's root and its records carry the same id: what they lie in keeps them apart.

@@ -17,11 +17,12 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::launch::{FdSlot, Identity, LaunchError};
+use crate::user_namespace::IdRange;
 
 /// Everything that `runtime::child::run` is given. The child is a fork of a single-threaded process: it may allocate.
 ///
-/// On entry the child is in its cgroup and in all its namespaces: network, IPC and UTS of the sandbox, its PID namespace,
-/// its cgroup namespace, and either (container) a copy of the monitor's mount namespace of its own, private, or (exec) the
+/// On entry the child is in its cgroup and in all its namespaces but the pod's user namespace: network, IPC and UTS of the
+/// sandbox, its PID namespace, its cgroup namespace, and either (container) a copy of the monitor's mount namespace of its own, private, or (exec) the
 /// container's. Descriptors 0, 1 and 2 are `/dev/null`, every descriptor is `CLOEXEC`, all signals are blocked and their
 /// dispositions are the default ones, the session is the monitor's. The rest of D13 and D46 is the child's work.
 #[derive(Debug)]
@@ -30,6 +31,20 @@ pub struct ChildPlan<'a> {
     /// The descriptors of the message that carried the plan, found by [`FdSlot`].
     pub fds: &'a [OwnedFd],
     pub streams: Streams<'a>,
+    /// None: the pod has the host's users.
+    pub users: Option<Users<'a>>,
+}
+
+/// A pod's user namespace, as a child of the monitor enters it. What it builds before, it builds as the host's root.
+#[derive(Debug, Clone, Copy)]
+pub struct Users<'a> {
+    pub namespace: BorrowedFd<'a>,
+    /// The host's procfs, which no container can reach: a process of the pod may not mount one that its container sees
+    /// only in part.
+    pub proc: BorrowedFd<'a>,
+    pub ids: IdRange,
+    /// Of a container's first process: its cgroup namespace is its own.
+    pub own_cgroup_namespace: bool,
 }
 
 impl<'a> ChildPlan<'a> {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{
     ATTACH_VERSION, Answer, AttachSpec, Call, ContainerSpec, Event, ExecSpec, Exit, Message, MonitorError, Request,
-    SandboxSpec, Snapshot, VERSION,
+    SandboxSpec, Snapshot, USER_NAMESPACE_VERSION, VERSION,
 };
 use super::spawn::Start;
 use super::{container, spawn, wire};
@@ -142,6 +142,10 @@ impl Client {
     }
 
     pub async fn create_sandbox(&self, spec: SandboxSpec, fds: Descriptors) -> Result<Sandbox> {
+        if spec.user_namespace.is_some() && self.version < USER_NAMESPACE_VERSION {
+            let text = format!("version {}, which makes no user namespaces: restart the daemon", self.version);
+            return Err(ClientError::Unexpected(text));
+        }
         match self.call(Request::CreateSandbox(spec), fds).await? {
             (Answer::SandboxCreated { pause_pid, pidfd, netns }, fds) => {
                 let (pidfd, netns) = (take(&fds, pidfd)?, take(&fds, netns)?);

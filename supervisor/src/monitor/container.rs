@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use super::channel::{ChildPlan, MonitorChannel, START_ERROR_CODE, Streams, Work};
+use super::channel::{ChildPlan, MonitorChannel, START_ERROR_CODE, Streams, Users, Work};
 use super::clock::{Moment, Wall};
 use super::failure::{Called, Result, own, slot};
 use super::fork::{self, Child, Join};
@@ -89,6 +89,7 @@ pub(super) struct Surroundings<'a> {
     /// Whose PID namespace the process is born into; None: the monitor's, or a new one.
     pub(super) pid_target: Option<BorrowedFd<'a>>,
     pub(super) join: Join<'a>,
+    pub(super) users: Option<Users<'a>>,
 }
 
 /// The ends of the streams that the child gets, and those that stay.
@@ -305,6 +306,7 @@ fn fork_container(
         work: Work::Container { launch: slot(fds, spec.launch)? },
         fds,
         streams: pipes.child_side(spec.terminal, around.null),
+        users: around.users,
     };
     let namespaces = NewNamespaces { mount: true, pid: spec.pid == PidNamespace::Own, ..NewNamespaces::default() };
     fork::in_pid_namespace_of(around.pid_target, around.own_pid_namespace, || {

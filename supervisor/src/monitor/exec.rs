@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::thread::ThreadNameSpaceType;
 
-use super::channel::{ChildPlan, MonitorChannel, Streams, Work};
+use super::channel::{ChildPlan, MonitorChannel, Streams, Users, Work};
 use super::container::Container;
 use super::failure::{Result, slot};
 use super::fork::{self, Join};
@@ -36,6 +36,14 @@ pub(super) struct Starting {
     pub(super) terminal: Option<OwnedFd>,
 }
 
+/// What is the pod's or the monitor's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) null: BorrowedFd<'a>,
+    pub(super) own_pid_namespace: BorrowedFd<'a>,
+    pub(super) users: Option<Users<'a>>,
+}
+
 impl Exec {
     /// Forks into a cgroup below the container's and into its PID namespace; the child joins the other namespaces by the same pidfd, all at
     /// once (D11). It needs no separate go.
@@ -43,17 +51,17 @@ impl Exec {
         spec: ExecSpec,
         fds: &[OwnedFd],
         container: &Container,
-        null: BorrowedFd<'_>,
-        own_pid_namespace: BorrowedFd<'_>,
+        around: Surroundings<'_>,
         (serial, caller): (Serial, Caller),
     ) -> Result<Self> {
+        let Surroundings { null, own_pid_namespace, users } = around;
         let stream = |wanted: Option<FdSlot>| wanted.map_or(Ok(null), |wanted| slot(fds, wanted));
         let streams = if spec.terminal {
             Streams::Terminal
         } else {
             Streams::Given { stdin: stream(spec.stdin)?, stdout: stream(spec.stdout)?, stderr: stream(spec.stderr)? }
         };
-        let plan = ChildPlan { work: Work::Exec { process: slot(fds, spec.process)? }, fds, streams };
+        let plan = ChildPlan { work: Work::Exec { process: slot(fds, spec.process)? }, fds, streams, users };
         let init = container.pidfd.as_fd();
         let join = Join {
             target: init,

@@ -25,16 +25,19 @@ const NETWORK_DEFAULTS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
 type Done = Result<(), LaunchError>;
+/// Path, value, and whether it must succeed.
+type Sysctl = (String, String, bool);
 
 /// The namespaces that pause is born into.
 pub(super) fn namespaces(spec: &SandboxSpec) -> NewNamespaces {
     let host = spec.host;
     let network = !host.network && spec.netns.is_none();
-    NewNamespaces { mount: true, pid: !host.pid, network, ipc: !host.ipc, uts: !host.network }
+    let user = spec.user_namespace.is_some();
+    NewNamespaces { mount: true, pid: !host.pid, network, ipc: !host.ipc, uts: !host.network, user }
 }
 
 /// The sandbox's own sysctls and the defaults that it does not override, each with whether it must succeed.
-fn sysctls(spec: &SandboxSpec) -> Vec<(String, String, bool)> {
+fn sysctls(spec: &SandboxSpec) -> Vec<Sysctl> {
     let mut all: Vec<_> = spec.sysctls.iter().map(|(name, value)| (sysctl_path(name), value.clone(), true)).collect();
     if !spec.host.network {
         for (name, value) in NETWORK_DEFAULTS {
@@ -69,6 +72,10 @@ pub(super) struct Inherited<'a> {
 
 /// In the child: sets the sandbox up and becomes pause.
 pub(super) fn run(spec: &SandboxSpec, fds: Inherited<'_>, channel: ChildChannel) -> ! {
+    // Until its ids are mapped, it is nobody.
+    if spec.user_namespace.is_some() && !channel.wait_for_go().unwrap_or(false) {
+        crate::sys::exit_now(0);
+    }
     match become_pause(spec, fds) {
         Ok(()) => crate::sys::exit_now(super::channel::START_ERROR_CODE),
         Err(error) => channel.fail(&error),
@@ -76,6 +83,9 @@ pub(super) fn run(spec: &SandboxSpec, fds: Inherited<'_>, channel: ChildChannel)
 }
 
 fn become_pause(spec: &SandboxSpec, fds: Inherited<'_>) -> Done {
+    // The monitor's working directory, which a pod's own root may not look into.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(CWD, ".", flags, Mode::empty()).map_err(at(Step::PivotRoot, "."))?;
     if let Some(netns) = fds.netns {
         let network = Some(rustix::thread::LinkNameSpaceType::Network);
         rustix::thread::move_into_link_name_space(netns, network).map_err(at(Step::JoinNamespaces, "the network"))?;
@@ -83,11 +93,10 @@ fn become_pause(spec: &SandboxSpec, fds: Inherited<'_>) -> Done {
     if let Some(hostname) = &spec.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(at(Step::Hostname, hostname))?;
     }
-    for (path, value, required) in sysctls(spec) {
-        let written = write_proc("/proc/sys", &path, &value).map_err(at(Step::Sysctl, &path));
-        if required {
-            written?;
-        }
+    let refused = write_sysctls(sysctls(spec), spec.user_namespace.is_some())?;
+    if spec.user_namespace.is_some() {
+        become_root_of_namespace().map_err(at(Step::Credentials, "uid 0"))?;
+        write_sysctls(refused, false)?;
     }
     if let Some(adjustment) = spec.oom_score_adj {
         match write_proc("/proc/self", "oom_score_adj", &adjustment.to_string()) {
@@ -96,13 +105,33 @@ fn become_pause(spec: &SandboxSpec, fds: Inherited<'_>) -> Done {
             written => written.map_err(at(Step::Credentials, "oom_score_adj"))?,
         }
     }
-    enter_root(fds.pause).map_err(at(Step::PivotRoot, "/"))?;
+    enter_root(fds.pause, &place).map_err(at(Step::PivotRoot, "/"))?;
     drop_privileges().map_err(at(Step::Credentials, "uid 65535"))?;
     block_only_term_and_int().map_err(at(Step::Credentials, "signal mask"))?;
     crate::sys::fd::cloexec_from(3).map_err(at(Step::Exec, "/pause"))?;
     let environment: [&std::ffi::CStr; 0] = [];
     let Err(errno) = nix::unistd::execve(c"/pause", &[c"/pause"], &environment);
     Err(at(Step::Exec, "/pause")(Errno::from_raw_os_error(errno as i32)))
+}
+
+/// Those that may be tried again as another user: in a pod with a user namespace, whom sysctls of the IPC namespace belong to
+/// depends on the kernel, since 6.9 to the namespace's root.
+fn write_sysctls(all: Vec<Sysctl>, may_be_refused: bool) -> Result<Vec<Sysctl>, LaunchError> {
+    let mut refused = Vec::new();
+    for (path, value, required) in all {
+        match write_proc("/proc/sys", &path, &value) {
+            Err(Errno::ACCESS | Errno::PERM) if may_be_refused => refused.push((path, value, required)),
+            Err(errno) if required => return Err(at(Step::Sysctl, &path)(errno)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(refused)
+}
+
+/// What is made from now on belongs to ids that the namespace knows.
+fn become_root_of_namespace() -> Result<(), Errno> {
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 fn at(step: Step, object: &str) -> impl FnOnce(Errno) -> LaunchError {
@@ -127,7 +156,7 @@ fn write_proc(directory: &str, path: &str, value: &str) -> Result<(), Errno> {
 }
 
 /// A read-only file system that holds `/pause` alone becomes the root, and nothing of the host stays reachable.
-fn enter_root(pause: BorrowedFd<'_>) -> Result<(), Errno> {
+fn enter_root(pause: BorrowedFd<'_>, place: &OwnedFd) -> Result<(), Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("mode", "0555"), ("size", "1m"), ("nr_inodes", "4")] {
         fsconfig_set_string(context.as_fd(), key, value)?;
@@ -138,7 +167,8 @@ fn enter_root(pause: BorrowedFd<'_>) -> Result<(), Errno> {
     copy_pause(pause, &root)?;
     fsconfig_set_flag(context.as_fd(), "ro")?;
     fsconfig_reconfigure(context.as_fd())?;
-    move_mount(root.as_fd(), "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(root.as_fd(), "", place, "", flags)?;
     rustix::process::fchdir(&root)?;
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
@@ -201,6 +231,7 @@ mod tests {
     use super::*;
     use crate::monitor::protocol::{HostNamespaces, WhenBrainDies};
     use crate::runtime::launch::FdSlot;
+    use crate::user_namespace::IdRange;
 
     fn spec(host: HostNamespaces, sysctls: &[(&str, &str)]) -> SandboxSpec {
         SandboxSpec {
@@ -211,6 +242,7 @@ mod tests {
             cgroup: FdSlot(0),
             pause: FdSlot(1),
             netns: None,
+            user_namespace: None,
             oom_score_adj: None,
             shm_bytes: None,
             when_brain_dies: WhenBrainDies::Stay,
@@ -245,11 +277,14 @@ mod tests {
 
     #[test]
     fn shared_namespaces_are_not_made() {
-        let all = NewNamespaces { mount: true, pid: true, network: true, ipc: true, uts: true };
+        let all = NewNamespaces { mount: true, pid: true, network: true, ipc: true, uts: true, user: false };
         let own = spec(HostNamespaces::default(), &[]);
         assert_eq!(namespaces(&own), all);
         let given = SandboxSpec { netns: Some(FdSlot(2)), ..own };
         assert_eq!(namespaces(&given), NewNamespaces { network: false, ..all });
+        let ids = IdRange::free(&std::collections::BTreeSet::new());
+        let isolated = SandboxSpec { user_namespace: ids, ..spec(HostNamespaces::default(), &[]) };
+        assert_eq!(namespaces(&isolated), NewNamespaces { user: true, ..all });
         let none = namespaces(&spec(HostNamespaces { network: true, pid: true, ipc: true }, &[]));
         assert_eq!(none, NewNamespaces { mount: true, ..NewNamespaces::default() });
     }

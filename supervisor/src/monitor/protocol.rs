@@ -7,11 +7,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::launch::{FdSlot, Identity, LaunchError};
+use crate::user_namespace::IdRange;
 
 /// 2: [`Request::Attach`]. Who sends it asks first what the monitor greeted with: an unknown request ends the connection.
-pub const VERSION: u16 = 2;
+/// 3: [`SandboxSpec::user_namespace`]. Who did not know it would run the pod as the host's root.
+pub const VERSION: u16 = 3;
 /// Since which monitors know [`Request::Attach`].
 pub const ATTACH_VERSION: u16 = 2;
+/// Since which monitors know [`SandboxSpec::user_namespace`].
+pub const USER_NAMESPACE_VERSION: u16 = 3;
 pub const OLDEST_VERSION: u16 = 1;
 
 /// A request carries the number under which its reply comes back.
@@ -98,6 +102,10 @@ pub struct SandboxSpec {
     /// The network namespace that pause joins; without, it is born into a new one. Since version 1.
     #[serde(default)]
     pub netns: Option<FdSlot>,
+    /// The pod has a user namespace of its own with these ids, which owns its other namespaces; then `netns` is none. Since
+    /// version 3.
+    #[serde(default)]
+    pub user_namespace: Option<IdRange>,
     pub oom_score_adj: Option<i32>,
     /// Size of the `/dev/shm` that the pod's containers share, kept as volume [`SHM_VOLUME`]. None with the host's IPC.
     pub shm_bytes: Option<u64>,

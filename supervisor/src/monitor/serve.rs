@@ -9,7 +9,7 @@ use rustix::thread::ThreadNameSpaceType;
 
 use super::clock::Moment;
 use super::container::{Container, Phase, Surroundings};
-use super::exec::Exec;
+use super::exec::{self, Exec};
 use super::failure::{Called, Result, not_found, own, slot, wrong_state};
 use super::fork::{self, Join};
 use super::outbox::Caller;
@@ -19,10 +19,11 @@ use super::protocol::{
     SandboxSpec, Snapshot, VERSION, WhenBrainDies,
 };
 use super::pump::Attacher;
-use super::state::{Sandbox, Shutdown, State, note};
+use super::state::{Sandbox, Shutdown, State, UserNamespace, note};
 use super::volumes::refuse_taken;
 use super::{pause, wire};
 use crate::runtime::launch::FdSlot;
+use crate::user_namespace::IdRange;
 
 /// What becomes of a request: an answer with its descriptors now, or one later.
 enum Outcome {
@@ -178,23 +179,24 @@ impl State {
         refuse_taken(self.sandbox.is_some(), "sandbox", &spec.id)?;
         let (cgroup, binary) = (slot(fds, spec.cgroup)?, slot(fds, spec.pause)?);
         if let Some(bytes) = spec.shm_bytes {
-            self.volumes.keep_shm(SHM_VOLUME, bytes)?;
+            self.volumes.keep_shm(SHM_VOLUME, bytes, spec.user_namespace)?;
         }
         let given = spec.netns.map(|netns| slot(fds, netns)).transpose()?;
         let inherited = pause::Inherited { pause: binary, netns: given };
         let child = fork::fork(pause::namespaces(&spec), cgroup, |channel| pause::run(&spec, inherited, channel))?;
+        let users = spec.user_namespace.map(|ids| prepare_users(&child, ids, spec.oom_score_adj)).transpose();
         let netns = match spec.netns {
             // Pause may not have joined it yet.
             Some(given) => own(fds, given),
-            None => network_namespace_of(child.pid),
+            None => namespace_of(child.pid, "net"),
         };
         let added = self
             .poller
             .add(&child.pidfd, Token::PauseExit)
             .and_then(|()| self.poller.add(&child.channel, Token::PauseChannel))
             .called(|| "epoll_ctl(pause)".to_owned());
-        let netns = match added.and(netns) {
-            Ok(netns) => netns,
+        let (netns, users) = match added.and(netns).and_then(|netns| Ok((netns, users?))) {
+            Ok(made) => made,
             Err(error) => {
                 self.abandon(child);
                 return Err(error);
@@ -206,6 +208,7 @@ impl State {
             pidfd: child.pidfd,
             netns,
             host: spec.host,
+            users,
             when_brain_dies: spec.when_brain_dies,
             alive: true,
             starting: Some((caller, child.channel)),
@@ -241,6 +244,7 @@ impl State {
                 namespaces: joined(sandbox),
                 own_cgroup_namespace: !spec.host_cgroup_namespace,
             },
+            users: sandbox.users.as_ref().map(|users| users.for_child(!spec.host_cgroup_namespace)),
         };
         let container = Container::create(spec, fds, around, serial, caller)?;
         let watched = self.watch(&container).called(|| "epoll_ctl(container)".to_owned());
@@ -302,7 +306,10 @@ impl State {
         let serial = self.next_serial();
         let container = running(&self.containers, &spec.container)?;
         let (null, own) = (self.null.as_fd(), self.own_pid_namespace.as_fd());
-        let exec = Exec::create(spec, fds, container, null, own, (serial, caller))?;
+        let users = self.sandbox.as_ref().and_then(|sandbox| sandbox.users.as_ref());
+        let around =
+            exec::Surroundings { null, own_pid_namespace: own, users: users.map(|users| users.for_child(false)) };
+        let exec = Exec::create(spec, fds, container, around, (serial, caller))?;
         let mut watched = self.poller.add(&exec.pidfd, Token::ExecExit(serial));
         if let Some(starting) = &exec.starting {
             watched = watched.and_then(|()| self.poller.add(&starting.channel, Token::ExecChannel(serial)));
@@ -357,10 +364,26 @@ impl State {
     }
 }
 
-fn network_namespace_of(pid: rustix::process::Pid) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/net");
+fn namespace_of(pid: rustix::process::Pid, kind: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{kind}");
     rustix::fs::openat(CWD, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .called(|| format!("open({path})"))
+}
+
+/// What only the host's root may do for a pause that is nobody yet; then it goes on.
+fn prepare_users(child: &fork::Child, ids: IdRange, oom_score_adj: Option<i32>) -> Result<UserNamespace> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::openat(CWD, "/proc", flags, Mode::empty()).called(|| "open(/proc)".to_owned())?;
+    let namespace = namespace_of(child.pid, "user")?;
+    crate::sys::user_namespace::map_ids(child.pid, &ids.map())
+        .called(|| format!("write(/proc/{}/uid_map)", child.pid))?;
+    if let Some(score) = oom_score_adj {
+        // A daemon without CAP_SYS_RESOURCE cannot protect what it starts.
+        let _unprotected = std::fs::write(format!("/proc/{}/oom_score_adj", child.pid), score.to_string());
+    }
+    // One that is dead already is seen by its pidfd.
+    let _dead = child.channel.go();
+    Ok(UserNamespace { namespace, proc, ids })
 }
 
 /// A request, or why it is none, with the number under which that can be told.

@@ -12,6 +12,7 @@ use super::poller::{Poller, Serial, Token};
 use super::protocol::{Answer, HostNamespaces, MonitorError, WhenBrainDies};
 use super::pump::Scratch;
 use super::volumes::Volumes;
+use crate::user_namespace::IdRange;
 
 /// How long the shared buffers stay after the last use.
 const QUIET_MS: u64 = 100;
@@ -30,10 +31,27 @@ pub(super) struct Sandbox {
     pub(super) pidfd: OwnedFd,
     pub(super) netns: OwnedFd,
     pub(super) host: HostNamespaces,
+    pub(super) users: Option<UserNamespace>,
     pub(super) when_brain_dies: WhenBrainDies,
     pub(super) alive: bool,
     /// Until pause executed.
     pub(super) starting: Option<(Caller, channel::MonitorChannel)>,
+}
+
+/// The pod's own users.
+#[derive(Debug)]
+pub(super) struct UserNamespace {
+    pub(super) namespace: OwnedFd,
+    /// The host's procfs.
+    pub(super) proc: OwnedFd,
+    pub(super) ids: IdRange,
+}
+
+impl UserNamespace {
+    pub(super) fn for_child(&self, own_cgroup_namespace: bool) -> channel::Users<'_> {
+        let (namespace, proc) = (self.namespace.as_fd(), self.proc.as_fd());
+        channel::Users { namespace, proc, ids: self.ids, own_cgroup_namespace }
+    }
 }
 
 /// A child that is to be buried.

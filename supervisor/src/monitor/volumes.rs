@@ -12,6 +12,7 @@ use rustix::mount::{
 
 use super::failure::{Called, Result, exists, not_found};
 use super::protocol::MonitorError;
+use crate::user_namespace::IdRange;
 
 /// Mode of the directories that volumes are mounted on; nobody sees them.
 const DIRECTORY_MODE: Mode = Mode::RWXU;
@@ -69,11 +70,12 @@ impl Volumes {
     }
 
     /// Makes and keeps the `/dev/shm` of the pod.
-    pub(super) fn keep_shm(&mut self, name: &str, bytes: u64) -> Result<()> {
+    pub(super) fn keep_shm(&mut self, name: &str, bytes: u64, ids: Option<IdRange>) -> Result<()> {
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let mount = tmpfs(&[("mode", "1777"), ("size", &bytes.to_string())], attributes)
-            .called(|| format!("fsmount(tmpfs, size={bytes})"))?;
+        let root = ids.map_or(0, IdRange::first).to_string();
+        let options = [("mode", "1777"), ("size", &bytes.to_string()), ("uid", &root), ("gid", &root)];
+        let mount = tmpfs(&options, attributes).called(|| format!("fsmount(tmpfs, size={bytes})"))?;
         self.keep(name, mount.as_fd())
     }
 

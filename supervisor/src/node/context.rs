@@ -1,7 +1,7 @@
 //! What a pod has on this node: its sandboxes, volumes, instances and the execs that run in them.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,9 @@ use crate::convert::env::Sources;
 use crate::convert::ephemeral;
 use crate::convert::facts::{NodeFacts, Objects, PodFacts};
 use crate::convert::mounts::termination_log;
+use crate::convert::sandbox::{self, Users};
 use crate::engine::Engine;
+use crate::engine::error::EngineError;
 use crate::engine::id::{ContainerId, SandboxId};
 use crate::engine::record::PodReference;
 use crate::image::Store;
@@ -28,6 +30,7 @@ use crate::pod::event::{Event, Exit, KubeEvent, Severity};
 use crate::pod::spec::{Index, PodSpec};
 use crate::pod::status::{TERMINATION_MESSAGE_BYTES, termination_message};
 use crate::runtime::launch::Process;
+use crate::user_namespace::{IdRange, claims, support};
 
 /// What is the same for all pods of a node.
 pub struct Settings {
@@ -44,6 +47,8 @@ pub struct Settings {
     pub resources: cgroupd::Policy,
     /// Where the machines' memory is kept; none when nobody comes back for it.
     pub snapshots: Option<Snapshots>,
+    /// Whether pods that don't say have the host's users.
+    pub host_users: bool,
     /// `status.reason` of static pods that start anew with the daemon.
     pub comes_back: Option<&'static str>,
 }
@@ -89,6 +94,8 @@ pub(super) struct Context {
     notices: mpsc::UnboundedSender<Notice>,
     sandboxes: Rc<RefCell<BTreeMap<u32, SandboxId>>>,
     addresses: Rc<RefCell<Vec<IpAddr>>>,
+    /// The pod's own, once it has claimed them.
+    pub ids: Rc<Cell<Option<IdRange>>>,
     pub volumes: Rc<volumes::State>,
     /// Of all pods of the node.
     pub claims: Rc<volumes::ClaimUsers>,
@@ -127,6 +134,7 @@ impl Context {
             notices,
             sandboxes: Rc::default(),
             addresses: Rc::default(),
+            ids: Rc::default(),
             volumes: Rc::default(),
             claims,
             newest: Rc::new(newest),
@@ -148,6 +156,7 @@ impl Context {
             notices: self.notices.clone(),
             sandboxes: self.sandboxes.clone(),
             addresses: self.addresses.clone(),
+            ids: self.ids.clone(),
             volumes: self.volumes.clone(),
             claims: self.claims.clone(),
             newest: self.newest.clone(),
@@ -211,6 +220,25 @@ impl Context {
             objects: &*self.settings.objects,
             files: self,
         }
+    }
+
+    /// Gives the pod ids of its own, if it wants any and this machine has user namespaces; before anything is made for it.
+    /// What it began with it keeps.
+    pub(super) fn claim_ids(&self) -> Result<(), EngineError> {
+        let (Some(spec), uid) = (self.api_spec(), &self.reference.uid) else { return Ok(()) };
+        let is_supported = || support::check(&self.engine.dirs().data).is_ok();
+        let ids = match sandbox::users(spec, self.settings.host_users) {
+            Users::Host => None,
+            // Without support there is no sandbox.
+            Users::Own => is_supported().then(|| self.engine.claim_ids(uid)).transpose()?,
+            Users::Unsaid { host } => {
+                let known = claims::load(&self.dir());
+                let begins = known.is_none() && !host && !self.dir().exists() && is_supported();
+                if begins { Some(self.engine.claim_ids(uid)?) } else { known }
+            }
+        };
+        self.ids.set(ids);
+        Ok(())
     }
 
     /// `<name>_<namespace>(<uid>)`

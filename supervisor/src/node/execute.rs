@@ -26,6 +26,7 @@ use crate::pod::action::{Action, Instance, Todo};
 use crate::pod::event::{Created, Outcome, SandboxReady, StartFailure, StartFailureKind, User};
 use crate::pod::spec::Resources;
 use crate::runtime::launch::Process;
+use crate::user_namespace::support;
 
 /// Prefix of a container's id in the API.
 const RUNTIME: &str = "monopod://";
@@ -145,7 +146,12 @@ fn report(context: &Context, result: Result<(), EngineError>) {
 
 async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady, Box<dyn std::error::Error>> {
     let spec = context.api_spec().ok_or("pod has no spec")?;
-    sandbox::possible(spec, |class| context.settings.objects.runtime_handler(class))?;
+    let user_namespaces = || support::check(&context.engine.dirs().data);
+    sandbox::possible(spec, user_namespaces, |class| context.settings.objects.runtime_handler(class))?;
+    let user_namespace = context.ids.get();
+    if spec.host_users == Some(false) && user_namespace.is_none() {
+        return Err("the pod has no ids of its own (hostUsers: false)".into());
+    }
     let id = context.new_sandbox(attempt);
     let host = sandbox::host_namespaces(spec);
     let pod_resources = resources::pod(spec)?;
@@ -158,6 +164,7 @@ async fn create_sandbox(context: &Context, attempt: u32) -> Result<SandboxReady,
             pod: context.reference.clone(),
             hostname: (!host.network).then(|| names.nodename.clone()),
             host,
+            user_namespace,
             sysctls: sandbox::sysctls(spec),
             qos,
             settings: cgroupd::files::pod(&pod_resources, qos, &context.settings.resources),

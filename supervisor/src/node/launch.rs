@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Container;
@@ -74,13 +74,15 @@ pub(super) fn descriptors(
     (sandbox, id): (&SandboxId, &ContainerId),
 ) -> Result<Vec<OwnedFd>, OpenError> {
     let capabilities = plan.launch.process.capabilities.bounding;
+    let namespace = context.engine.user_namespace(sandbox)?;
+    let namespace = namespace.as_ref().map(|namespace| namespace.as_fd());
     plan.needed
         .iter()
         .map(|needed| match needed {
             Needed::Layer(layer) => open_layer(image.layers.get(*layer).map(std::path::PathBuf::as_path)),
             Needed::Scratch => Ok(context.engine.make_scratch(sandbox, id)?),
             Needed::Volume { name, sub_path, recursive } => {
-                open_volume(context, &container.name, name, sub_path.as_deref(), *recursive)
+                open_volume(context, &container.name, (name, sub_path.as_deref()), *recursive, namespace)
             }
             Needed::HostShm => detached("/dev/shm"),
             Needed::Seccomp(profile) => seccomp_program(context, profile, capabilities),
@@ -97,9 +99,9 @@ fn open_layer(path: Option<&Path>) -> Result<OwnedFd, OpenError> {
 fn open_volume(
     context: &Context,
     container: &str,
-    name: &str,
-    sub_path: Option<&str>,
+    (name, sub_path): (&str, Option<&str>),
     recursive: bool,
+    namespace: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, OpenError> {
     let failed = |source| match sub_path {
         Some(_) => OpenError::SubPath { volume: name.to_owned(), container: container.to_owned(), source },
@@ -108,7 +110,7 @@ fn open_volume(
     context.volumes.with(|ready| match ready.iter().find(|volume| volume.name == name) {
         Some(volume) => {
             let missing = if volume.is_image { Missing::Refused } else { Missing::Made };
-            volume::detached_copy(volume.root.as_fd(), sub_path, recursive, missing).map_err(failed)
+            volume::detached_copy(volume.root.as_fd(), sub_path, recursive, missing, namespace).map_err(failed)
         }
         None => Err(failed(volume::VolumeError::Content("it is not set up".to_owned()))),
     })

@@ -159,6 +159,7 @@ impl EnvFiles for Context {
 pub(super) async fn set_up(context: &Rc<Context>) -> Result<(), VolumeFailure> {
     let failed = |volume: &str, message: String| VolumeFailure { volume: volume.to_owned(), message };
     let dir = context.dir();
+    context.claim_ids().map_err(|error| failed("", format!("pod {}: {error}", context.description())))?;
     crate::engine::dirs::create_private(&dir).map_err(|error| failed("", error.to_string()))?;
     let pod = context.newest_pod();
     let images: Vec<ReadyVolume> = context.volumes.ready.borrow_mut().extract_if(.., |known| known.is_image).collect();
@@ -275,7 +276,14 @@ pub(super) async fn set_up_images(
         // An earlier daemon may have made it.
         let kept = context.engine.clone_volume(sandbox, &volume.name).await.ok();
         let is_kept = kept.is_some();
-        let site = Site { pod_dir: &context.dir(), group: None, given: &AtomicU64::new(0) };
+        let namespace = context.engine.user_namespace(sandbox).map_err(|error| error.to_string())?;
+        let site = Site {
+            pod_dir: &context.dir(),
+            group: None,
+            given: &AtomicU64::new(0),
+            ids: context.ids.get(),
+            user_namespace: namespace.as_ref().map(|namespace| namespace.as_fd()),
+        };
         let made = volume::make(&volume.name, &Source::Image(image.layers), &site, kept);
         context.volumes.ready.borrow_mut().push(made.map_err(|error| error.to_string())?);
         if !is_kept {
@@ -304,8 +312,11 @@ async fn make(
 ) -> Result<ReadyVolume, VolumeError> {
     let may_be_long = group.is_some() && is_walked(&source);
     let (given, counted) = (Arc::new(AtomicU64::new(0)), name.to_owned());
-    let (counter, pod_dir) = (given.clone(), context.dir());
-    let site = move || volume::make(&counted, &source, &Site { pod_dir: &pod_dir, group, given: &counter }, kept);
+    let (counter, pod_dir, ids) = (given.clone(), context.dir(), context.ids.get());
+    let site = move || {
+        let site = Site { pod_dir: &pod_dir, group, given: &counter, ids, user_namespace: None };
+        volume::make(&counted, &source, &site, kept)
+    };
     if !may_be_long {
         return site();
     }
@@ -445,7 +456,7 @@ fn rewrite(context: &Rc<Context>, pod: &Pod, volume: &Volume) {
 
 fn write(context: &Rc<Context>, pod: &Pod, name: &str, payload: &Payload) -> Result<(), VolumeError> {
     let written = context.volumes.with(|ready| match ready.iter().find(|known| known.name == name) {
-        Some(volume) => atomic::write(volume.root.as_fd(), payload, payload::fs_group(pod)),
+        Some(volume) => atomic::write(volume.root.as_fd(), payload, payload::fs_group(pod), context.ids.get()),
         None => Ok(atomic::Written::Unchanged),
     })?;
     if let atomic::Written::Changed { old: Some(old) } = written {

@@ -44,7 +44,7 @@ const DEFAULT_LIMITS: [(Resource, u64, u64); 16] = [
 
 /// Everything but limits and credentials. First of all: the process is not dumpable until exec (D11).
 pub(crate) fn reset() -> Result<()> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(STEP, "dumpable", "prctl")?;
+    hide()?;
     raw::reset_signals().at(STEP, "signals", "rt_sigaction")?;
     new_session()?;
     raw::reset_scheduler().at(STEP, "scheduler", "sched_setscheduler")?;
@@ -58,6 +58,11 @@ pub(crate) fn reset() -> Result<()> {
     rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::empty()).at(STEP, "securebits", "prctl")?;
     unless_missing(raw::reset_memory_policy()).at(STEP, "memory policy", "set_mempolicy")?;
     unless_missing(raw::new_session_keyring()).at(STEP, "session keyring", "keyctl")
+}
+
+/// Nobody without the host's rights looks into this process until exec (D11).
+pub(crate) fn hide() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(STEP, "dumpable", "prctl")
 }
 
 fn new_session() -> Result<()> {

@@ -23,8 +23,8 @@ use super::mounts::{Mounter, new_filesystem};
 use super::terminal::{self, Terminal};
 use super::tree::{DIRECTORY_MODE, Leaf, Links, Tree};
 use super::users::{self, Accounts, Resolved};
-use super::{attributes, devices, overlay, program};
-use crate::monitor::channel::{ChildChannel, ChildPlan, Streams, Work};
+use super::{attributes, devices, overlay, program, user_namespace};
+use crate::monitor::channel::{ChildChannel, ChildPlan, Streams, Users, Work};
 use crate::sys::exec::execve;
 use crate::sys::mount::{MountAttributes, Propagation, Reach, mount_setattr};
 use crate::sys::seccomp::{INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Program};
@@ -99,6 +99,9 @@ fn read_at_most(fd: BorrowedFd<'_>, limit: usize, step: Step, object: &str) -> R
 /// Makes the container's file system and enters it. The terminal is opened on the way, since `/dev/console` is one of
 /// the mounts.
 fn build_root(plan: &ChildPlan<'_>, launch: &Launch) -> Result<Option<Terminal>> {
+    if let Some(users) = &plan.users {
+        user_namespace::make_files_as_root_of(users.ids)?;
+    }
     // Modes below are meant as written.
     rustix::process::umask(Mode::empty());
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -110,9 +113,10 @@ fn build_root(plan: &ChildPlan<'_>, launch: &Launch) -> Result<Option<Terminal>>
     mount_setattr(&host, Reach::Recursive, private).at(Step::MountRoot, "/", "mount_setattr(private)")?;
 
     let layers = launch.root.layers.iter().map(|slot| fd(plan, *slot, Step::MountRoot)).collect::<Result<Vec<_>>>()?;
-    let root = overlay::mount_root(&layers, fd(plan, launch.root.scratch, Step::MountRoot)?)?;
+    let (namespace, ids) = (plan.users.map(|users| users.namespace), plan.users.map(|users| users.ids));
+    let root = overlay::mount_root(&layers, fd(plan, launch.root.scratch, Step::MountRoot)?, namespace)?;
     let tree = Tree(root.as_fd());
-    let mounter = Mounter { tree, volumes: volumes.as_fd(), fds: plan.fds, null: null.as_fd() };
+    let mounter = Mounter { tree, volumes: volumes.as_fd(), fds: plan.fds, null: null.as_fd(), ids };
 
     mount_all(&mounter, launch)?;
     mounter.make_read_only(&launch.read_only_paths)?;
@@ -176,16 +180,29 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// In the container's root, as its first user (root) still.
+    /// In the container's root, as the host's root still.
     fn new(plan: &ChildPlan<'_>, process: &Process, terminal: Option<Terminal>) -> Result<Self> {
         rustix::process::umask(Mode::from_raw_mode(0o022));
-        let root = own_root()?;
+        let mut root = own_root()?;
         let user = look_up_user(Tree(root.as_fd()), process)?;
-        write_to_procfs(process)?;
+        write_to_procfs(process, plan.users.as_ref())?;
         attributes::set_limits(&process.rlimits)?;
         let filter = process.seccomp.map(|slot| read_filter(plan, slot)).transpose()?;
-        set_streams(plan, terminal.as_ref(), user.identity.uid)?;
+        let uid = match &plan.users {
+            Some(users) => user_namespace::host_uid(users.ids, &user.identity)?,
+            None => user.identity.uid,
+        };
+        set_streams(plan, terminal.as_ref(), uid)?;
+        if let Some(users) = &plan.users {
+            user_namespace::enter(users, plan.work)?;
+            root = own_root()?;
+        }
         let sealed = credentials::assume(&user.identity, &process.capabilities, process.no_new_privs, filter)?;
+        if plan.users.is_some() {
+            // Changing users may have undone it (proc_sys_fs(5), suid_dumpable), and who shares the user namespace could
+            // look at what is still open here.
+            attributes::hide()?;
+        }
         // From here on as the user: what it may not reach, it may not be given (D9).
         enter_working_directory(Tree(root.as_fd()), &process.cwd)?;
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -257,14 +274,17 @@ fn refuse_irregular(file: &OwnedFd, path: &str) -> Result<()> {
 }
 
 /// Attributes that are files of the own `/proc/self`, written through a procfs that nobody else can reach (D3).
-fn write_to_procfs(process: &Process) -> Result<()> {
+fn write_to_procfs(process: &Process, users: Option<&Users<'_>>) -> Result<()> {
     if process.oom_score_adj.is_none() && process.apparmor.is_none() {
         return Ok(());
     }
-    let proc = new_filesystem("proc", &[], "private procfs")?;
+    let own = match users {
+        Some(users) => user_namespace::own_directory(users)?,
+        None => private_directory()?,
+    };
     if let Some(score) = process.oom_score_adj {
         let name = "oom_score_adj";
-        match write_own(&proc, name, &score.to_string()) {
+        match write_below(&own, name, &score.to_string()) {
             // Lowering needs CAP_SYS_RESOURCE; a daemon without it cannot protect what it starts.
             Err(Errno::ACCESS | Errno::PERM) => {}
             other => other.at(Step::Credentials, name, "write")?,
@@ -272,16 +292,24 @@ fn write_to_procfs(process: &Process) -> Result<()> {
     }
     if let Some(profile) = &process.apparmor {
         let text = format!("exec {profile}");
-        write_own(&proc, "attr/apparmor/exec", &text).at(Step::Credentials, "AppArmor profile", "write")?;
+        write_below(&own, "attr/apparmor/exec", &text).at(Step::Credentials, "AppArmor profile", "write")?;
     }
     Ok(())
 }
 
-fn write_own(proc: &OwnedFd, name: &str, text: &str) -> std::result::Result<(), Errno> {
+/// The own directory in a new procfs.
+fn private_directory() -> Result<OwnedFd> {
+    let object = "private procfs";
+    let proc = new_filesystem("proc", &[], object)?;
+    let path = rustix::process::getpid().as_raw_nonzero().to_string();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(&proc, path, flags, Mode::empty()).at(Step::Credentials, object, "openat")
+}
+
+fn write_below(own: &OwnedFd, name: &str, text: &str) -> std::result::Result<(), Errno> {
     use rustix::fs::ResolveFlags;
-    let path = format!("{}/{name}", rustix::process::getpid().as_raw_nonzero());
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-    let file = super::tree::open(proc, &path, OFlags::WRONLY, resolve)?;
+    let file = super::tree::open(own, name, OFlags::WRONLY, resolve)?;
     rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 

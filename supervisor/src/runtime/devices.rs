@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::failure::{At, Result, failed, refuse};
 use super::launch::{Devices, Mount, MountOptions, MountSource, Step};
 use super::mounts::{Mounter, clone_tree, move_onto};
+use crate::user_namespace::IdRange;
 
 /// Size of the tmpfs at `/dev`; nodes need none, it limits what a container writes beside them.
 const DEV_BYTES: u64 = 64 * 1024 * 1024;
@@ -43,15 +44,17 @@ pub(crate) fn dev_mount() -> Mount {
 
 /// Fills an attached, empty `/dev`.
 pub(crate) fn populate(mounter: &Mounter<'_>, dev: &OwnedFd, devices: Devices) -> Result<()> {
+    let root = mounter.ids.map_or(0, IdRange::first);
+    let own = Owner { uid: root, gid: root };
     for (name, major, minor) in NODES {
-        make_node(dev, name, Node::character(major, minor))?;
+        make_node(dev, name, Node::character(major, minor, own), own)?;
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, dev, name).at(Step::MakeDevice, name, "symlinkat")?;
     }
     match devices {
         Devices::Default => Ok(()),
-        Devices::Host => copy_host(dev),
+        Devices::Host => copy_host(dev, own),
     }?;
     check_null(mounter)
 }
@@ -71,16 +74,23 @@ struct Node {
     kind: FileType,
     device: u64,
     mode: Mode,
-    owner: (u32, u32),
+    owner: Owner,
+}
+
+/// As the host counts. A device of the host keeps its owner: to a pod with users of its own it belongs to nobody.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    uid: u32,
+    gid: u32,
 }
 
 impl Node {
-    fn character(major: u32, minor: u32) -> Self {
+    fn character(major: u32, minor: u32, owner: Owner) -> Self {
         Self {
             kind: FileType::CharacterDevice,
             device: rustix::fs::makedev(major, minor),
             mode: Mode::from_raw_mode(0o666),
-            owner: (0, 0),
+            owner,
         }
     }
 
@@ -90,16 +100,17 @@ impl Node {
             kind,
             device: found.st_rdev,
             mode: Mode::from_raw_mode(found.st_mode & 0o7777),
-            owner: (found.st_uid, found.st_gid),
+            owner: Owner { uid: found.st_uid, gid: found.st_gid },
         })
     }
 }
 
-fn make_node(dir: &OwnedFd, name: &str, node: Node) -> Result<()> {
+/// What is made belongs to `maker` at first.
+fn make_node(dir: &OwnedFd, name: &str, node: Node, maker: Owner) -> Result<()> {
     match rustix::fs::mknodat(dir, name, node.kind, node.mode, node.device) {
-        Ok(()) if node.owner == (0, 0) => Ok(()),
+        Ok(()) if node.owner == maker => Ok(()),
         Ok(()) => {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(node.owner.0), rustix::fs::Gid::from_raw(node.owner.1));
+            let (uid, gid) = (rustix::fs::Uid::from_raw(node.owner.uid), rustix::fs::Gid::from_raw(node.owner.gid));
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::chownat(dir, name, Some(uid), Some(gid), flags).at(Step::MakeDevice, name, "fchownat")
         }
@@ -122,13 +133,13 @@ fn bind_node(dir: &OwnedFd, name: &str) -> Result<()> {
     move_onto(made.as_fd(), &place).at(Step::MakeDevice, name, "move_mount")
 }
 
-fn copy_host(dev: &OwnedFd) -> Result<()> {
+fn copy_host(dev: &OwnedFd, maker: Owner) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let host = rustix::fs::openat(CWD, "/dev", flags, Mode::empty()).at(Step::MakeDevice, "/dev", "open")?;
-    copy_directory(&host, dev, MAX_DEPTH)
+    copy_directory(&host, dev, maker, MAX_DEPTH)
 }
 
-fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
+fn copy_directory(from: &OwnedFd, to: &OwnedFd, maker: Owner, depth: usize) -> Result<()> {
     let step = Step::MakeDevice;
     for entry in Dir::read_from(from).at(step, "/dev", "getdents64")? {
         let entry = entry.at(step, "/dev", "getdents64")?;
@@ -141,9 +152,9 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<()> {
             let from = rustix::fs::openat(from, name, flags, Mode::empty()).at(step, name, "openat")?;
             rustix::fs::mkdirat(to, name, Mode::from_raw_mode(DEV_MODE)).at(step, name, "mkdirat")?;
             let to = rustix::fs::openat(to, name, flags, Mode::empty()).at(step, name, "openat")?;
-            copy_directory(&from, &to, depth - 1)?;
+            copy_directory(&from, &to, maker, depth - 1)?;
         } else if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && name != "ptmx" {
-            copy_node(from, to, name)?;
+            copy_node(from, to, name, maker)?;
         }
     }
     Ok(())
@@ -154,10 +165,10 @@ fn is_skipped(name: &str) -> bool {
 }
 
 /// A device that was unplugged since it was listed is left out.
-fn copy_node(from: &OwnedFd, to: &OwnedFd, name: &str) -> Result<()> {
+fn copy_node(from: &OwnedFd, to: &OwnedFd, name: &str, maker: Owner) -> Result<()> {
     let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
     match rustix::fs::statat(from, name, flags).map(|found| Node::of(&found)) {
-        Ok(Some(node)) => make_node(to, name, node),
+        Ok(Some(node)) => make_node(to, name, node, maker),
         Ok(None) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(failed(Step::MakeDevice, name, "fstatat", errno)),
     }

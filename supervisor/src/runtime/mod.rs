@@ -14,4 +14,5 @@ pub mod seccomp;
 pub mod standard;
 mod terminal;
 mod tree;
+mod user_namespace;
 pub mod users;

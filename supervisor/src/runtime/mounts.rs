@@ -15,8 +15,12 @@ use rustix::mount::{
 use super::failure::{At, Result, failed, refuse};
 use super::launch::{FdSlot, Mount, MountOptions, MountSource, Propagation, Step};
 use super::tree::{self, DIRECTORY_MODE, Leaf, Links, Tree};
+use super::user_namespace::give;
 use crate::sys::mount::{MountAttributes, Reach, mount_setattr};
+use crate::user_namespace::{IdRange, host_id};
 
+/// Group `tty` of every distribution.
+const TTY_GROUP: u32 = 5;
 /// `PROC_SUPER_MAGIC`.
 const PROC_MAGIC: u64 = 0x9fa0;
 /// `CGROUP2_SUPER_MAGIC`.
@@ -35,6 +39,8 @@ pub(crate) struct Mounter<'a> {
     pub fds: &'a [OwnedFd],
     /// The host's `/dev/null`, opened before anything of the container was touched (D5).
     pub null: BorrowedFd<'a>,
+    /// The pod's own, if it has any; what is made here belongs to their root (`make_files_as_root_of`).
+    pub ids: Option<IdRange>,
 }
 
 impl Mounter<'_> {
@@ -54,15 +60,28 @@ impl Mounter<'_> {
             MountSource::Proc => new_filesystem("proc", &[], target),
             MountSource::Sysfs => new_filesystem("sysfs", &[], target),
             MountSource::Cgroup => cgroup(target),
-            MountSource::Devpts => {
-                new_filesystem("devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], target)
+            MountSource::Devpts => self.devpts(target),
+            MountSource::Mqueue => {
+                let made = new_filesystem("mqueue", &[], target)?;
+                self.ids.map_or(Ok(()), |ids| give(&made, "", ids, target)).map(|()| made)
             }
-            MountSource::Mqueue => new_filesystem("mqueue", &[], target),
             MountSource::Tmpfs { size_bytes, mode } => {
                 let (size, mode) = (size_bytes.to_string(), format!("{mode:o}"));
                 new_filesystem("tmpfs", &[("size", &size), ("mode", &mode)], target)
             }
         }
+    }
+
+    /// Terminals of its own, for group `tty`.
+    fn devpts(&self, target: &str) -> Result<OwnedFd> {
+        let tty = host_id(self.ids, TTY_GROUP).map_err(|error| refuse(Step::Mount, target, error.to_string()))?;
+        let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", &tty.to_string())];
+        let made = new_filesystem("devpts", &options, target)?;
+        if let Some(ids) = self.ids {
+            give(&made, "", ids, target)?;
+            give(&made, "ptmx", ids, target)?;
+        }
+        Ok(made)
     }
 
     fn detached(&self, slot: FdSlot, target: &str) -> Result<OwnedFd> {

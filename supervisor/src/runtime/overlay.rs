@@ -4,19 +4,20 @@
 //! brain in another one. So each directory is opened again by the name that the kernel gives for the descriptor and
 //! must turn out to be the same inode; the store's directories belong to root alone, so the name cannot be bent.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
 };
 
 use super::failure::{At, Result, refuse};
 use super::launch::Step;
 use super::tree;
+use crate::sys::mount::{Reach, map_ids};
 
 /// How the layers are named to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +35,14 @@ const STEP: Step = Step::MountRoot;
 const NAME: &str = "overlay";
 
 /// Mounts `layers` (the uppermost first) below a writable one in `scratch`, on top of the directory `scratch` itself.
-/// Returns the root of the new mount.
-pub fn mount_root(layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let parts = Parts::open(layers, scratch)?;
+/// Returns the root of the new mount. With a user namespace all of it appears with the ids that it has there; the directories
+/// themselves stay as they are, and others may use them with other ids.
+pub fn mount_root(
+    layers: &[BorrowedFd<'_>],
+    scratch: BorrowedFd<'_>,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
+    let parts = Parts::open(layers, scratch, user_namespace)?;
     match by_descriptors(&parts) {
         // Before 6.13 descriptors are refused, by old mount code with EOPNOTSUPP.
         Err(error) if [Errno::INVAL, Errno::OPNOTSUPP].iter().any(|no| error.errno == Some(no.raw_os_error())) => {
@@ -47,8 +53,13 @@ pub fn mount_root(layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<
 }
 
 /// As [`mount_root`], by one method alone.
-pub fn mount_root_by(method: Method, layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let parts = Parts::open(layers, scratch)?;
+pub fn mount_root_by(
+    method: Method,
+    layers: &[BorrowedFd<'_>],
+    scratch: BorrowedFd<'_>,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
+    let parts = Parts::open(layers, scratch, user_namespace)?;
     match method {
         Method::Descriptors => by_descriptors(&parts),
         Method::OptionString => by_option_string(&parts),
@@ -65,12 +76,21 @@ struct Parts {
 }
 
 impl Parts {
-    fn open(layers: &[BorrowedFd<'_>], scratch: BorrowedFd<'_>) -> Result<Self> {
+    fn open(
+        layers: &[BorrowedFd<'_>],
+        scratch: BorrowedFd<'_>,
+        user_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Self> {
         if layers.is_empty() || layers.len() > MAX_LAYERS {
             return Err(refuse(STEP, NAME, format!("{} layers, must be 1 to {MAX_LAYERS}", layers.len())));
         }
-        let layers = layers.iter().map(|&layer| Ok(reopen(layer)?.0)).collect::<Result<_>>()?;
+        let layers = layers.iter().map(|&layer| {
+            let (own, path) = reopen(layer)?;
+            with_ids_of(user_namespace, own, &path)
+        });
+        let layers = layers.collect::<Result<_>>()?;
         let (scratch, scratch_path) = reopen(scratch)?;
+        let scratch = with_ids_of(user_namespace, scratch, &scratch_path)?;
         let below = |name: &str| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
             tree::open(&scratch, name, OFlags::RDONLY | OFlags::DIRECTORY, resolve).at(STEP, name, "openat2")
@@ -94,6 +114,20 @@ fn reopen(foreign: BorrowedFd<'_>) -> Result<(OwnedFd, CString)> {
     }
     let duplicate = foreign.try_clone_to_owned().at(STEP, &name, "dup")?;
     Ok((duplicate, path))
+}
+
+/// Covers a directory with itself, in this mount namespace alone: what is reached through the new mount has the ids of the
+/// user namespace.
+fn with_ids_of(user_namespace: Option<BorrowedFd<'_>>, own: OwnedFd, path: &CStr) -> Result<OwnedFd> {
+    let Some(user_namespace) = user_namespace else { return Ok(own) };
+    let name = path.to_string_lossy();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let made = open_tree(&own, "", flags).at(STEP, &name, "open_tree")?;
+    map_ids(&made, Reach::Top, user_namespace).at(STEP, &name, "mount_setattr(MOUNT_ATTR_IDMAP)")?;
+    super::mounts::move_onto(made.as_fd(), &own).at(STEP, &name, "move_mount")?;
+    // The root of a new mount is a mere handle.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(&made, ".", flags, Mode::empty()).at(STEP, &name, "openat")
 }
 
 fn proc_path(fd: impl AsFd) -> String {

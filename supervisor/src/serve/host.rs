@@ -34,6 +34,8 @@ pub struct Host {
     pub allowed_unsafe_sysctls: Vec<Allowed>,
     /// Whether the kernel enforces AppArmor profiles.
     pub apparmor: bool,
+    /// Whether pods can have users of their own.
+    pub user_namespaces: bool,
     pub pressure: Pressures,
     pub log_dir: PathBuf,
     pub crash_back_off_max: Duration,
@@ -67,6 +69,7 @@ impl Host {
             max_pods: config.max_pods,
             allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             apparmor: facts.apparmor,
+            user_namespaces: false,
             pressure: Pressures::default(),
             log_dir: config.log_dir.clone(),
             crash_back_off_max: config.max_container_restart_period,

@@ -186,7 +186,9 @@ impl Daemon {
         let lock = Lock::take(&dirs.data).await?;
         let (store, damaged) = Store::open(&dirs.data.join("store"))?;
         let events = Rc::new(RefCell::new(Recorder::new(store.clone())));
-        let mut host = Host::new(&config, &node_facts(config.node_name.clone(), host_addresses()));
+        let user_namespaces = user_namespaces(&config);
+        let facts = node_facts(config.node_name.clone(), host_addresses());
+        let mut host = Host { user_namespaces, ..Host::new(&config, &facts) };
         for own in damaged {
             let text = format!("{}: {}; put aside", own.path.display(), own.cause);
             tracing::error!("{text}");
@@ -439,7 +441,9 @@ impl Daemon {
             tracing::warn!("taken at the next start: {}", later.join(", "));
         }
         let facts = node_facts(Some(self.host.name.clone()), self.host.ips.clone());
-        let mut host = Host { pressure: self.host.pressure.clone(), ..Host::new(&config, &facts) };
+        let user_namespaces = self.host.user_namespaces;
+        let pressure = self.host.pressure.clone();
+        let mut host = Host { pressure, user_namespaces, ..Host::new(&config, &facts) };
         let published = node_object::publish(&self.store, &host, &self.images).await;
         self.publish_again = published.err().map(|error| try_later(&error));
         take_node(&self.store, &mut host);
@@ -571,6 +575,15 @@ fn is_told_otherwise(event: &crate::store::WatchEvent) -> bool {
     event.previous.as_ref().is_some_and(|previous| told(previous) != told(&event.object))
 }
 
+/// Whether there are any; what keeps them from pods that would get them is told once.
+fn user_namespaces(config: &Config) -> bool {
+    let checked = crate::user_namespace::support::check(&config.data_dir);
+    if let (Err(cause), false) = (&checked, config.host_users) {
+        tracing::warn!("hostUsers: pods that don't say have the host's users all the same: {cause}");
+    }
+    checked.is_ok()
+}
+
 fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Settings, ServeError> {
     let page_sizes = cgroupd::host::page_sizes()?;
     let machines = dirs.data.join("machines");
@@ -591,6 +604,7 @@ fn settings(config: &Config, dirs: &Dirs, objects: StoreObjects) -> Result<Setti
         },
         seccomp_dir: dirs.data.join("seccomp"),
         resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
+        host_users: config.host_users,
         comes_back: Some(drain::REASON),
         snapshots: Some(Snapshots::open(machines.clone()).map_err(ServeError::io("make", &machines))?),
     })

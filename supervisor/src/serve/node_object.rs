@@ -11,6 +11,7 @@ use super::clock;
 use super::host::Host;
 use super::pressure::{Pressure, Pressures};
 use crate::api::keep::heartbeat;
+use crate::convert::sandbox::HANDLERS;
 use crate::image;
 use crate::store::{Change, Durability, Key, Store, StoreError};
 
@@ -126,8 +127,15 @@ fn status(host: &Host, images: &image::Store, old: Option<&Value>) -> Value {
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
         "nodeInfo": info(),
         "images": image_list(images),
+        "runtimeHandlers": runtime_handlers(host),
         "features": {"supplementalGroupsPolicy": true},
     })
+}
+
+/// The default one has no name.
+fn runtime_handlers(host: &Host) -> Vec<Value> {
+    let features = json!({"recursiveReadOnlyMounts": true, "userNamespaces": host.user_namespaces});
+    [""].iter().chain(&HANDLERS).map(|name| json!({"name": name, "features": features})).collect()
 }
 
 /// In the kubelet's words.
@@ -228,6 +236,26 @@ mod tests {
         assert_eq!(ready.status, "True");
         assert_eq!(node.metadata.labels.unwrap()["kubernetes.io/hostname"], "n1");
         assert!(status.node_info.unwrap().container_runtime_version.starts_with("monopod://"));
+    }
+
+    /// KEP-127, KEP-3857
+    #[test]
+    fn handlers_tell_what_they_can_do() {
+        let features = |able| {
+            let dir = tempfile::tempdir().unwrap();
+            let images = image::Store::open(dir.path(), image::Limits::default()).unwrap();
+            let node = object(&Host { user_namespaces: able, ..example() }, &images, None);
+            let node: Node = serde_json::from_value(node).unwrap();
+            let all = node.status.unwrap().runtime_handlers.unwrap().into_iter();
+            let seen = |own: k8s_openapi::api::core::v1::NodeRuntimeHandler| {
+                let features = own.features.unwrap();
+                (own.name.unwrap(), features.recursive_read_only_mounts, features.user_namespaces)
+            };
+            all.map(seen).collect::<Vec<_>>()
+        };
+        for able in [false, true] {
+            assert_eq!(features(able), ["", "runc"].map(|name| (name.to_owned(), Some(true), Some(able))));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::process::Pid;
 use super::fd::last_errno;
 
 /// `<linux/sched.h>`; libc has them in a type that is too narrow.
-const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+pub(super) const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Which new namespaces the child gets: `CLONE_NEW*` bits.
@@ -21,6 +21,8 @@ pub struct NewNamespaces {
     pub network: bool,
     pub ipc: bool,
     pub uts: bool,
+    /// Owns the others.
+    pub user: bool,
 }
 
 impl NewNamespaces {
@@ -31,6 +33,7 @@ impl NewNamespaces {
             (self.network, libc::CLONE_NEWNET),
             (self.ipc, libc::CLONE_NEWIPC),
             (self.uts, libc::CLONE_NEWUTS),
+            (self.user, libc::CLONE_NEWUSER),
         ]
         .iter()
         .filter(|(wanted, _)| *wanted)

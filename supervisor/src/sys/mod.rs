@@ -12,5 +12,6 @@ pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod unpack;
+pub mod user_namespace;
 
 pub use process::{abort_on_panic, exit_now};

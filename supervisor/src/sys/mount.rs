@@ -2,11 +2,11 @@
 #![allow(unsafe_code, reason = "a call that neither rustix nor nix wraps")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use linux_raw_sys::general::{
-    AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MS_PRIVATE,
-    MS_SHARED, MS_SLAVE, mount_attr,
+    AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_SHARED, MS_SLAVE, mount_attr,
 };
 
 /// What `mount_setattr` turns on; nothing is ever turned off.
@@ -56,17 +56,31 @@ impl MountAttributes {
 
 /// Changes the mount whose root `mount` is; it may be detached.
 pub fn mount_setattr(mount: impl AsFd, reach: Reach, attributes: MountAttributes) -> io::Result<()> {
+    set(mount.as_fd(), reach, attributes.raw())
+}
+
+/// Lets files of a detached mount appear with the ids that they have in a user namespace (`MOUNT_ATTR_IDMAP`). `EINVAL`: the
+/// file system can't do that, or that of a mount below.
+pub fn map_ids(mount: impl AsFd, reach: Reach, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let mapped = mount_attr {
+        attr_set: u64::from(MOUNT_ATTR_IDMAP),
+        userns_fd: u64::from(user_namespace.as_raw_fd().cast_unsigned()),
+        ..MountAttributes::default().raw()
+    };
+    set(mount.as_fd(), reach, mapped)
+}
+
+fn set(mount: BorrowedFd<'_>, reach: Reach, raw: mount_attr) -> io::Result<()> {
     let flags = match reach {
         Reach::Top => AT_EMPTY_PATH,
         Reach::Recursive => AT_EMPTY_PATH | AT_RECURSIVE,
     };
-    let raw = attributes.raw();
-    // SAFETY: the descriptor lives through the call, the path is a constant with its NUL, and the kernel only reads
+    // SAFETY: the descriptors live through the call, the path is a constant with its NUL, and the kernel only reads
     // `size_of::<mount_attr>()` bytes of a struct that is exactly that large.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
             &raw const raw,

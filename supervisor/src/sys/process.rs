@@ -31,6 +31,26 @@ pub fn unshare_cgroup() -> io::Result<()> {
     unshare(UnshareFlags::NEWCGROUP)
 }
 
+/// `unshare(CLONE_NEWNS)`, and `unshare(CLONE_NEWCGROUP)` where it is wanted: as the owner of a new user namespace.
+pub fn unshare_mounts_and(cgroup: bool) -> io::Result<()> {
+    unshare(if cgroup { UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP } else { UnshareFlags::NEWNS })
+}
+
+/// `setfsuid(2)` and `setfsgid(2)`: what is made in file systems from now on belongs to them. The capabilities that go with
+/// leaving uid 0 for it have to be raised again (capabilities(7)).
+pub fn set_file_system_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: takes integers; the kernel keeps them per thread.
+    unsafe { libc::setfsgid(gid) };
+    // SAFETY: as above.
+    unsafe { libc::setfsuid(uid) };
+    // Neither tells an error. Both give the id that was in force before: asking for one that is none changes nothing.
+    // SAFETY: as above.
+    let user = unsafe { libc::setfsuid(u32::MAX) };
+    // SAFETY: as above.
+    let group = unsafe { libc::setfsgid(u32::MAX) };
+    if (user, group) == (uid.cast_signed(), gid.cast_signed()) { Ok(()) } else { Err(io::Errno::PERM) }
+}
+
 /// `unshare(CLONE_NEWNET)`: the calling thread alone moves to a namespace that is held by it and by the descriptor.
 pub fn enter_new_network_namespace() -> std::io::Result<std::os::fd::OwnedFd> {
     unshare(UnshareFlags::NEWNET)?;

@@ -19,10 +19,13 @@ use rustix::io::Errno;
 
 use super::payload::{File, Payload};
 use super::{VolumeError, ownership, remove};
+use crate::user_namespace::{IdRange, host_id};
 
 const DATA: &str = "..data";
 const DATA_TEMPORARY: &str = "..data_tmp";
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
+/// `S_ISGID`
+const SETGID: u32 = 0o2000;
 const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 
 /// What an update did.
@@ -34,28 +37,34 @@ pub enum Written {
     Changed { old: Option<String> },
 }
 
-/// Makes the files of `root` those of `payload`. `group` gets the right to read (VO50).
+/// Makes the files of `root` those of `payload`. `group` gets the right to read (VO50). Owners are those of the pod, which may
+/// have `ids` of its own.
 ///
 /// # Errors
 /// A path leaves the volume, or a call failed: then what was there before is still there, whole.
-pub fn write(root: BorrowedFd<'_>, payload: &Payload, group: Option<u32>) -> Result<Written, VolumeError> {
+pub fn write(
+    root: BorrowedFd<'_>,
+    payload: &Payload,
+    group: Option<u32>,
+    ids: Option<IdRange>,
+) -> Result<Written, VolumeError> {
     payload.keys().try_for_each(|path| check_path(path))?;
     let current = current(root)?;
     if let Some(current) = &current
         && is_same(root, current, payload)?
     {
-        link_names(root, payload)?;
+        link_names(root, payload, ids)?;
         return Ok(Written::Unchanged);
     }
     let name = new_name();
     rustix::fs::mkdirat(root, &name, DIRECTORY_MODE).map_err(VolumeError::system("mkdirat", &name))?;
-    let filled = fill(root, &name, payload, group).and_then(|()| swap(root, &name));
+    let filled = fill(root, &name, payload, group, ids).and_then(|()| swap(root, &name, ids));
     if let Err(error) = filled {
         // What is half made must not stay; the first error is the one to tell.
         let _left_for_the_next_sweep = remove::tree(root, &name);
         return Err(error);
     }
-    link_names(root, payload)?;
+    link_names(root, payload, ids)?;
     unlink_stale(root, payload)?;
     Ok(Written::Changed { old: current })
 }
@@ -176,20 +185,27 @@ fn new_name() -> String {
     format!("{time}.{}", random % 10_000_000_000)
 }
 
-fn fill(root: BorrowedFd<'_>, name: &str, payload: &Payload, group: Option<u32>) -> Result<(), VolumeError> {
+fn fill(
+    root: BorrowedFd<'_>,
+    name: &str,
+    payload: &Payload,
+    group: Option<u32>,
+    ids: Option<IdRange>,
+) -> Result<(), VolumeError> {
     let directory = rustix::fs::openat(root, name, FLAGS | OFlags::DIRECTORY, Mode::empty())
         .map_err(VolumeError::system("openat", name))?;
     chmod(&directory, DIRECTORY_MODE, name)?;
+    own(&directory, None, ids, name)?;
     for (path, file) in payload {
-        put(directory.as_fd(), path, file)?;
+        put(directory.as_fd(), path, file, ids)?;
     }
     match group {
-        Some(group) => ownership::give_to_group(directory.as_fd(), group, true),
+        Some(group) => ownership::give_to_group(directory.as_fd(), host_id(ids, group)?, true),
         None => Ok(()),
     }
 }
 
-fn put(directory: BorrowedFd<'_>, path: &str, file: &File) -> Result<(), VolumeError> {
+fn put(directory: BorrowedFd<'_>, path: &str, file: &File, ids: Option<IdRange>) -> Result<(), VolumeError> {
     let mut at = directory.try_clone_to_owned().map_err(|error| VolumeError::io("dup", path, &error))?;
     let (parents, name) = path.rsplit_once('/').map_or((None, path), |(parents, name)| (Some(parents), name));
     for part in parents.into_iter().flat_map(|parents| parents.split('/')) {
@@ -200,16 +216,14 @@ fn put(directory: BorrowedFd<'_>, path: &str, file: &File) -> Result<(), VolumeE
         at = rustix::fs::openat(&at, part, FLAGS | OFlags::DIRECTORY, Mode::empty())
             .map_err(VolumeError::system("openat", path))?;
         chmod(&at, DIRECTORY_MODE, path)?;
+        own(&at, None, ids, path)?;
     }
     let flags = FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
     let opened =
         rustix::fs::openat(&at, name, flags, Mode::RUSR | Mode::WUSR).map_err(VolumeError::system("openat", path))?;
     let mut opened = std::fs::File::from(opened);
     opened.write_all(&file.content).map_err(|error| VolumeError::io("write", path, &error))?;
-    if let Some(owner) = file.owner {
-        rustix::fs::fchown(&opened, Some(Uid::from_raw(owner)), None::<Gid>)
-            .map_err(VolumeError::system("fchown", path))?;
-    }
+    own(&opened, file.owner, ids, path)?;
     chmod(&opened, Mode::from_raw_mode(file.mode), path)
 }
 
@@ -218,13 +232,33 @@ fn chmod(fd: impl AsFd, mode: Mode, path: &str) -> Result<(), VolumeError> {
     rustix::fs::fchmod(fd, mode).map_err(VolumeError::system("fchmod", path))
 }
 
+/// Gives to the user, or to the pod's root, what was made by the host's.
+fn own(fd: impl AsFd, user: Option<u32>, ids: Option<IdRange>, path: &str) -> Result<(), VolumeError> {
+    if user.is_none() && ids.is_none() {
+        return Ok(());
+    }
+    let uid = Uid::from_raw(host_id(ids, user.unwrap_or(0))?);
+    let gid = ids.map(|ids| Gid::from_raw(ids.first()));
+    rustix::fs::fchown(fd, Some(uid), gid).map_err(VolumeError::system("fchown", path))
+}
+
+fn link(target: &str, root: BorrowedFd<'_>, name: &str, ids: Option<IdRange>) -> Result<(), VolumeError> {
+    rustix::fs::symlinkat(target, root, name).map_err(VolumeError::system("symlinkat", name))?;
+    let Some(ids) = ids else { return Ok(()) };
+    // A volume that was given to a group gives it to what is made in it.
+    let mode = rustix::fs::fstat(root).map_err(VolumeError::system("fstat", name))?.st_mode;
+    let inherits = mode & SETGID != 0;
+    let (uid, gid) = (Some(Uid::from_raw(ids.first())), (!inherits).then(|| Gid::from_raw(ids.first())));
+    rustix::fs::chownat(root, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(VolumeError::system("fchownat", name))
+}
+
 /// From now on readers find the new files.
-fn swap(root: BorrowedFd<'_>, name: &str) -> Result<(), VolumeError> {
+fn swap(root: BorrowedFd<'_>, name: &str, ids: Option<IdRange>) -> Result<(), VolumeError> {
     match rustix::fs::unlinkat(root, DATA_TEMPORARY, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(VolumeError::system("unlinkat", DATA_TEMPORARY)(error)),
     }
-    rustix::fs::symlinkat(name, root, DATA_TEMPORARY).map_err(VolumeError::system("symlinkat", DATA_TEMPORARY))?;
+    link(name, root, DATA_TEMPORARY, ids)?;
     rustix::fs::renameat(root, DATA_TEMPORARY, root, DATA).map_err(VolumeError::system("renameat", DATA))
 }
 
@@ -233,7 +267,7 @@ fn visible(payload: &Payload) -> BTreeSet<&str> {
     payload.keys().map(|path| path.split_once('/').map_or(path.as_str(), |(first, _)| first)).collect()
 }
 
-fn link_names(root: BorrowedFd<'_>, payload: &Payload) -> Result<(), VolumeError> {
+fn link_names(root: BorrowedFd<'_>, payload: &Payload, ids: Option<IdRange>) -> Result<(), VolumeError> {
     for name in visible(payload) {
         let target = format!("{DATA}/{name}");
         let found = rustix::fs::readlinkat(root, name, Vec::new());
@@ -244,7 +278,7 @@ fn link_names(root: BorrowedFd<'_>, payload: &Payload) -> Result<(), VolumeError
             Ok(_) | Err(Errno::INVAL) => remove::tree(root, name)?,
             Err(error) => return Err(VolumeError::system("readlinkat", name)(error)),
         }
-        rustix::fs::symlinkat(&target, root, name).map_err(VolumeError::system("symlinkat", name))?;
+        link(&target, root, name, ids)?;
     }
     Ok(())
 }

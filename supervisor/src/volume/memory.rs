@@ -1,13 +1,15 @@
 //! Volumes that live in memory: detached mounts, which the pod's monitor keeps (rules VO11, VO12, VO25).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::VolumeError;
+use crate::user_namespace::{IdRange, host_id};
 
 /// What somebody may do with others' files in the root of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,31 +21,38 @@ enum Others {
 }
 
 /// An `emptyDir`: every user may write to it; a group gets everything that is made in it (VO11, VO50).
-pub(super) fn empty_dir(size_bytes: u64, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
-    mount("tmpfs", [("size", size_bytes.to_string())].into_iter().chain(ownership(group, Others::Kept)), true)
+pub(super) fn empty_dir(size_bytes: u64, group: Option<u32>, ids: Option<IdRange>) -> Result<OwnedFd, VolumeError> {
+    mount("tmpfs", [("size", size_bytes.to_string())].into_iter().chain(ownership(group, Others::Kept, ids)?), true)
 }
 
 /// For files that we write (VO25).
-pub(super) fn content(group: Option<u32>) -> Result<OwnedFd, VolumeError> {
-    mount("tmpfs", ownership(group, Others::Free).into_iter(), true)
+pub(super) fn content(group: Option<u32>, ids: Option<IdRange>) -> Result<OwnedFd, VolumeError> {
+    mount("tmpfs", ownership(group, Others::Free, ids)?.into_iter(), true)
 }
 
 /// Pages of one size; the kernel hands out what the node set aside (VO12).
-pub(super) fn huge_pages(page_bytes: u64, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
+pub(super) fn huge_pages(page_bytes: u64, group: Option<u32>, ids: Option<IdRange>) -> Result<OwnedFd, VolumeError> {
     let page = ("pagesize", page_bytes.to_string());
-    mount("hugetlbfs", [page].into_iter().chain(ownership(group, Others::Free)), false)
+    mount("hugetlbfs", [page].into_iter().chain(ownership(group, Others::Free, ids)?), false)
 }
 
-fn ownership(group: Option<u32>, others: Others) -> Vec<(&'static str, String)> {
+/// In memory files have the ids that the host knows them by: before Linux 6.3 no tmpfs can be mounted with an id map.
+fn ownership(
+    group: Option<u32>,
+    others: Others,
+    ids: Option<IdRange>,
+) -> Result<Vec<(&'static str, String)>, VolumeError> {
     let sticky = match others {
         Others::Free => 0,
         Others::Kept => 0o1000,
     };
     let mode = |bits: u32| ("mode", format!("{:o}", bits | sticky));
-    match group {
-        Some(group) => vec![mode(0o2777), ("gid", group.to_string())],
-        None => vec![mode(0o777)],
+    let mut options = vec![mode(if group.is_some() { 0o2777 } else { 0o777 })];
+    if group.is_some() || ids.is_some() {
+        options.push(("gid", host_id(ids, group.unwrap_or(0))?.to_string()));
     }
+    options.extend(ids.map(|ids| ("uid", ids.first().to_string())));
+    Ok(options)
 }
 
 fn mount(
@@ -117,12 +126,20 @@ fn bytes(quantity: &str) -> Option<u64> {
     u64::try_from(quantity.value()).ok()
 }
 
-/// Several layers of an image as one tree, read-only (VO36); the uppermost first.
-pub(super) fn overlay(layers: &[impl AsRef<Path>]) -> Result<OwnedFd, VolumeError> {
+/// Several layers of an image as one tree, read-only (VO36); the uppermost first. With a user namespace they appear with the
+/// ids that they have there.
+pub(super) fn overlay(
+    layers: &[impl AsRef<Path>],
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, VolumeError> {
     let call = |call| VolumeError::system(call, "overlay");
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(call("fsopen"))?;
     for layer in layers {
         let layer = layer.as_ref();
+        if let Some(namespace) = user_namespace {
+            add_mapped(&fs, layer, namespace)?;
+            continue;
+        }
         // Names are digests below the store: short enough for `fsconfig`, and without `:`.
         rustix::mount::fsconfig_set_string(&fs, "lowerdir+", layer)
             .map_err(VolumeError::system("fsconfig(lowerdir+)", layer))?;
@@ -130,6 +147,17 @@ pub(super) fn overlay(layers: &[impl AsRef<Path>]) -> Result<OwnedFd, VolumeErro
     rustix::mount::fsconfig_create(&fs).map_err(call("fsconfig create"))?;
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
         .map_err(call("fsmount"))
+}
+
+/// A layer by a mount that is nowhere attached, which overlayfs takes since Linux 6.15.
+fn add_mapped(fs: &OwnedFd, layer: &Path, namespace: BorrowedFd<'_>) -> Result<(), VolumeError> {
+    let root = super::open_directory(layer)?;
+    let copy = super::detached_copy(root.as_fd(), None, false, super::Missing::Refused, Some(namespace))?;
+    // The root of a new mount is a mere handle.
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(&copy, ".", flags, Mode::empty()).map_err(VolumeError::system("openat", layer))?;
+    rustix::mount::fsconfig_set_fd(fs, "lowerdir+", &opened)
+        .map_err(VolumeError::system("fsconfig(lowerdir+, mounted with an id map)", layer))
 }
 
 #[cfg(test)]
@@ -157,9 +185,22 @@ mod tests {
     /// VO11, VO50
     #[test]
     fn a_memory_volume_is_sticky_as_the_kubelet_leaves_it() {
-        let mode = |group, others| ownership(group, others).remove(0).1;
+        let mode = |group, others| ownership(group, others, None).unwrap().remove(0).1;
         assert_eq!([mode(None, Others::Kept), mode(Some(7), Others::Kept)], ["1777", "3777"]);
         assert_eq!([mode(None, Others::Free), mode(Some(7), Others::Free)], ["777", "2777"]);
+    }
+
+    /// D22: in memory nothing is mapped, so the pod's ids are written as the host's.
+    #[test]
+    fn a_pods_own_users_own_its_memory() {
+        let ids = IdRange::free(&std::collections::BTreeSet::new());
+        let of = |group, ids| ownership(group, Others::Free, ids).map(|options| format!("{options:?}"));
+        assert_eq!(of(None, None).unwrap(), r#"[("mode", "777")]"#);
+        assert_eq!(of(Some(7), None).unwrap(), r#"[("mode", "2777"), ("gid", "7")]"#);
+        assert_eq!(of(None, ids).unwrap(), r#"[("mode", "777"), ("gid", "2013265920"), ("uid", "2013265920")]"#);
+        assert_eq!(of(Some(7), ids).unwrap(), r#"[("mode", "2777"), ("gid", "2013265927"), ("uid", "2013265920")]"#);
+        let told = of(Some(70_000), ids).unwrap_err().to_string();
+        assert_eq!(told, "id 70000 does not exist in a pod with hostUsers: false, whose ids end at 65535");
     }
 
     /// VO12

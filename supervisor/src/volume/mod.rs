@@ -18,7 +18,7 @@ pub mod source;
 pub mod sub_path;
 pub mod usage;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
@@ -27,6 +27,8 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use crate::convert::mounts::VolumePlace;
+use crate::sys::mount::{Reach, map_ids};
+use crate::user_namespace::{IdRange, NotInPod, support};
 use source::{GroupPolicy, Persistent, PersistentPlace, Source};
 
 /// Why a volume could not be set up; shown as `FailedMount` (rule VO1).
@@ -42,6 +44,12 @@ pub enum VolumeError {
     Escapes { path: String },
     #[error("sizeLimit {text:?}: {cause}")]
     SizeLimit { text: String, cause: String },
+    #[error(
+        "{path} can't be mounted with an id map, which a pod with hostUsers: false needs: its file system is {file_system} ({source})"
+    )]
+    NoIdMap { path: String, file_system: String, source: std::io::Error },
+    #[error(transparent)]
+    NotInPod(#[from] NotInPod),
     /// Something that the volume is made from is missing or wrong, in kubelet's words.
     #[error("{0}")]
     Content(String),
@@ -82,6 +90,10 @@ pub struct Site<'a> {
     pub group: Option<u32>,
     /// Files that have been given to it so far.
     pub given: &'a AtomicU64,
+    /// The pod's own ids, if it has any.
+    pub ids: Option<IdRange>,
+    /// Its user namespace, once there is a sandbox.
+    pub user_namespace: Option<BorrowedFd<'a>>,
 }
 
 /// Makes one volume, used or not (rule VO3). `kept` is the mount of an earlier time, when the pod had a monitor already:
@@ -113,16 +125,16 @@ pub fn make(name: &str, source: &Source, site: &Site<'_>, kept: Option<OwnedFd>)
             Ok(ReadyVolume { has_quota, ..ready(VolumePlace::on_host(), root) })
         }
         Source::Memory { size_bytes } => {
-            Ok(ready(VolumePlace::kept(), or(&|| memory::empty_dir(*size_bytes, site.group))?))
+            Ok(ready(VolumePlace::kept(), or(&|| memory::empty_dir(*size_bytes, site.group, site.ids))?))
         }
         Source::HugePages { page_bytes } => {
-            Ok(ready(VolumePlace::kept(), or(&|| memory::huge_pages(*page_bytes, site.group))?))
+            Ok(ready(VolumePlace::kept(), or(&|| memory::huge_pages(*page_bytes, site.group, site.ids))?))
         }
         Source::HostPath(source) => Ok(ready(VolumePlace::on_host(), host_path::open(source)?)),
         Source::Content(payload) => {
-            let root = or(&|| memory::content(site.group))?;
+            let root = or(&|| memory::content(site.group, site.ids))?;
             atomic::sweep(root.as_fd())?;
-            write_at_once(root.as_fd(), payload, site.group)?;
+            write_at_once(root.as_fd(), payload, site.group, site.ids)?;
             let place = VolumePlace { read_only: true, ..VolumePlace::kept() };
             Ok(ReadyVolume { is_content: true, ..ready(place, root) })
         }
@@ -134,15 +146,22 @@ pub fn make(name: &str, source: &Source, site: &Site<'_>, kept: Option<OwnedFd>)
             let immutable = |place| VolumePlace { read_only: true, no_exec: true, ..place };
             match layers.as_slice() {
                 [only] => Ok(ready(immutable(VolumePlace::on_host()), open_directory(only)?)),
-                several => Ok(ready(immutable(VolumePlace::kept()), or(&|| memory::overlay(several))?)),
+                several => {
+                    Ok(ready(immutable(VolumePlace::kept()), or(&|| memory::overlay(several, site.user_namespace))?))
+                }
             }
         }
     }
 }
 
 /// For a volume that no container has yet.
-fn write_at_once(root: BorrowedFd<'_>, payload: &payload::Payload, group: Option<u32>) -> Result<(), VolumeError> {
-    match atomic::write(root, payload, group)? {
+fn write_at_once(
+    root: BorrowedFd<'_>,
+    payload: &payload::Payload,
+    group: Option<u32>,
+    ids: Option<IdRange>,
+) -> Result<(), VolumeError> {
+    match atomic::write(root, payload, group, ids)? {
         atomic::Written::Changed { old: Some(old) } => atomic::remove_old(root, &old),
         atomic::Written::Changed { old: None } | atomic::Written::Unchanged => Ok(()),
     }
@@ -215,12 +234,14 @@ pub enum Missing {
     Refused,
 }
 
-/// A detached copy of the mount at `root`, or of `sub_path` below it, for one container.
+/// A detached copy of the mount at `root`, or of `sub_path` below it, for one container. With a user namespace its files
+/// appear with the ids that they have there.
 pub fn detached_copy(
     root: BorrowedFd<'_>,
     sub_path: Option<&str>,
     recursive: bool,
     missing: Missing,
+    user_namespace: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, VolumeError> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
@@ -232,7 +253,27 @@ pub fn detached_copy(
     };
     let below = sub_path.map(open).transpose()?;
     let from = below.as_ref().map_or(root, |fd| fd.as_fd());
-    rustix::mount::open_tree(from, "", flags).map_err(VolumeError::system("open_tree", sub_path.unwrap_or("/")))
+    let copy =
+        rustix::mount::open_tree(from, "", flags).map_err(VolumeError::system("open_tree", sub_path.unwrap_or("/")))?;
+    if let Some(namespace) = user_namespace {
+        give_ids(&copy, namespace).map_err(|source| no_id_map(from, source))?;
+    }
+    Ok(copy)
+}
+
+/// File systems that are mounted below and can't have an id map are left without: to the pod all in them is nobody's, and it
+/// is nobody to them.
+fn give_ids(copy: &OwnedFd, namespace: BorrowedFd<'_>) -> std::io::Result<()> {
+    map_ids(copy, Reach::Recursive, namespace).or_else(|_| map_ids(copy, Reach::Top, namespace))
+}
+
+fn no_id_map(what: BorrowedFd<'_>, source: std::io::Error) -> VolumeError {
+    let link = rustix::fs::readlink(format!("/proc/self/fd/{}", what.as_raw_fd()), Vec::new());
+    VolumeError::NoIdMap {
+        path: link.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        file_system: support::type_of(what).unwrap_or_else(|| "unknown".to_owned()),
+        source,
+    }
 }
 
 /// Most of a file in a volume that is read for a container.

@@ -6,7 +6,10 @@ fn volume(place: PersistentPlace, group_policy: GroupPolicy) -> Persistent {
 }
 
 fn made(volume: &Persistent, group: Option<u32>) -> Result<OwnedFd, VolumeError> {
-    persistent(volume, &Site { pod_dir: Path::new("/nowhere"), group, given: &AtomicU64::new(0) })
+    persistent(
+        volume,
+        &Site { pod_dir: Path::new("/nowhere"), group, given: &AtomicU64::new(0), ids: None, user_namespace: None },
+    )
 }
 
 /// VO35, VO50

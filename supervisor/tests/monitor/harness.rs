@@ -81,6 +81,7 @@ impl Pod {
             cgroup: fds.add(pod.new_cgroup("pause")).unwrap(),
             pause: fds.add(pause(pod.dir.path())).unwrap(),
             netns: None,
+            user_namespace: None,
             oom_score_adj: None,
             shm_bytes: Some(1 << 20),
             when_brain_dies,

@@ -420,7 +420,7 @@ fn hand_over(plan: &Plan, fds: &[OwnedFd], work: Work<'_>) {
         let mount = rustix::thread::LinkNameSpaceType::Mount;
         rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(mount)).unwrap();
     }
-    child::run(&ChildPlan { work, fds, streams }, child)
+    child::run(&ChildPlan { work, fds, streams, users: None }, child)
 }
 
 fn open(path: &std::path::Path) -> OwnedFd {

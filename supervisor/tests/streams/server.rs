@@ -95,6 +95,7 @@ async fn open(dir: &Path) -> (Node, tokio::sync::mpsc::UnboundedReceiver<Notice>
         seccomp_dir: dir.join("seccomp"),
         resources: cgroupd::Policy::default(),
         snapshots: None,
+        host_users: true,
         comes_back: None,
     };
     let (node, notices) = Node::new(engine, events, settings);

@@ -103,6 +103,7 @@ impl World {
             seccomp_dir: dirs.data.join("seccomp"),
             resources: cgroupd::Policy::default(),
             snapshots: None,
+            host_users: true,
             comes_back: None,
         };
         let (node, notices) = Node::new(engine, events, settings);

@@ -185,6 +185,7 @@ fn settings(command: &RunCommand, dirs: &Dirs, mut objects: admit::Given, pods: 
         seccomp_dir: dirs.data.join("seccomp"),
         resources: cgroupd::Policy { page_sizes, ..cgroupd::Policy::default() },
         snapshots: None,
+        host_users: true,
         comes_back: None,
     })
 }

@@ -26,7 +26,7 @@ fn read(path: &Path) -> String {
 /// Writes, and removes what was replaced.
 fn update(root: &Path, files: &[(&str, &str)]) -> bool {
     let fd = open(root);
-    match write(fd.as_fd(), &payload(files), None).unwrap() {
+    match write(fd.as_fd(), &payload(files), None, None).unwrap() {
         Written::Unchanged => false,
         Written::Changed { old } => {
             if let Some(old) = old {
@@ -67,7 +67,7 @@ fn files_have_mode_owner_and_group() {
     let mut files = payload(&[("secret", "x"), ("sub/plain", "y")]);
     files.insert("token".into(), File { content: b"t".into(), mode: 0o600, owner: Some(1000) });
     files.get_mut("secret").unwrap().mode = 0o400;
-    write(root.as_fd(), &files, Some(2000)).unwrap();
+    write(root.as_fd(), &files, Some(2000), None).unwrap();
     for (path, mode, owner, group) in [
         ("secret", 0o440, 0, 2000),
         ("sub/plain", 0o644, 0, 2000),
@@ -80,13 +80,35 @@ fn files_have_mode_owner_and_group() {
     }
 }
 
+/// D22: in a pod with users of its own files belong to its root, its user and its group, as in any other.
+#[test]
+fn files_belong_to_the_pods_own_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = open(dir.path());
+    let ids = crate::user_namespace::IdRange::free(&BTreeSet::new());
+    let first = ids.unwrap().first();
+    let mut files = payload(&[("sub/plain", "y")]);
+    files.insert("token".into(), File { content: b"t".into(), mode: 0o600, owner: Some(1000) });
+    write(root.as_fd(), &files, Some(2000), ids).unwrap();
+    for (path, owner, group) in [("..data/sub/plain", 0, 2000), ("..data/token", 1000, 2000), ("..data/sub", 0, 2000)] {
+        let found = dir.path().join(path).metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (first + owner, first + group), "{path}");
+    }
+    for link in ["..data", "token", "sub"] {
+        let found = dir.path().join(link).symlink_metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (first, first), "{link}");
+    }
+    let error = write(root.as_fd(), &payload(&[("a", "b")]), Some(65_536), ids).unwrap_err();
+    assert!(matches!(error, VolumeError::NotInPod(_)), "{error}");
+}
+
 /// VO23, P10
 #[test]
 fn a_path_never_leaves_the_volume() {
     let dir = tempfile::tempdir().unwrap();
     let root = open(dir.path());
     for path in ["../x", "/x", "a/../../x", "..data/x", "..x", "a//b", "a/.", "", "a/../b"] {
-        let error = write(root.as_fd(), &payload(&[(path, "x")]), None).unwrap_err();
+        let error = write(root.as_fd(), &payload(&[(path, "x")]), None, None).unwrap_err();
         assert_eq!(error.to_string(), format!("invalid path {path:?}"));
     }
     assert_eq!(entries(dir.path()).len(), 0);
@@ -136,7 +158,7 @@ fn a_reader_never_sees_a_torn_file() {
     let version = |n: usize| format!("{n:04}").repeat(2_000);
     let of = move |n: usize| payload(&[("a", &version(n)), ("b", &version(n))]);
     let fd = open(&root);
-    write(fd.as_fd(), &of(0), None).unwrap();
+    write(fd.as_fd(), &of(0), None, None).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -150,7 +172,7 @@ fn a_reader_never_sees_a_torn_file() {
         });
         // What was replaced stays for a while in life; here for as long as the reader may be held up.
         let old: Vec<_> = (1..=1_000)
-            .filter_map(|n| match write(fd.as_fd(), &of(n), None).unwrap() {
+            .filter_map(|n| match write(fd.as_fd(), &of(n), None, None).unwrap() {
                 Written::Changed { old } => old,
                 Written::Unchanged => None,
             })
