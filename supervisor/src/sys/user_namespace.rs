@@ -19,9 +19,10 @@ pub fn map_ids(pid: Pid, map: &str) -> io::Result<()> {
 /// A user namespace without a process.
 pub fn new(map: &str) -> io::Result<OwnedFd> {
     let flags = u64::from(libc::CLONE_NEWUSER.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
+    let parent = rustix::process::getpid();
     // SAFETY: the child calls nothing but `wait`, which makes only system calls and never returns.
     let (pid, pidfd) = match unsafe { fork(flags, libc::SIGCHLD, None) }? {
-        Cloned::Child => wait(),
+        Cloned::Child => wait(parent),
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     let namespace =
@@ -33,9 +34,18 @@ pub fn new(map: &str) -> io::Result<OwnedFd> {
     Ok(namespace?.into())
 }
 
-fn wait() -> ! {
+/// Holds nothing that its parent has open, and does not outlive it: that one may be killed at any moment, and the next daemon
+/// waits for its lock.
+fn wait(parent: Pid) -> ! {
+    if super::fd::close_from(0).is_err() {
+        super::exit_now(1);
+    }
     // SAFETY: takes numbers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // It may have died before it was asked to be told of.
+    if rustix::process::getppid() != Some(parent) {
+        super::exit_now(0);
+    }
     loop {
         // SAFETY: takes nothing.
         unsafe { libc::pause() };
