@@ -24,8 +24,6 @@ const BROKEN: u8 = 70;
 pub struct Orders {
     pub arguments: Vec<String>,
     pub rings: Vec<String>,
-    /// Every so many-th test, from this number on.
-    pub share: Option<(usize, usize)>,
     pub planted: bool,
     pub test_seconds: u64,
     pub keep: bool,
@@ -44,7 +42,6 @@ impl Orders {
         Ok(Self {
             arguments: words("arguments"),
             rings: words("rings"),
-            share: serde_json::from_value(all["share"].clone()).context("share")?,
             planted: yes("planted"),
             test_seconds: all["test_seconds"].as_u64().unwrap_or(0),
             keep: yes("keep"),

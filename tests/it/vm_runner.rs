@@ -22,7 +22,7 @@ const SETTLE_STEP: Duration = Duration::from_millis(50);
 
 /// Runs what was ordered and reports each test; true when all passed.
 pub fn run(orders: &Orders, results: &mut File) -> Result<bool> {
-    let names = shared(list(orders)?, orders.share);
+    let names = list(orders)?;
     writeln!(results, "\nrunning {} tests", names.len())?;
     let mut report = Report::default();
     for name in names {
@@ -31,12 +31,6 @@ pub fn run(orders: &Orders, results: &mut File) -> Result<bool> {
         report.add(results, name, started.elapsed(), why.as_deref())?;
     }
     report.end(results)
-}
-
-/// Neighbours are alike, so they go to different machines.
-fn shared(names: Vec<String>, share: Option<(usize, usize)>) -> Vec<String> {
-    let Some((own, of)) = share else { return names };
-    names.into_iter().enumerate().filter(|(number, _)| number % of == own).map(|(_, name)| name).collect()
 }
 
 /// One test and the look after it; why it failed.

@@ -78,8 +78,6 @@ pub struct Hardware {
 const TEST_SECONDS: u64 = 300;
 /// Emulated processors that wait for each other cost a fifth more than one.
 const PROCESSORS: u32 = 1;
-/// Small machines that share their tests when all machines run at once: a test waits for most of its time.
-const SHARES: usize = 2;
 const MEMORY_MIB: u32 = 1536;
 /// Sparse: what is written takes space on the host.
 const DISK_BYTES: u64 = 2 << 30;
@@ -157,14 +155,12 @@ impl E2e {
 
     /// In all machines; the worst of their exit codes.
     fn test(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
-        let profiles = self.profiles(sh, &ready.built.it)?.into_iter();
+        let jobs = self.profiles(sh, &ready.built.it)?.into_iter().map(|profile| self.job(profile));
         // A terminal is for one.
         let codes: Vec<u8> = if self.in_turn || self.keep {
-            let boot = |profile| ready.boot(sh, &self.job(profile), phases, |line| println!("{line}"));
-            profiles.map(boot).collect::<Result<_>>()?
+            jobs.map(|job| ready.boot(sh, &job, phases, |line| println!("{line}"))).collect::<Result<_>>()?
         } else {
-            let jobs = profiles.flat_map(|profile| self.jobs(profile));
-            let machines = jobs.map(|job| Ok((job.name(), ready.prepare(sh, &job, phases)?)));
+            let machines = jobs.map(|job| ready.prepare(sh, &job, phases).map(|machine| (job.profile.ring(), machine)));
             side_by_side(&machines.collect::<Result<Vec<_>>>()?, phases)?
         };
         let worst = codes.into_iter().max().unwrap_or_default();
@@ -208,20 +204,6 @@ impl E2e {
         let own = profile.ring().to_owned();
         let others = profile == vm::Profile::Bare;
         std::iter::once(own).chain(others.then(|| "privileged".to_owned())).collect()
-    }
-
-    /// What runs at once.
-    fn jobs(&self, profile: vm::Profile) -> Vec<Job> {
-        let shares = match (profile, &self.filter) {
-            (vm::Profile::Bare, None) => SHARES,
-            (vm::Profile::Bare, Some(_)) | (vm::Profile::Systemd, _) => return vec![self.job(profile)],
-        };
-        let share = |number| {
-            let mut job = self.job(profile);
-            job.orders.share = Some((number, shares));
-            job
-        };
-        (0..shares).map(share).collect()
     }
 
     fn job(&self, profile: vm::Profile) -> Job {
@@ -295,12 +277,6 @@ impl Job {
     pub fn interactive(mode: &'static str, orders: Orders, profile: vm::Profile) -> Self {
         Self { mode, profile, orders, console: Console::Terminal, limits: FOREVER }
     }
-
-    /// No other that runs at the same time has it.
-    fn name(&self) -> String {
-        let ring = self.profile.ring();
-        self.orders.share.map_or(ring.to_owned(), |(number, _)| format!("{ring}-{}", number + 1))
-    }
 }
 
 /// Everything that a machine is made of.
@@ -333,15 +309,15 @@ impl Ready {
     pub fn boot(&self, sh: &Shell, job: &Job, phases: &mut Phases, line: impl FnMut(&str)) -> Result<u8> {
         let machine = self.prepare(sh, job, phases)?;
         let ended = machine.run(line)?;
-        let name = job.name();
-        phases.done(format!("{name}: {}", if job.orders.planted { "planted faults" } else { job.mode }));
-        phases.first_part(format!("{name}: boot"), ended.boot);
+        let ring = job.profile.ring();
+        phases.done(format!("{ring}: {}", if job.orders.planted { "planted faults" } else { job.mode }));
+        phases.first_part(format!("{ring}: boot"), ended.boot);
         Ok(ended.code)
     }
 
     /// A machine with all that it boots from, in a directory of its own.
     fn prepare(&self, sh: &Shell, job: &Job, phases: &mut Phases) -> Result<Machine> {
-        let dir = self.dir.join(job.name());
+        let dir = self.dir.join(job.profile.ring());
         sh.create_dir(&dir)?;
         let initrd = dir.join("initrd");
         let packages = match job.profile {
@@ -413,20 +389,20 @@ fn disk(sh: &Shell, dir: &Path) -> Result<PathBuf> {
 }
 
 /// All at a time. What the first says is printed as it comes, what the others said after it; their exit codes.
-fn side_by_side(machines: &[(String, Machine)], phases: &mut Phases) -> Result<Vec<u8>> {
-    let Some(((name, first), others)) = machines.split_first() else { return Ok(Vec::new()) };
+fn side_by_side(machines: &[(&str, Machine)], phases: &mut Phases) -> Result<Vec<u8>> {
+    let Some(((ring, first), others)) = machines.split_first() else { return Ok(Vec::new()) };
     std::thread::scope(|scope| {
         let start = |machine| scope.spawn(move || heard(machine));
-        let others: Vec<_> = others.iter().map(|(name, machine)| (name, start(machine))).collect();
+        let others: Vec<_> = others.iter().map(|(ring, machine)| (ring, start(machine))).collect();
         let ended = first.run(|line| println!("{line}"))?;
-        phases.done(format!("{name}: tests"));
-        phases.first_part(format!("{name}: boot"), ended.boot);
+        phases.done(format!("{ring}: tests"));
+        phases.first_part(format!("{ring}: boot"), ended.boot);
         let mut codes = vec![ended.code];
-        for (name, other) in others {
-            let (said, ended) = other.join().map_err(|_| anyhow::anyhow!("{name}: the thread panicked"))?;
+        for (ring, other) in others {
+            let (said, ended) = other.join().map_err(|_| anyhow::anyhow!("{ring}: the thread panicked"))?;
             print!("{said}");
             codes.push(ended?.code);
-            phases.done(format!("{name}: what was left of it"));
+            phases.done(format!("{ring}: what was left of it"));
         }
         Ok(codes)
     })

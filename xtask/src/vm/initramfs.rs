@@ -20,8 +20,6 @@ pub struct Orders {
     pub arguments: Vec<String>,
     /// The rings whose tests run.
     pub rings: Vec<String>,
-    /// The share of the tests that runs: its number, and how many there are. All of them without.
-    pub share: Option<(usize, usize)>,
     /// Runs the tests that have to fail, too.
     pub planted: bool,
     /// Longest a test may take.
