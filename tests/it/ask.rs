@@ -22,8 +22,19 @@ pub fn pod(name: &str) -> Option<Value> {
     get(&format!("/api/v1/namespaces/default/pods/{name}"))
 }
 
+/// What the only container of a pod of the namespace `default` has printed.
+pub fn logs(name: &str) -> Option<String> {
+    let answer = exchange("GET", &format!("/api/v1/namespaces/default/pods/{name}/log"), None);
+    answer.ok().filter(|(status, _)| *status == 200).map(|(_, text)| text)
+}
+
 /// A status and a body; an error means that nobody knows what happened.
 pub fn ask(method: &str, path: &str, body: Option<&Value>) -> io::Result<(u16, Value)> {
+    let (status, body) = exchange(method, path, body)?;
+    Ok((status, serde_json::from_str(&body).unwrap_or_default()))
+}
+
+fn exchange(method: &str, path: &str, body: Option<&Value>) -> io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(SOCKET)?;
     stream.set_read_timeout(Some(ANSWER))?;
     let body = body.map(Value::to_string).unwrap_or_default();
@@ -40,7 +51,7 @@ pub fn ask(method: &str, path: &str, body: Option<&Value>) -> io::Result<(u16, V
     let status = answer.get(9..12).and_then(|code| code.parse().ok());
     let Some(status) = status else { return Err(read.err().unwrap_or(io::ErrorKind::UnexpectedEof.into())) };
     let body = answer.split_once("\r\n\r\n").map(|(head, body)| unchunked(head, body)).unwrap_or_default();
-    Ok((status, serde_json::from_str(&body).unwrap_or_default()))
+    Ok((status, body))
 }
 
 fn unchunked(head: &str, body: &str) -> String {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::life_watch::{OBEDIENT, pod, sh, with};
 use crate::registry_pods::Node;
 use crate::serve::{MANIFESTS, wait_until, with_busybox};
-use crate::{Test, tests};
+use crate::{Test, ask, tests};
 
 pub fn tests() -> Vec<Test> {
     tests![Host: a_critical_pod_gets_the_place_of_the_least_important, a_pod_of_higher_priority_gets_a_place_that_nobody_else_takes]
@@ -36,7 +36,7 @@ fn is_disrupted(pod: &Value, reason: &str, message: &str) -> Result<()> {
 /// Event of a pod with this reason.
 fn event(node: &Node, pod: &str, reason: &str) -> Result<Value> {
     let found = wait_until(reason, || {
-        let all: Value = serde_json::from_str(&node.sh("monopod get events -o json").ok()?).ok()?;
+        let all = ask::get("/api/v1/namespaces/default/events")?;
         let is = |event: &&Value| event["reason"] == reason && event["involvedObject"]["name"] == pod;
         all["items"].as_array()?.iter().find(is).cloned()
     });

@@ -11,7 +11,7 @@ use crate::life_watch::{OBEDIENT, pod, sh, with};
 use crate::registry_pods::Node;
 use crate::run::image;
 use crate::serve::{MANIFESTS, end_everything, wait_until, with_busybox};
-use crate::{Test, tests};
+use crate::{Test, ask, tests};
 
 pub fn tests() -> Vec<Test> {
     let host = tests![Host: a_full_disk_evicts_who_took_most_and_is_over_in_a_while];
@@ -22,27 +22,28 @@ const MIB: u64 = 1 << 20;
 /// Unpacking leaves 256 MiB free: it has to be more than that.
 const DISK: &std::ffi::CStr = c"size=400m,mode=700";
 
+const NODE: &str = "/api/v1/nodes/n1";
+
 /// The node's condition of this type.
-fn condition(node: &Node, kind: &str) -> Option<Value> {
-    let node: Value = serde_json::from_str(&node.sh("monopod get node n1 -o json").ok()?).ok()?;
+fn condition(kind: &str) -> Option<Value> {
+    let node = ask::get(NODE)?;
     node["status"]["conditions"].as_array()?.iter().find(|own| own["type"] == kind).cloned()
 }
 
 /// Waits until it holds, or no longer does.
 fn holds(node: &Node, kind: &str, truth: &str) -> Result<Value> {
-    wait_until(kind, || condition(node, kind).filter(|own| own["status"] == truth))
+    wait_until(kind, || condition(kind).filter(|own| own["status"] == truth))
         .with_context(|| node.sh("monopod get events -A; monopod describe pods").unwrap_or_default())
 }
 
-fn taints(node: &Node) -> Result<Value> {
-    let node: Value = serde_json::from_str(&node.sh("monopod get node n1 -o json")?)?;
-    Ok(node["spec"]["taints"].clone())
+fn taints() -> Result<Value> {
+    Ok(ask::get(NODE).context("no node")?["spec"]["taints"].clone())
 }
 
 /// Event of the whole node with this reason.
 fn event(node: &Node, reason: &str) -> Result<Value> {
     let found = wait_until(reason, || {
-        let all: Value = serde_json::from_str(&node.sh("monopod get events -A -o json").ok()?).ok()?;
+        let all = ask::get("/api/v1/events")?;
         all["items"].as_array()?.iter().find(|event| event["reason"] == reason).cloned()
     });
     found.with_context(|| node.sh("monopod get events -A").unwrap_or_default())
@@ -126,7 +127,7 @@ fn on_small_disk() -> Result<()> {
     for name in ["own-n1", "asking", "small"] {
         node.prints(name, "written")?;
     }
-    ensure!(condition(&node, "DiskPressure").is_some_and(|own| own["status"] == "False"), "there is room");
+    ensure!(condition("DiskPressure").is_some_and(|own| own["status"] == "False"), "there is room");
 
     // EV6, EV7: a writable layer, which is not given back before the pod has ended.
     node.apply(&pod("hog", json!({"containers": [writer("/file", 120)]})).to_string())?;
@@ -134,7 +135,7 @@ fn on_small_disk() -> Result<()> {
     ensure!(available.units() < 100 * MIB && used.units() > 60 * MIB, "{available} {used}");
     let reason = holds(&node, "DiskPressure", "True")?["reason"].clone();
     ensure!(reason == "KubeletHasDiskPressure", "{reason}");
-    ensure!(taints(&node)? == json!([{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]));
+    ensure!(taints()? == json!([{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]));
     node.apply(&bound("late", sh("c", OBEDIENT)).to_string())?;
     is_refused(&node, "late", "DiskPressure")?;
     for (reason, severity, message) in [
@@ -147,7 +148,7 @@ fn on_small_disk() -> Result<()> {
     }
 
     let reason = holds(&node, "DiskPressure", "False")?["reason"].clone();
-    ensure!(reason == "KubeletHasNoDiskPressure" && taints(&node)?.is_null(), "{reason} {}", taints(&node)?);
+    ensure!(reason == "KubeletHasNoDiskPressure" && taints()?.is_null(), "{reason} {}", taints()?);
     event(&node, "NodeHasNoDiskPressure")?;
     for name in ["own-n1", "asking", "small"] {
         ensure!(phase(&node, name).is_some_and(|phase| phase == "Running"), "{name}: {:?}", phase(&node, name));
@@ -183,23 +184,23 @@ fn scarce_memory_evicts_who_is_furthest_beyond_its_request() -> Result<()> {
         let keep = (free_memory()?.saturating_sub(HOG * MIB) + 100 * MIB) >> 20;
         println!("measured: {} MiB free, {keep} MiB to be kept", free_memory()? / MIB);
         let node = Node::configured(&format!(
-            "evictionHard: {{memory.available: {keep}Mi}}\nevictionPressureTransitionPeriod: 15s\n"
+            "evictionHard: {{memory.available: {keep}Mi}}\nevictionPressureTransitionPeriod: 10s\n"
         ))?;
         node.apply(&eater("within", 8, "64Mi").to_string())?;
         node.prints("within", "written")?;
-        ensure!(condition(&node, "MemoryPressure").is_some_and(|own| own["status"] == "False"), "there is enough");
+        ensure!(condition("MemoryPressure").is_some_and(|own| own["status"] == "False"), "there is enough");
         node.apply(&eater("hog", HOG, "0").to_string())?;
         let threshold = Quantity::from_bytes(keep * MIB).to_string();
         let (available, used) = is_evicted(&node, "hog", "memory", &threshold)?;
         ensure!(available.units() < keep * MIB && used.units() > 50 * MIB, "{available} {used}");
         let condition = holds(&node, "MemoryPressure", "True")?;
         ensure!(condition["reason"] == "KubeletHasInsufficientMemory", "{condition}");
-        ensure!(taints(&node)? == json!([{"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"}]));
+        ensure!(taints()? == json!([{"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"}]));
 
         // PH15: only who asks for nothing is refused.
-        node.apply(&bound("late", sh("c", OBEDIENT)).to_string())?;
         let asks = json!({"resources": {"requests": {"memory": "1Mi"}}});
-        node.apply(&bound("asks", with(sh("c", OBEDIENT), asks)).to_string())?;
+        let both = [bound("late", sh("c", OBEDIENT)), bound("asks", with(sh("c", OBEDIENT), asks))];
+        node.apply(&json!({"apiVersion": "v1", "kind": "List", "items": both}).to_string())?;
         is_refused(&node, "late", "MemoryPressure")?;
         node.ready("asks")?;
         let event = event(&node, "EvictionThresholdMet")?;

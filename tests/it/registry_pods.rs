@@ -50,13 +50,14 @@ impl Node {
         self.sh(&format!("monopod apply -f {}", file.path().display())).map(drop)
     }
 
+    #[expect(clippy::unused_self, reason = "without a daemon nobody answers")]
     pub fn pod(&self, name: &str) -> Result<serde_json::Value> {
-        Ok(serde_json::from_str(&self.sh(&format!("monopod get pod {name} -o json"))?)?)
+        ask::pod(name).with_context(|| format!("no pod {name}"))
     }
 
-    /// Waits until what a pod's containers have printed holds this.
+    /// Waits until what a pod's only container has printed holds this.
     pub fn prints(&self, pod: &str, text: &str) -> Result<()> {
-        let logs = || self.sh(&format!("monopod logs {pod}")).unwrap_or_default();
+        let logs = || ask::logs(pod).unwrap_or_default();
         wait_until(text, || logs().contains(text).then_some(()))
             .with_context(|| format!("{}\n{}", logs(), self.sh("monopod describe pods").unwrap_or_default()))
     }

@@ -1,5 +1,6 @@
 //! `monopod run` with real images, namespaces and processes, on a private host.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -19,10 +20,13 @@ pub fn tests() -> Vec<Test> {
     tests
 }
 
+/// Archives in a virtual machine.
+const IN_MACHINE: &str = "/images";
+
 /// An image archive that `cargo xtask images` built.
 pub fn image(name: &str) -> Result<PathBuf> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let in_machine = Path::new("/images").join(format!("{name}.tar"));
+    let in_machine = Path::new(IN_MACHINE).join(format!("{name}.tar"));
     if in_machine.exists() {
         return Ok(in_machine);
     }
@@ -47,14 +51,39 @@ pub fn manifest(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(name)
 }
 
+/// Where the small machine keeps its only store.
+const ONLY_STORE: &str = "/var/lib/images";
+const STORE: &str = "/var/lib/monopod/images";
+
+/// Puts images into this host's store. In the small machine all tests have one, as the pods of a node do: to unpack and to
+/// verify the same image again, and to translate its programs, would be a third of what an emulated test does.
+pub fn load(names: &[&str]) -> Result<()> {
+    let images = names.iter().map(|name| image(name)).collect::<Result<Vec<_>>>()?;
+    let only = Path::new(IN_MACHINE).exists();
+    if only {
+        for dir in [ONLY_STORE, STORE] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        rustix::mount::mount_bind(ONLY_STORE, STORE).context("bind the store")?;
+    }
+    for (name, image) in names.iter().zip(images) {
+        let loaded = Path::new(ONLY_STORE).with_extension(name);
+        if loaded.exists() {
+            continue;
+        }
+        let output = host::binary("monopod")?.args(["image", "load"]).arg(image).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if only {
+            std::fs::write(loaded, "")?;
+        }
+    }
+    Ok(())
+}
+
 /// A private host with these images in its store.
 pub fn with_images(names: &[&str], body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    let images = names.iter().map(|name| image(name)).collect::<Result<Vec<_>>>()?;
     private_host(move || {
-        for image in &images {
-            let output = host::binary("monopod")?.args(["image", "load"]).arg(image).output()?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
+        load(names)?;
         body()?;
         nothing_is_left()
     })

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::host::{self, PATIENCE, private_host};
-use crate::run::image;
+use crate::run::load;
 use crate::{Test, ask, tests};
 
 pub fn tests() -> Vec<Test> {
@@ -23,8 +23,9 @@ pub const CONFIG: &str = "/run/serve.yaml";
 pub const MANIFESTS: &str = "/run/manifests";
 const MACHINES: &str = "/var/lib/monopod/machines";
 const LOGS: &str = "/var/log/pods";
-/// Between two looks at something that nobody tells a test about.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Between two looks at something that nobody tells a test about, at least and at most: those who look all the time are
+/// what an emulated machine is busy with.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
 
 /// A running daemon; it dies with the value.
 pub struct Daemon(Child);
@@ -71,10 +72,8 @@ impl Drop for Daemon {
 }
 
 pub fn with_busybox(body: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    let archive = image("busybox")?;
     private_host(move || {
-        let output = host::binary("monopod")?.args(["image", "load"]).arg(&archive).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        load(&["busybox"])?;
         let result = body();
         // Whatever failed: no monitor of this test outlives it.
         end_everything();
@@ -137,15 +136,17 @@ fn processes() -> BTreeSet<String> {
 }
 
 pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
-    let until = Instant::now() + PATIENCE;
+    let began = Instant::now();
+    let [least, most] = LOOK_AGAIN;
     loop {
         if let Some(found) = look() {
             return Ok(found);
         }
-        if Instant::now() > until {
+        let waited = began.elapsed();
+        if waited > PATIENCE {
             bail!("never: {what}");
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep((waited / 10).clamp(least, most));
     }
 }
 

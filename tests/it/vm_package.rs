@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::vm::Orders;
 use crate::{Test, tests, vm_shutdown};
@@ -92,9 +92,13 @@ fn quietly(line: &str) -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
-fn package() -> Result<PathBuf> {
-    let found = std::fs::read_dir("/packages").context("read /packages")?.flatten().map(|entry| entry.path()).next();
-    found.context("/packages is empty")
+/// The package, and the same with a version that is higher than any.
+fn packages() -> Result<[PathBuf; 2]> {
+    let entries = std::fs::read_dir("/packages").context("read /packages")?.flatten();
+    let (newer, own): (Vec<_>, Vec<_>) =
+        entries.map(|entry| entry.path()).partition(|path| path.to_string_lossy().contains("_99."));
+    let found = own.into_iter().chain(newer).collect::<Vec<_>>();
+    found.try_into().map_err(|found| anyhow!("/packages: {found:?}"))
 }
 
 /// Everything that is called like us or made by us.
@@ -117,26 +121,26 @@ fn traces() -> BTreeSet<String> {
     looks.iter().flat_map(|look| quietly(look).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Runs `body` on a machine with the package, which is purged afterwards. What is left then is looked for by the first test.
+/// Runs `body` on a machine with the package, whose service runs. The package stays for the next test, and nothing of what
+/// it did: what a purge leaves is looked for by the first test.
 pub fn installed(body: impl FnOnce(&mut Terminal) -> Result<()>) -> Result<()> {
     let mut terminal = Terminal::default();
-    install(&mut terminal)?;
-    let done = body(&mut terminal);
-    let purged = terminal.run("dpkg --purge monopod");
-    done.and(purged.map(drop))
-}
-
-/// The machine's own copies are there for other tests.
-fn remove_copies() {
-    for name in ["monopod", "monitor", "pause"] {
-        let _absent = std::fs::remove_file(Path::new("/usr/bin").join(name));
+    if Path::new("/usr/bin/monopod").exists() {
+        terminal.run("systemctl start monopod monopod-shutdown")?;
+    } else {
+        install(&mut terminal)?;
     }
+    let done = body(&mut terminal);
+    let ended = terminal.run(&format!(
+        "rm -f {MANIFESTS}/*.yaml; monopod drain; systemctl stop monopod monopod-shutdown; monopod reset --yes"
+    ));
+    done.and(ended.map(drop))
 }
 
 fn install(terminal: &mut Terminal) -> Result<()> {
-    remove_copies();
     terminal.say("Installation");
-    terminal.run(&format!("dpkg -i {}", package()?.display()))?;
+    let [package, _] = packages()?;
+    terminal.run(&format!("dpkg -i {}", package.display()))?;
     terminal.run("systemctl is-active monopod")?;
     Ok(())
 }
@@ -225,7 +229,6 @@ pub fn before_boot(orders: &Orders) -> Result<()> {
 }
 
 fn first_half(terminal: &mut Terminal) -> Result<()> {
-    remove_copies();
     let before = traces();
     install(terminal)?;
     std::fs::write(BEFORE, before.into_iter().collect::<Vec<_>>().join("\n"))?;
@@ -330,19 +333,13 @@ fn a_loop_that_stands_still_is_replaced(terminal: &mut Terminal, pid: &str) -> R
 /// The same package with a higher version.
 fn an_upgrade_touches_nothing(terminal: &mut Terminal, pid: &str) -> Result<()> {
     terminal.say("An upgrade with a live pod");
-    let package = package()?;
-    quietly(&format!(
-        "rm -rf /root/new && dpkg-deb -R {} /root/new && sed -i 's/^Version:.*/Version: 99.0.0/' /root/new/DEBIAN/control \
-         && dpkg-deb -Znone -b /root/new /root/monopod_99.deb",
-        package.display()
-    ));
+    let [_, newer] = packages()?;
     let old = daemon();
-    terminal.run("dpkg -i /root/monopod_99.deb")?;
+    terminal.run(&format!("dpkg -i {}", newer.display()))?;
     terminal.run("dpkg-query --show monopod; systemctl is-active monopod")?;
     ensure!(daemon() != old, "the old daemon goes on");
     terminal.run(&format!("ps -o pid=,comm= -p {pid}"))?;
     ensure!(pid_of("first")? == pid, "the upgrade replaced the container");
-    quietly("rm -rf /root/new /root/monopod_99.deb");
     Ok(())
 }
 

@@ -36,6 +36,9 @@ const COMPLETIONS: &[(&str, &str)] = &[
     ("monopod.fish", "usr/share/fish/vendor_completions.d/monopod.fish"),
 ];
 
+/// Version of the upgrade that tests install.
+const HIGHER_THAN_ANY: &str = "99.0.0";
+
 /// Directories that are there from the start.
 const DIRECTORIES: &[&str] = &["etc/monopod/manifests"];
 
@@ -74,10 +77,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The package of binaries that are built already, without manual pages and completions, which would be a second build.
-pub(crate) fn for_machine(sh: &Shell, bin: &Path, dir: &Path) -> Result<PathBuf> {
+/// Twice: to be installed, and as an upgrade.
+pub(crate) fn for_machine(sh: &Shell, bin: &Path, dir: &Path) -> Result<[PathBuf; 2]> {
     stage(sh, bin, dir)?;
     let _epoch = sh.push_env("SOURCE_DATE_EPOCH", epoch(sh));
-    debian(sh, dir, &version(sh)?, Packing::Fast)
+    let package = |version: &str| debian(sh, dir, version, Packing::Fast);
+    Ok([package(&version(sh)?)?, package(HIGHER_THAN_ANY)?])
 }
 
 /// What an installation holds, below `root`.

@@ -74,6 +74,8 @@ pub struct Hardware {
     pub accel: Accel,
 }
 
+/// A [`Job::mode`].
+const TESTS: &str = "tests";
 /// Emulation on a busy machine is slow.
 const TEST_SECONDS: u64 = 300;
 /// Emulated processors that wait for each other cost a fifth more than one.
@@ -215,7 +217,7 @@ impl E2e {
             keep: self.keep,
             ..Orders::default()
         };
-        Job { mode: "tests", profile, orders, console, limits: self.limits() }
+        Job { mode: TESTS, profile, orders, console, limits: self.limits() }
     }
 
     fn find_planted(&self, sh: &Shell, ready: &Ready, phases: &mut Phases) -> Result<u8> {
@@ -320,23 +322,19 @@ impl Ready {
         let dir = self.dir.join(job.profile.ring());
         sh.create_dir(&dir)?;
         let initrd = dir.join("initrd");
-        let packages = match job.profile {
-            vm::Profile::Bare => Vec::new(),
-            vm::Profile::Systemd => vec![dist::for_machine(sh, &self.built.bin, &dir.join("package"))?],
-        };
+        let installs = job.profile == vm::Profile::Systemd && job.mode == TESTS;
         let content = Content {
             kernel: &self.kernel,
-            bin: &self.built.bin,
+            bin: (!installs).then_some(&*self.built.bin),
             it: &self.built.it,
             images: &self.images,
-            packages: &packages,
             manifest: self.manifest.as_deref(),
             orders: &job.orders,
         };
         let packed = initramfs::write(sh, &initrd, &content)?;
         phases.done(if packed { "initramfs" } else { "initramfs (base kept)" });
         let root = self.root(sh, job.profile, phases)?;
-        let disk = root.is_some().then(|| disk(sh, &dir)).transpose()?;
+        let disk = root.is_some().then(|| self.disk(sh, &dir)).transpose()?;
         let mut machine = self.machine(dir, initrd, root, disk, job);
         if machine.accel == Accel::Auto {
             machine.accel = probe::choose(&machine)?;
@@ -354,6 +352,20 @@ impl Ready {
                 Ok(Some(image))
             }
         }
+    }
+
+    /// With the packages on it: what lies in the initramfs, a machine unpacks at each of its boots.
+    fn disk(&self, sh: &Shell, dir: &Path) -> Result<PathBuf> {
+        let (path, content) = (dir.join("disk"), dir.join("content"));
+        let packages = content.join("packages");
+        sh.create_dir(&packages)?;
+        for package in dist::for_machine(sh, &self.built.bin, &dir.join("package"))? {
+            cmd!(sh, "mv {package} {packages}").quiet().run()?;
+        }
+        std::fs::File::create(&path)?.set_len(DISK_BYTES)?;
+        cmd!(sh, "mkfs.ext4 -q -m 0 -d {content} {path}").quiet().run()?;
+        sh.remove_path(content)?;
+        Ok(path)
     }
 
     fn machine(
@@ -378,14 +390,6 @@ impl Ready {
             limits: job.limits,
         }
     }
-}
-
-/// An empty one.
-fn disk(sh: &Shell, dir: &Path) -> Result<PathBuf> {
-    let path = dir.join("disk");
-    std::fs::File::create(&path)?.set_len(DISK_BYTES)?;
-    cmd!(sh, "mkfs.ext4 -q -m 0 {path}").quiet().run()?;
-    Ok(path)
 }
 
 /// All at a time. What the first says is printed as it comes, what the others said after it; their exit codes.

@@ -34,13 +34,11 @@ pub struct Orders {
 #[derive(Debug)]
 pub struct Content<'a> {
     pub kernel: &'a Kernel,
-    /// The directory of the shipped binaries.
-    pub bin: &'a Path,
+    /// The directory of the shipped binaries, unless the machine installs them.
+    pub bin: Option<&'a Path>,
     /// The tests' binary: the machine's init.
     pub it: &'a Path,
     pub images: &'a [PathBuf],
-    /// Packages of the machine with systemd.
-    pub packages: &'a [PathBuf],
     /// A manifest from outside of the checkout.
     pub manifest: Option<&'a Path>,
     pub orders: &'a Orders,
@@ -54,7 +52,6 @@ const DIRECTORIES: &[&str] = &[
     "lib",
     "manifests",
     "modules",
-    "packages",
     "proc",
     "root",
     "run",
@@ -139,16 +136,15 @@ fn pack_tools<W: std::io::Write>(sh: &Shell, archive: &mut Archive<W>) -> Result
 fn pack_own(path: &Path, content: &Content<'_>) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(create(path)?));
     archive.file("init", 0o755, &read(content.it)?)?;
-    for name in ["monopod", "monitor", "pause"] {
-        archive.file(&format!("bin/{name}"), 0o755, &read(&content.bin.join(name))?)?;
+    for (bin, name) in content.bin.iter().flat_map(|bin| ["monopod", "monitor", "pause"].map(|name| (bin, name))) {
+        archive.file(&format!("bin/{name}"), 0o755, &read(&bin.join(name))?)?;
     }
     let manifests = build::root().join("tests/manifests");
     let manifests = std::fs::read_dir(&manifests).with_context(|| format!("read {}", manifests.display()))?;
     let manifests: Vec<PathBuf> = manifests.flatten().map(|entry| entry.path()).collect();
     let manifests = manifests.iter().map(PathBuf::as_path).chain(content.manifest).map(|path| ("manifests", path));
-    let below = |dir, paths: &'_ [PathBuf]| paths.iter().map(move |path| (dir, path.clone())).collect::<Vec<_>>();
-    let files = [below("images", content.images), below("packages", content.packages)].concat();
-    for (dir, file) in files.iter().map(|(dir, path)| (*dir, path.as_path())).chain(manifests) {
+    let images = content.images.iter().map(|path| ("images", path.as_path()));
+    for (dir, file) in images.chain(manifests) {
         archive.file(&format!("{dir}/{}", file_name(file)?), 0o644, &read(file)?)?;
     }
     archive.file("etc/monopod-vm.json", 0o644, &serde_json::to_vec(content.orders)?)?;
