@@ -184,7 +184,7 @@ fn scarce_memory_evicts_who_is_furthest_beyond_its_request() -> Result<()> {
         let keep = (free_memory()?.saturating_sub(HOG * MIB) + 100 * MIB) >> 20;
         println!("measured: {} MiB free, {keep} MiB to be kept", free_memory()? / MIB);
         let node = Node::configured(&format!(
-            "evictionHard: {{memory.available: {keep}Mi}}\nevictionPressureTransitionPeriod: 10s\n"
+            "evictionHard: {{memory.available: {keep}Mi}}\nevictionPressureTransitionPeriod: 6s\n"
         ))?;
         node.apply(&eater("within", 8, "64Mi").to_string())?;
         node.prints("within", "written")?;

@@ -21,7 +21,6 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
@@ -222,12 +221,16 @@ impl Node {
         self.pods.get(uid).map(|entry| entry.machine.status())
     }
 
-    /// Graceful deletion of every pod; `grace` overrides the pods' own.
-    pub fn delete_all(&mut self, grace: Option<Duration>) {
+    /// Graceful deletion of every pod.
+    pub fn delete_all(&mut self) {
+        self.uids().iter().for_each(|uid| self.delete(uid));
+    }
+
+    /// Deletion of every pod without any grace.
+    pub fn end_all_at_once(&mut self) {
         for uid in self.uids() {
             if let Some(entry) = self.pods.get_mut(&uid) {
-                let own = entry.machine.spec().grace;
-                entry.machine.delete(grace.unwrap_or(own), clock::now());
+                entry.machine.end_at_once(clock::now());
             }
             self.settle(&uid);
         }

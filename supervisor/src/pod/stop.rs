@@ -264,6 +264,23 @@ impl Machine {
         true
     }
 
+    /// Whatever its stop waits for: hook, turn, or the container itself.
+    pub(super) fn kill_all(&mut self, now: Now) {
+        for index in 0..self.state.containers.len() {
+            let Some(container) = self.state.containers.get(index) else { continue };
+            let (Some(instance), Some(stop)) = (container.run.live(), &container.stop) else { continue };
+            match &stop.stage {
+                Stage::Killed { .. } => continue,
+                Stage::PreStop(Hook::Action { id, .. }) => {
+                    let id = *id;
+                    self.cancel(id);
+                }
+                Stage::PreStop(Hook::Sleep { .. }) | Stage::Turn { .. } | Stage::Signalled { .. } => {}
+            }
+            self.kill(index, instance, now);
+        }
+    }
+
     /// Rule IN12: what runs is not what the spec says any more.
     pub(super) fn check_definitions(&mut self, now: Now) -> bool {
         let differs = |(spec, c): (&ContainerSpec, &Container)| {

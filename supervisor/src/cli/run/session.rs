@@ -126,8 +126,8 @@ impl Session {
         }
         self.stage = Stage::Ending;
         match requested {
-            Requested::Gracefully => self.node.delete_all(None),
-            Requested::Now => self.node.delete_all(Some(Duration::ZERO)),
+            Requested::Gracefully => self.node.delete_all(),
+            Requested::Now => self.node.end_all_at_once(),
         }
     }
 

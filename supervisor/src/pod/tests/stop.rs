@@ -43,6 +43,27 @@ fn hook_and_signal_share_one_grace() {
     }
 }
 
+/// A second Ctrl-C waits for nothing: neither for a hook, nor for a sidecar's turn, nor for the shortest grace.
+#[test]
+fn who_asked_twice_does_not_wait() {
+    let mut spec = pod(RestartPolicy::Always, &[("side", Role::Sidecar), ("x", Role::App), ("hooked", Role::App)]);
+    spec.containers[2].pre_stop = Some(HookHandler::Sleep { seconds: 20 });
+    let mut world = World::new(spec);
+    for name in ["side", "x", "hooked"] {
+        behave(&mut world, name, &[Behaviour::STUBBORN]);
+    }
+    world.run_for(seconds(5));
+    delete(&mut world, 30);
+    world.run_for(seconds(2));
+    world.act(|machine, now| machine.end_at_once(now));
+    world.run_for(seconds(1));
+    let ended: Vec<String> = processes(&world).into_iter().filter(|line| !line.contains("start")).collect();
+    for name in ["side", "x", "hooked"] {
+        assert!(ended.contains(&format!("7.0 kill {name}")), "{ended:?}");
+    }
+    assert!(world.machine.is_gone(), "{ended:?}");
+}
+
 /// TR10: an obedient container ends with its own code.
 #[test]
 fn an_obedient_container_is_not_killed() {
