@@ -196,7 +196,7 @@ impl World {
 
     /// Ends everything.
     pub(crate) async fn close(mut self) {
-        self.node.delete_all(Some(Duration::ZERO));
+        self.node.end_all_at_once();
         self.until("all pods are gone", |world| world.node.is_empty()).await;
         self.node.engine().close().await.unwrap();
     }
