@@ -359,9 +359,8 @@ impl Ready {
         let (path, content) = (dir.join("disk"), dir.join("content"));
         let packages = content.join("packages");
         sh.create_dir(&packages)?;
-        for package in dist::for_machine(sh, &self.built.bin, &dir.join("package"))? {
-            cmd!(sh, "mv {package} {packages}").quiet().run()?;
-        }
+        let made = dist::for_machine(sh, &self.built.bin, &dir.join("package"))?;
+        cmd!(sh, "mv {made...} {packages}").quiet().run()?;
         std::fs::File::create(&path)?.set_len(DISK_BYTES)?;
         cmd!(sh, "mkfs.ext4 -q -m 0 -d {content} {path}").quiet().run()?;
         sh.remove_path(content)?;

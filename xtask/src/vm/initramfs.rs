@@ -136,8 +136,10 @@ fn pack_tools<W: std::io::Write>(sh: &Shell, archive: &mut Archive<W>) -> Result
 fn pack_own(path: &Path, content: &Content<'_>) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(create(path)?));
     archive.file("init", 0o755, &read(content.it)?)?;
-    for (bin, name) in content.bin.iter().flat_map(|bin| ["monopod", "monitor", "pause"].map(|name| (bin, name))) {
-        archive.file(&format!("bin/{name}"), 0o755, &read(&bin.join(name))?)?;
+    if let Some(bin) = content.bin {
+        for name in ["monopod", "monitor", "pause"] {
+            archive.file(&format!("bin/{name}"), 0o755, &read(&bin.join(name))?)?;
+        }
     }
     let manifests = build::root().join("tests/manifests");
     let manifests = std::fs::read_dir(&manifests).with_context(|| format!("read {}", manifests.display()))?;
