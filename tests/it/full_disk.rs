@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::host::{self, private_host};
 use crate::life_watch::{OBEDIENT, pod, sh};
 use crate::registry_pods::Node;
-use crate::run::image;
+use crate::run::load;
 use crate::serve::{end_everything, wait_until};
 use crate::{Test, tests};
 
@@ -48,12 +48,6 @@ fn images() -> Result<BTreeSet<String>> {
     Ok(names.filter_map(short).collect())
 }
 
-fn load(name: &str) -> Result<()> {
-    let output = host::binary("monopod")?.args(["image", "load"]).arg(image(name)?).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 fn condition(node: &Node) -> Option<String> {
     let line = node.sh("monopod get node n1 -o jsonpath='{.status.conditions[?(@.type==\"DiskPressure\")].status}'");
     line.ok().map(|text| text.trim().to_owned())
@@ -84,7 +78,7 @@ fn images_go_by_their_last_use_and_pressure_is_told() -> Result<()> {
 fn body() -> Result<()> {
     // In the order of their last use, but for nginx, which a pod uses afterwards; busybox is in use.
     for name in ["busybox", "redis", "nginx"] {
-        load(name)?;
+        load(&[name])?;
     }
     let all = used()?;
     println!("measured: busybox, redis and nginx take {} MiB", all / MIB);

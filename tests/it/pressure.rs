@@ -6,10 +6,10 @@ use cgroupd::Quantity;
 use rustix::mount::MountFlags;
 use serde_json::{Value, json};
 
-use crate::host::{self, private_host};
+use crate::host::private_host;
 use crate::life_watch::{OBEDIENT, pod, sh, with};
 use crate::registry_pods::Node;
-use crate::run::image;
+use crate::run::load;
 use crate::serve::{MANIFESTS, end_everything, wait_until, with_busybox};
 use crate::{Test, ask, tests};
 
@@ -98,11 +98,9 @@ fn is_evicted(node: &Node, name: &str, resource: &str, threshold: &str) -> Resul
 }
 
 fn a_full_disk_evicts_who_took_most_and_is_over_in_a_while() -> Result<()> {
-    let archive = image("busybox")?;
     private_host(|| {
         rustix::mount::mount("tmpfs", "/var/lib/monopod", "tmpfs", MountFlags::empty(), DISK).context("mount tmpfs")?;
-        let output = host::binary("monopod")?.args(["image", "load"]).arg(&archive).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        load(&["busybox"])?;
         let result = on_small_disk();
         end_everything();
         result.with_context(|| std::fs::read_to_string("/run/serve.log").unwrap_or_default())

@@ -56,7 +56,7 @@ const ONLY_STORE: &str = "/var/lib/images";
 const STORE: &str = "/var/lib/monopod/images";
 
 /// Puts images into this host's store. In the small machine all tests have one, as the pods of a node do: to unpack and to
-/// verify the same image again, and to translate its programs, would be a third of what an emulated test does.
+/// verify the same image again, and to translate its programs, takes longer there than many a test.
 pub fn load(names: &[&str]) -> Result<()> {
     let images = names.iter().map(|name| image(name)).collect::<Result<Vec<_>>>()?;
     let only = Path::new(IN_MACHINE).exists();
